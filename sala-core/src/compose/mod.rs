@@ -1,0 +1,18 @@
+//! Compositions: the only place that orders passes, perturbations and updates.
+//!
+//! | type | factors | passes of a step |
+//! |---|---|---|
+//! | [`Descend`] | base | clean |
+//! | [`Ascend`] | base × perturbation × policy | clean, or direction then perturbed |
+//! | [`SlowAscend`] | base × slow weights × perturbation × policy | the same, within cycles of k steps |
+//!
+//! Named combinations with their configurations are in the [catalogue](crate::catalogue).
+
+mod ascend;
+mod climb;
+mod descend;
+mod slow_ascend;
+
+pub use ascend::Ascend;
+pub use descend::Descend;
+pub use slow_ascend::SlowAscend;

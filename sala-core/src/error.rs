@@ -1,0 +1,228 @@
+//! What can go wrong, in words that name the place, what was wanted and what was found.
+
+use std::path::PathBuf;
+
+use crate::objective::Pass;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every error of this crate. No operation of the crate panics on bad input.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of a `Params*` configuration is outside its range.
+    #[error("{owner}.{field} must be {wanted}, got {got}")]
+    Config {
+        /// The configuration's type name.
+        owner: &'static str,
+        /// The field.
+        field: &'static str,
+        /// The range that is allowed, in words.
+        wanted: &'static str,
+        /// The value that was given.
+        got: String,
+    },
+
+    /// Two entries of a [`ParamSet`](crate::ParamSet) have the same name.
+    #[error("ParamSet: the name `{name}` is given twice, for two different variables")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+
+    /// A variable cannot be trained because of its dtype.
+    #[error("ParamSet: `{name}` must have a float dtype to be trained, got {dtype:?}")]
+    NotFloat {
+        /// The variable's name.
+        name: String,
+        /// Its dtype.
+        dtype: candle_core::DType,
+    },
+
+    /// There is nothing to train.
+    #[error(
+        "ParamSet: no trainable parameter left ({given} variables given, {frozen} of them frozen)"
+    )]
+    NoParameters {
+        /// Number of variables given.
+        given: usize,
+        /// Number of those that were frozen.
+        frozen: usize,
+    },
+
+    /// A group or a freeze rule matches no parameter.
+    #[error("ParamSet: the rule for `{rule}` matches none of the {len} trainable parameters")]
+    NoMatch {
+        /// The group's name, or `frozen`.
+        rule: String,
+        /// Number of parameters that were looked at.
+        len: usize,
+    },
+
+    /// `backward()` left a trainable parameter without a gradient.
+    #[error(
+        "{pass} pass: parameter `{name}` received no gradient; freeze it in the ParamSet if that is \
+         meant, else look for an operation without backward between it and the loss"
+    )]
+    MissingGradient {
+        /// The pass.
+        pass: Pass,
+        /// The parameter's name.
+        name: String,
+    },
+
+    /// A gradient does not have its parameter's shape.
+    #[error("{pass} pass: the gradient of `{name}` must have shape {wanted:?}, got {got:?}")]
+    GradientShape {
+        /// The pass.
+        pass: Pass,
+        /// The parameter's name.
+        name: String,
+        /// The parameter's shape.
+        wanted: Vec<usize>,
+        /// The gradient's shape.
+        got: Vec<usize>,
+    },
+
+    /// The loss or a gradient is NaN or infinite. Weights and state are those of before the step.
+    #[error("{pass} pass: {what} is not finite ({value}); weights and state are unchanged")]
+    NonFinite {
+        /// The pass.
+        pass: Pass,
+        /// `the loss`, or the gradient of which parameter.
+        what: String,
+        /// The loss, or the squared norm of the gradient.
+        value: f64,
+    },
+
+    /// The loss is not a scalar.
+    #[error("{pass} pass: the loss must be a scalar, got shape {got:?}; take its mean or sum")]
+    LossShape {
+        /// The pass.
+        pass: Pass,
+        /// The shape of the tensor that was returned.
+        got: Vec<usize>,
+    },
+
+    /// A saved state lacks entries, has entries too many, or entries of the wrong kind.
+    #[error("state of {owner}: {problem}")]
+    State {
+        /// Whose state it is.
+        owner: String,
+        /// What does not fit, with names.
+        problem: String,
+    },
+
+    /// A checkpoint file cannot be read or written.
+    #[error("checkpoint {}: {problem}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// An error of candle, the caller's objective included.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl From<Error> for candle_core::Error {
+    /// So that this crate's calls can be used with `?` in functions that return candle's `Result`.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Candle(inner) => inner,
+            other => Self::wrap(other),
+        }
+    }
+}
+
+/// Checks of configuration fields, each one line at the place of use.
+pub(crate) mod check {
+    use super::{Error, Result};
+
+    fn ensure(
+        ok: bool,
+        place: (&'static str, &'static str),
+        wanted: &'static str,
+        got: impl ToString,
+    ) -> Result<()> {
+        if ok {
+            return Ok(());
+        }
+        let (owner, field) = place;
+        Err(Error::Config {
+            owner,
+            field,
+            wanted,
+            got: got.to_string(),
+        })
+    }
+
+    /// `0 <= value < ∞`; NaN is rejected.
+    pub(crate) fn non_negative(owner: &'static str, field: &'static str, value: f64) -> Result<()> {
+        ensure(
+            value.is_finite() && value >= 0.0,
+            (owner, field),
+            "finite and >= 0",
+            value,
+        )
+    }
+
+    /// `0 < value < ∞`; NaN is rejected.
+    pub(crate) fn positive(owner: &'static str, field: &'static str, value: f64) -> Result<()> {
+        ensure(
+            value.is_finite() && value > 0.0,
+            (owner, field),
+            "finite and > 0",
+            value,
+        )
+    }
+
+    /// `0 <= value <= 1`; NaN is rejected.
+    pub(crate) fn unit(owner: &'static str, field: &'static str, value: f64) -> Result<()> {
+        ensure(
+            (0.0..=1.0).contains(&value),
+            (owner, field),
+            "in [0, 1]",
+            value,
+        )
+    }
+
+    /// `0 <= value < 1`; NaN is rejected.
+    pub(crate) fn below_one(owner: &'static str, field: &'static str, value: f64) -> Result<()> {
+        ensure(
+            (0.0..1.0).contains(&value),
+            (owner, field),
+            "in [0, 1)",
+            value,
+        )
+    }
+
+    /// `0 < value <= 1`; NaN is rejected.
+    pub(crate) fn fraction(owner: &'static str, field: &'static str, value: f64) -> Result<()> {
+        ensure(
+            value > 0.0 && value <= 1.0,
+            (owner, field),
+            "in (0, 1]",
+            value,
+        )
+    }
+
+    /// `value >= 1`.
+    pub(crate) fn at_least_one(owner: &'static str, field: &'static str, value: u64) -> Result<()> {
+        ensure(value >= 1, (owner, field), ">= 1", value)
+    }
+
+    /// A condition between fields.
+    pub(crate) fn holds(
+        owner: &'static str,
+        field: &'static str,
+        ok: bool,
+        wanted: &'static str,
+        got: impl ToString,
+    ) -> Result<()> {
+        ensure(ok, (owner, field), wanted, got)
+    }
+}

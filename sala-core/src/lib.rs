@@ -1,0 +1,83 @@
+//! Sharpness-aware optimizers for candle: [`Sala`] (Sharpness-Aware Lookahead), [`Sam`], [`Asam`],
+//! [`SamEvery`] and [`Lookahead`] over any [`candle_nn::Optimizer`], with [`Sgd`] and [`Adam`] as
+//! built-in bases.
+//!
+//! A step hands the optimizer a closure that computes the loss, because these methods may evaluate
+//! it twice:
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use candle_nn::{AdamW, Module, Optimizer, ParamsAdamW, VarBuilder, VarMap, loss};
+//! use sala_core::{Minimizer, ParamSet, ParamsSala, Pass, Sala};
+//!
+//! let device = Device::Cpu;
+//! let varmap = VarMap::new();
+//! let vb = VarBuilder::from_varmap(&varmap, DType::F32, &device);
+//! let model = candle_nn::linear(4, 3, vb)?;
+//! let (images, labels) = (Tensor::ones((8, 4), DType::F32, &device)?, Tensor::zeros(8, DType::U32, &device)?);
+//!
+//! let params = ParamSet::from_varmap(&varmap)?;
+//! let base = AdamW::new(params.vars(), ParamsAdamW::default())?;
+//! let mut optimizer = Sala::new(params, base, ParamsSala::default())?;
+//! for _ in 0..4 {
+//!     let report = optimizer.step(&mut |_pass: Pass| {
+//!         loss::cross_entropy(&model.forward(&images)?, &labels)
+//!     })?;
+//!     println!("step {} loss {:.4}", report.step, report.loss);
+//! }
+//! let logits = optimizer.with_slow_weights(|| model.forward(&images))?;
+//! # assert_eq!(logits.dims(), [8, 3]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The algebra
+//!
+//! A method is a **base rule** ([`base`]) × **slow weights** ([`slow`]) × a **perturbation**
+//! ([`perturb`]) × a **policy** that says when to climb ([`policy`]). The types of [`compose`] put
+//! the factors together; the [`catalogue`] names the usual combinations and lists their costs.
+//!
+//! # What a training loop must know
+//!
+//! - The closure is told what its gradient is for ([`Pass`]). Within a step every pass must see the
+//!   same batch and the same dropout masks, and batch-norm statistics must not be updated at perturbed
+//!   weights ([`Pass::tracks_statistics`]). `candle_nn::BatchNorm` and `candle_nn::Dropout` cannot do
+//!   either; the layers of `sala-models` can.
+//! - Every trainable parameter must receive a gradient. Several layers of candle have no backward and
+//!   cut gradients without a word; here that is [`Error::MissingGradient`].
+//! - Evaluate Lookahead and SALA on their slow weights ([`Minimizer::with_slow_weights`]).
+//! - [`ParamSet::from_varmap`] leaves out running statistics, which candle keeps among the variables.
+//!
+//! # Features
+//!
+//! `testing`: named tolerances, comparisons and gradient checks for tests.
+
+pub mod base;
+pub mod catalogue;
+pub mod checkpoint;
+mod clip;
+pub mod compose;
+mod error;
+mod gradients;
+mod minimizer;
+mod objective;
+mod params;
+pub mod perturb;
+pub mod policy;
+pub mod schedule;
+pub mod slow;
+pub mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod trace;
+mod vector;
+
+pub use base::{Adam, ParamsAdam, ParamsSgd, Sgd};
+pub use catalogue::{Asam, ParamsAsam, ParamsSala, ParamsSam, ParamsSamEvery, Sala, Sam, SamEvery};
+pub use compose::{Ascend, Descend, SlowAscend};
+pub use error::{Error, Result};
+pub use gradients::Gradients;
+pub use minimizer::{Minimizer, Resumable, StepReport};
+pub use objective::{Evaluation, Objective, Pass};
+pub use params::{Param, ParamSet};
+pub use slow::{Lookahead, ParamsLookahead, SlowInit, SlowView, SlowWeights};
+pub use state::Stateful;

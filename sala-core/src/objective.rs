@@ -1,0 +1,120 @@
+//! What an optimizer asks of the training loop: the loss and its gradients, and what they are for.
+
+use std::fmt;
+
+use candle_core::{Tensor, backprop::GradStore};
+
+/// What the optimizer will do with the gradient of a pass.
+///
+/// An objective that ignores its pass is correct. One that looks at it can keep batch-norm statistics
+/// at the unperturbed weights ([`Pass::tracks_statistics`]) and take the direction pass on a part of
+/// the batch ([`Pass::take`]).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pass {
+    /// The gradient updates the weights that it was taken at.
+    Clean,
+    /// Taken at the unperturbed weights too, but it only points the ascent: a fraction of the batch
+    /// can be enough.
+    Direction {
+        /// The share of the batch, in (0, 1], that the optimizer was configured for. The step's cost
+        /// counts this pass as that share.
+        fraction: f64,
+    },
+    /// Taken at the perturbed weights; it updates the unperturbed ones.
+    Perturbed,
+}
+
+impl Pass {
+    /// Whether running statistics (batch norm) may be updated: not at perturbed weights, which the
+    /// network never has outside this pass.
+    pub fn tracks_statistics(self) -> bool {
+        self != Self::Perturbed
+    }
+
+    /// The share of the batch that the pass wants: 1 but for a direction pass.
+    pub fn fraction(self) -> f64 {
+        match self {
+            Self::Direction { fraction } => fraction,
+            Self::Clean | Self::Perturbed => 1.0,
+        }
+    }
+
+    /// The first ⌈fraction · n⌉ rows of a batch with n rows, without a copy.
+    ///
+    /// # Errors
+    /// When `batch` has no dimensions.
+    ///
+    /// ```
+    /// # use candle_core::{Device, Tensor, DType};
+    /// # use sala_core::Pass;
+    /// let x = Tensor::zeros((8, 3), DType::F32, &Device::Cpu)?;
+    /// assert_eq!(Pass::Direction { fraction: 0.25 }.take(&x)?.dims(), [2, 3]);
+    /// assert_eq!(Pass::Clean.take(&x)?.dims(), [8, 3]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a ceiling of a share in (0, 1] of a row count is a row count"
+    )]
+    pub fn take(self, batch: &Tensor) -> candle_core::Result<Tensor> {
+        let rows = batch.dim(0)?;
+        let wanted = (self.fraction() * rows as f64).ceil() as usize;
+        batch.narrow(0, 0, wanted.clamp(1.min(rows), rows))
+    }
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clean => "clean",
+            Self::Direction { .. } => "direction",
+            Self::Perturbed => "perturbed",
+        })
+    }
+}
+
+/// The outcome of one pass.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// The loss, a scalar tensor of any float dtype.
+    pub loss: Tensor,
+    /// The gradients of the loss, from `loss.backward()`.
+    pub grads: GradStore,
+}
+
+impl Evaluation {
+    /// Runs the backward pass of a scalar loss.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::backward`].
+    pub fn of_loss(loss: Tensor) -> candle_core::Result<Self> {
+        let grads = loss.backward()?;
+        Ok(Self { loss, grads })
+    }
+}
+
+/// A function of the parameters that an optimizer minimises.
+///
+/// Closures `|pass| -> candle_core::Result<Tensor>` that return the scalar loss are objectives; the
+/// backward pass is run for them. Implement the trait to supply gradients in another way: accumulated
+/// over micro-batches, averaged over devices, or analytic.
+///
+/// `evaluate` must not change the parameters, and for one step it must use the same batch and the
+/// same random masks in every pass.
+pub trait Objective {
+    /// Loss and gradients at the current parameters.
+    ///
+    /// # Errors
+    /// Whatever goes wrong; the optimizer then restores weights and state and passes the error on.
+    fn evaluate(&mut self, pass: Pass) -> candle_core::Result<Evaluation>;
+}
+
+impl<F> Objective for F
+where
+    F: FnMut(Pass) -> candle_core::Result<Tensor>,
+{
+    fn evaluate(&mut self, pass: Pass) -> candle_core::Result<Evaluation> {
+        Evaluation::of_loss(self(pass)?)
+    }
+}

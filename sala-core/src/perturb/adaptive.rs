@@ -1,0 +1,66 @@
+//! ε = ρ T² g / (‖T g‖₂ + 1e-12) with T = |w| + η: ASAM's ascent, which is invariant to a rescaling of
+//! the weights that leaves the function alone (Kwon et al. 2021, arXiv:2102.11600, equation 9).
+//!
+//! Deviation: the paper applies T to weights and not to biases; here it applies to every parameter.
+
+use candle_core::Tensor;
+
+use super::{AscentNorm, Perturbation};
+use crate::{
+    error::{Result, check},
+    gradients::Gradients,
+    params::ParamSet,
+    vector,
+};
+
+/// The steepest ascent within a ball scaled by the weights' magnitudes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adaptive {
+    rho: f64,
+    eta: f64,
+    norm: AscentNorm,
+}
+
+impl Adaptive {
+    /// Radius ρ ≥ 0, offset η ≥ 0 of the magnitudes, and the parameters over which the scaled
+    /// gradient is normalised.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when `rho` or `eta` is negative or not finite.
+    ///
+    /// ```
+    /// # use sala_core::perturb::{Adaptive, AscentNorm};
+    /// assert!(Adaptive::new(0.5, 0.01, AscentNorm::Global).is_ok());
+    /// assert!(Adaptive::new(0.5, -1.0, AscentNorm::Global).is_err());
+    /// ```
+    pub fn new(rho: f64, eta: f64, norm: AscentNorm) -> Result<Self> {
+        check::non_negative("Adaptive", "rho", rho)?;
+        check::non_negative("Adaptive", "eta", eta)?;
+        Ok(Self { rho, eta, norm })
+    }
+}
+
+impl Perturbation for Adaptive {
+    fn rho(&self) -> f64 {
+        self.rho
+    }
+
+    fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<Tensor>> {
+        let mut steps = Vec::with_capacity(params.len());
+        let mut squares = Vec::with_capacity(params.len());
+        for (param, g) in params.iter().zip(gradients.tensors()) {
+            let magnitude = (param.var().as_detached_tensor().abs()? + self.eta)?;
+            let scaled = (&magnitude * g)?;
+            squares.push(vector::squared_norm(&scaled)?);
+            steps.push((magnitude * scaled)?);
+        }
+        let scales = self
+            .norm
+            .scales(params, &vector::read_scalars(&squares)?, self.rho);
+        steps
+            .iter()
+            .zip(scales)
+            .map(|(step, s)| Ok((step * s)?))
+            .collect()
+    }
+}

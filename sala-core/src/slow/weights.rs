@@ -1,0 +1,230 @@
+//! The slow copy φ of the fast weights θ.
+//!
+//! ```text
+//! pull:  φ ← φ₀ + α (θ − φ₀)          gap:  d = (1 − α) ‖θ − φ₀‖₂ = ‖θ − φ‖₂
+//! ```
+//!
+//! with φ₀ the slow weights before the pull. The gap is taken from the same difference as the pull,
+//! over all trainable parameters, and read on the host once. Cost of a pull: three passes over the
+//! weights; memory: one copy of them.
+
+use candle_core::Tensor;
+
+use crate::{
+    error::{Error, Result},
+    params::ParamSet,
+    state::{State, StateReader},
+    vector,
+};
+
+/// When the slow weights begin to exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SlowInit {
+    /// They are the parameters as they are when the optimizer is made (Zhang et al. 2019).
+    #[default]
+    Construction,
+    /// They are the fast weights of the first synchronisation, whose pull and gap are thus nil: what
+    /// the PyTorch code released by SALA's authors, and several Lookahead implementations, do.
+    FirstSync,
+}
+
+/// The slow copy of a [`ParamSet`]'s trainable parameters.
+#[derive(Debug)]
+pub struct SlowWeights {
+    /// In the order of the parameters; `None` until the first synchronisation of
+    /// [`SlowInit::FirstSync`].
+    weights: Option<Vec<Tensor>>,
+}
+
+impl SlowWeights {
+    pub(crate) fn new(params: &ParamSet, init: SlowInit) -> Result<Self> {
+        let weights = match init {
+            SlowInit::Construction => Some(params.snapshot()?),
+            SlowInit::FirstSync => None,
+        };
+        Ok(Self { weights })
+    }
+
+    /// The slow tensors in the order of the parameters' names; `None` before they exist.
+    pub fn tensors(&self) -> Option<&[Tensor]> {
+        self.weights.as_deref()
+    }
+
+    /// φ ← φ₀ + α (θ − φ₀); returns (1 − α) ‖θ − φ₀‖₂.
+    pub(crate) fn pull(&mut self, params: &ParamSet, alpha: f64) -> Result<f64> {
+        let slow = match self.weights.take() {
+            Some(slow) => slow,
+            None => params.snapshot()?,
+        };
+        let pulled = pull(&slow, params, alpha);
+        match pulled {
+            Ok((moved, gap)) => {
+                self.weights = Some(moved);
+                Ok(gap)
+            }
+            Err(error) => {
+                self.weights = Some(slow);
+                Err(error)
+            }
+        }
+    }
+
+    /// θ ← φ; nothing before φ exists.
+    pub(crate) fn copy_to(&self, params: &ParamSet) -> Result<()> {
+        match &self.weights {
+            Some(slow) => params.assign(slow),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts the slow weights into the parameters until the view is dropped.
+    ///
+    /// # Errors
+    /// Those of copying; the parameters are then as they were.
+    pub fn view<'a>(&self, params: &'a ParamSet) -> Result<SlowView<'a>> {
+        let view = SlowView {
+            params,
+            fast: Some(params.snapshot()?),
+        };
+        self.copy_to(params)?;
+        Ok(view)
+    }
+
+    pub(crate) fn save(&self, params: &ParamSet, state: &mut State) -> Result<()> {
+        for (param, slow) in params.iter().zip(self.weights.iter().flatten()) {
+            state.set_tensor(format!("slow.{}", param.name()), slow)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what [`SlowWeights::save`] wrote: all the weights or none.
+    pub(crate) fn read(params: &ParamSet, reader: &mut StateReader) -> Result<Self> {
+        let read = |name: &str, var: &Tensor, reader: &mut StateReader| {
+            reader.optional_tensor(&format!("slow.{name}"), var)
+        };
+        let weights = params
+            .iter()
+            .map(|p| read(p.name(), p.var(), reader))
+            .collect::<Result<Vec<_>>>()?;
+        let found = weights.iter().flatten().count();
+        if found != 0 && found != params.len() {
+            let problem = format!("slow weights of {found} of {} parameters", params.len());
+            return Err(Error::State {
+                owner: "SlowWeights".into(),
+                problem,
+            });
+        }
+        Ok(Self {
+            weights: weights.into_iter().collect(),
+        })
+    }
+}
+
+fn pull(slow: &[Tensor], params: &ParamSet, alpha: f64) -> Result<(Vec<Tensor>, f64)> {
+    let mut moved = Vec::with_capacity(slow.len());
+    let mut squares = Vec::with_capacity(slow.len());
+    for (phi, param) in slow.iter().zip(params) {
+        let difference = (param.var().as_detached_tensor() - phi)?;
+        squares.push(vector::squared_norm(&difference)?);
+        moved.push((phi + (difference * alpha)?)?);
+    }
+    let gap = (1.0 - alpha) * vector::norm_of(&vector::read_scalars(&squares)?);
+    Ok((moved, gap))
+}
+
+/// While it lives, the parameters hold the slow weights; dropping it puts the fast ones back, also
+/// when the code in between fails or panics.
+#[derive(Debug)]
+pub struct SlowView<'a> {
+    params: &'a ParamSet,
+    fast: Option<Vec<Tensor>>,
+}
+
+impl SlowView<'_> {
+    /// Puts the fast weights back and reports a failure, which dropping cannot.
+    ///
+    /// # Errors
+    /// Those of copying.
+    pub fn restore(mut self) -> Result<()> {
+        self.put_back()
+    }
+
+    fn put_back(&mut self) -> Result<()> {
+        match self.fast.take() {
+            Some(fast) => self.params.assign(&fast),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for SlowView<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.put_back() {
+            tracing::error!(%error, "the fast weights could not be put back after a view of the slow ones");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    fn params(values: &[f64]) -> (Var, ParamSet) {
+        let w = Var::new(values, &Device::Cpu).unwrap();
+        (w.clone(), ParamSet::new([("w", w)]).unwrap())
+    }
+
+    fn set(w: &Var, values: &[f64]) {
+        w.set(&Tensor::new(values, &Device::Cpu).unwrap()).unwrap();
+    }
+
+    fn slow(weights: &SlowWeights) -> Vec<f64> {
+        weights.tensors().unwrap()[0].to_vec1().unwrap()
+    }
+
+    #[test]
+    fn a_pull_goes_the_share_alpha_and_the_gap_is_what_remains() {
+        let (w, params) = params(&[0.0, 0.0]);
+        let mut weights = SlowWeights::new(&params, SlowInit::Construction).unwrap();
+        set(&w, &[3.0, 4.0]);
+        let gap = weights.pull(&params, 0.8).unwrap();
+        assert!((gap - 1.0).abs() < 1e-14, "(1 − 0.8) · 5, got {gap}");
+        assert!((slow(&weights)[0] - 2.4).abs() < 1e-14 && (slow(&weights)[1] - 3.2).abs() < 1e-14);
+    }
+
+    #[test]
+    fn the_slow_copy_does_not_follow_the_variable_in_place() {
+        let (w, params) = params(&[1.0]);
+        let weights = SlowWeights::new(&params, SlowInit::Construction).unwrap();
+        set(&w, &[5.0]);
+        assert_eq!(slow(&weights), [1.0]);
+    }
+
+    #[test]
+    fn a_first_sync_starts_at_the_fast_weights() {
+        let (w, params) = params(&[1.0]);
+        let mut weights = SlowWeights::new(&params, SlowInit::FirstSync).unwrap();
+        set(&w, &[5.0]);
+        assert_eq!(
+            weights.pull(&params, 0.5).unwrap().to_bits(),
+            0f64.to_bits()
+        );
+        assert_eq!(slow(&weights), [5.0]);
+    }
+
+    #[test]
+    fn a_view_shows_the_slow_weights_and_puts_the_fast_ones_back_even_on_a_panic() {
+        let (w, params) = params(&[1.0]);
+        let weights = SlowWeights::new(&params, SlowInit::Construction).unwrap();
+        set(&w, &[5.0]);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _view = weights.view(&params).unwrap();
+            assert_eq!(w.to_vec1::<f64>().unwrap(), [1.0]);
+            panic!("the evaluation fails");
+        }));
+        assert!(outcome.is_err());
+        assert_eq!(w.to_vec1::<f64>().unwrap(), [5.0]);
+    }
+}

@@ -1,0 +1,19 @@
+//! Integration tests: reference trajectories, conformance of every method, resuming, the order of
+//! passes, errors, tracing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
+
+mod conformance;
+mod errors;
+mod methods;
+mod oracle;
+mod order;
+mod resume;
+mod threelines;
+mod tracing_events;
+mod trajectory;
