@@ -1,0 +1,5 @@
+//! Convolutional networks.
+
+pub mod simple;
+
+pub use simple::{SimpleCnn, SimpleCnnConfig};

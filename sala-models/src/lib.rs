@@ -1,0 +1,54 @@
+//! Networks on [candle](candle_core) that train: repeatable, and correct under optimizers that
+//! evaluate the gradient twice in a step.
+//!
+//! Each part is here because of a trap:
+//!
+//! | part | the trap it avoids |
+//! |---|---|
+//! | [`VarStore`] | `VarMap` lists variables in another order in each run, counts running statistics among the weights, and cannot be seeded on the CPU |
+//! | [`Rng`] | `Device::Cpu` cannot be seeded, and values depend on what was drawn before; here value `i` is a pure function of seed, name and `i`, on every device |
+//! | [`Mode`] | a `train: bool` cannot say that the second pass of a sharpness-aware step wants the same masks and must leave running statistics alone |
+//! | [`ops::BatchNorm`] | candle's tracks its statistics in every training forward, also at perturbed weights |
+//! | [`ops::Dropout`] | candle's draws a fresh mask in every pass and cannot be seeded |
+//! | [`ops::max_pool2d`] | the gradient of candle's is too small by the size of the window |
+//! | [`ops::linear()`], [`ops::conv2d()`] | candle's initial weights are not `PyTorch`'s |
+//!
+//! Networks implement [`Network`]; [`Mlp`] and [`SimpleCnn`] are the first.
+//!
+//! # One step of training
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use candle_nn::{AdamW, Optimizer, loss};
+//! use sala_models::{Mode, Network, Rng, SimpleCnn, SimpleCnnConfig, VarStore};
+//!
+//! let (seed, step) = (7, 0);
+//! let store = VarStore::new(seed, DType::F32, &Device::Cpu);
+//! let config = SimpleCnnConfig { image_size: 8, widths: vec![4], dropout: 0.1, ..Default::default() };
+//! let network = SimpleCnn::new(&config, store.builder(), Rng::new(seed))?;
+//! let weights = store.trainable().into_iter().map(|(_, var)| var).collect();
+//! let mut optimizer = AdamW::new_lr(weights, 1e-3)?;
+//!
+//! let images = Tensor::ones((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
+//! let labels = Tensor::new(&[3u32, 5], &Device::Cpu)?;
+//! let logits = network.forward(&images, Mode::train(step))?;
+//! optimizer.backward_step(&loss::cross_entropy(&logits, &labels)?)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod cnn;
+pub mod error;
+pub mod mlp;
+pub mod mode;
+pub mod network;
+pub mod ops;
+pub mod rng;
+pub mod store;
+
+pub use cnn::{SimpleCnn, SimpleCnnConfig};
+pub use error::{Error, Result};
+pub use mlp::{Mlp, MlpConfig};
+pub use mode::Mode;
+pub use network::Network;
+pub use rng::{Rng, Stream};
+pub use store::VarStore;

@@ -1,0 +1,81 @@
+//! What a forward pass is for: training or evaluation, and which of its side effects are wanted.
+
+/// How layers that behave differently in training should behave in this pass.
+///
+/// A sharpness-aware step evaluates the network twice: once at the weights `w` and once at
+/// perturbed weights `w + e`. Three things follow, and a plain `train: bool` cannot say them:
+///
+/// - **Statistics.** Batch norm normalises with the statistics of the batch in both passes, but its
+///   running averages must describe the network that will be evaluated, which is the one at `w`.
+///   The second pass therefore must not track ([`without_stats`](Self::without_stats)).
+///   Tracking in both would also apply the momentum twice a step.
+/// - **Masks.** The two gradients are compared: the second is meant to differ from the first by the
+///   perturbation alone. With fresh dropout masks it would belong to another sub-network. So
+///   `draw`, the index of the random masks, is the same in all passes of one step.
+/// - **Seeds.** Masks depend on the layer's seed and on `draw` only, so two optimizers that are
+///   compared with one seed see the same masks at the same step, however many passes each makes.
+///
+/// ```
+/// use sala_models::Mode;
+///
+/// let step = 12;
+/// let first = Mode::train(step);      // at w: masks 12, statistics tracked
+/// let second = first.without_stats(); // at w + e: masks 12 again, statistics left alone
+/// assert_eq!(first.draw, second.draw);
+/// assert!(second.train && !second.track_stats);
+/// assert!(!Mode::eval().train);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    /// Training behaviour: batch statistics in batch norm, dropout active.
+    pub train: bool,
+    /// Whether batch norm updates its running statistics. Without effect unless `train`.
+    pub track_stats: bool,
+    /// Index of the random masks, normally the number of the optimizer step. Without effect
+    /// unless `train`.
+    pub draw: u64,
+}
+
+impl Mode {
+    /// Training with the masks number `draw`, tracking statistics.
+    ///
+    /// ```
+    /// # use sala_models::Mode;
+    /// assert!(Mode::train(0).track_stats);
+    /// ```
+    pub const fn train(draw: u64) -> Self {
+        Self {
+            train: true,
+            track_stats: true,
+            draw,
+        }
+    }
+
+    /// Evaluation: running statistics, no dropout, no side effects.
+    ///
+    /// ```
+    /// # use sala_models::Mode;
+    /// assert!(!Mode::eval().track_stats);
+    /// ```
+    pub const fn eval() -> Self {
+        Self {
+            train: false,
+            track_stats: false,
+            draw: 0,
+        }
+    }
+
+    /// The same pass, leaving running statistics alone: for gradients at perturbed weights.
+    ///
+    /// ```
+    /// # use sala_models::Mode;
+    /// assert!(!Mode::train(0).without_stats().track_stats);
+    /// ```
+    #[must_use]
+    pub const fn without_stats(self) -> Self {
+        Self {
+            track_stats: false,
+            ..self
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Batch norm against plain loops, against differences, and what it does to its statistics.
+
+use candle_core::{DType, Device, Tensor, Var};
+use sala_models::{Mode, VarStore, ops::BatchNorm};
+
+use crate::gradcheck::{check, normal, normal_var, values, weighted_sum};
+
+const EPS: f64 = 1e-5;
+
+/// A layer with a weight and a bias that are not their starting values.
+fn layer(channels: usize) -> (VarStore, BatchNorm) {
+    let store = VarStore::new(0, DType::F64, &Device::Cpu);
+    let norm = BatchNorm::new(channels, store.builder()).unwrap();
+    for name in ["weight", "bias", "running_mean"] {
+        let var = store.get(name).unwrap();
+        var.set(&normal(name, &[channels])).unwrap();
+    }
+    let spread = normal("running_var", &[channels]).sqr().unwrap();
+    store
+        .get("running_var")
+        .unwrap()
+        .set(&(spread + 0.5).unwrap())
+        .unwrap();
+    (store, norm)
+}
+
+fn close(got: &[f64], wanted: &[f64]) {
+    assert_eq!(got.len(), wanted.len());
+    for (g, w) in got.iter().zip(wanted) {
+        assert!(
+            (g - w).abs() <= 1e-12 + 1e-12 * w.abs(),
+            "{got:?} {wanted:?}"
+        );
+    }
+}
+
+/// The values of channel `c` of `(N, C, P)`, batch after batch.
+fn channel(x: &[f64], channels: usize, positions: usize, c: usize) -> Vec<f64> {
+    x.chunks(channels * positions)
+        .flat_map(|image| image[c * positions..(c + 1) * positions].to_vec())
+        .collect()
+}
+
+fn mean(x: &[f64]) -> f64 {
+    x.iter().sum::<f64>() / x.len() as f64
+}
+
+fn square_sum(x: &[f64]) -> f64 {
+    let m = mean(x);
+    x.iter().map(|v| (v - m).powi(2)).sum()
+}
+
+#[test]
+fn a_training_pass_agrees_with_plain_loops() {
+    for dims in [
+        vec![5, 3],
+        vec![2, 3, 2, 5],
+        vec![4, 1, 1, 1],
+        vec![1, 2, 3, 1],
+    ] {
+        let channels = dims[1];
+        let positions = dims[2..].iter().product();
+        let (store, norm) = layer(channels);
+        let [weight, bias, old_mean, old_var] = ["weight", "bias", "running_mean", "running_var"]
+            .map(|name| values(&store.get(name).unwrap()));
+        let x = normal("x", &dims);
+        let y = norm.forward(&x, Mode::train(0)).unwrap();
+        assert_eq!(y.dims(), dims);
+        let (x, y) = (values(&x), values(&y));
+        for c in 0..channels {
+            let (x, y) = (
+                channel(&x, channels, positions, c),
+                channel(&y, channels, positions, c),
+            );
+            let count = x.len() as f64;
+            let (mu, squares) = (mean(&x), square_sum(&x));
+            let deviation = (squares / count + EPS).sqrt();
+            let wanted: Vec<f64> = x
+                .iter()
+                .map(|v| weight[c] * (v - mu) / deviation + bias[c])
+                .collect();
+            close(&y, &wanted);
+            // Unbiased here, biased above.
+            let var = 0.9 * old_var[c] + 0.1 * squares / (count - 1.0);
+            close(
+                &values(&norm.running_mean().unwrap())[c..=c],
+                &[0.9 * old_mean[c] + 0.1 * mu],
+            );
+            close(&values(&norm.running_var().unwrap())[c..=c], &[var]);
+        }
+    }
+}
+
+#[test]
+fn three_numbers_by_hand() {
+    // 1, 2, 6: mean 3, squares 4 + 1 + 9 = 14, biased variance 14/3, unbiased 7.
+    let store = VarStore::new(0, DType::F64, &Device::Cpu);
+    let norm = BatchNorm::new(1, store.builder()).unwrap();
+    let x = Tensor::new(&[[1f64], [2.], [6.]], &Device::Cpu).unwrap();
+    let y = norm.forward(&x, Mode::train(0)).unwrap();
+    let s = (14.0 / 3.0 + 1e-5_f64).sqrt();
+    close(&values(&y), &[-2.0 / s, -1.0 / s, 3.0 / s]);
+    close(&values(&norm.running_mean().unwrap()), &[0.3]);
+    close(&values(&norm.running_var().unwrap()), &[0.9 + 0.7]);
+}
+
+#[test]
+fn evaluation_uses_the_running_statistics() {
+    let (store, norm) = layer(2);
+    let x = normal("x", &[1, 2, 1, 1]); // one value per channel is enough here
+    let y = values(&norm.forward(&x, Mode::eval()).unwrap());
+    let [w, b, m, v] = ["weight", "bias", "running_mean", "running_var"]
+        .map(|name| values(&store.get(name).unwrap()));
+    let x = values(&x);
+    let wanted: Vec<f64> = (0..2)
+        .map(|c| w[c] * (x[c] - m[c]) / (v[c] + EPS).sqrt() + b[c])
+        .collect();
+    close(&y, &wanted);
+}
+
+#[test]
+fn a_large_mean_leaves_the_variance_its_digits() {
+    // Σx²/m − μ² has an error of about 1e-2 here (1e7² · 2⁻⁵³); the two-pass form about 1e-9.
+    let store = VarStore::new(0, DType::F64, &Device::Cpu);
+    let norm = BatchNorm::new(1, store.builder()).unwrap();
+    let x = normal("x", &[64, 1]);
+    let small = values(&norm.forward(&x, Mode::train(0)).unwrap());
+    let large = values(&norm.forward(&(x + 1e7).unwrap(), Mode::train(0)).unwrap());
+    for (s, l) in small.iter().zip(&large) {
+        assert!((s - l).abs() < 1e-7, "{s} {l}");
+    }
+}
+
+#[test]
+fn only_a_tracked_training_pass_moves_the_statistics() {
+    let (store, norm) = layer(3);
+    let stats = || {
+        store
+            .buffers()
+            .iter()
+            .flat_map(|(_, v)| values(v))
+            .collect::<Vec<_>>()
+    };
+    let (x, before) = (normal("x", &[6, 3]), stats());
+    norm.forward(&x, Mode::eval()).unwrap();
+    assert_eq!(stats(), before);
+    norm.forward(&x, Mode::train(0).without_stats()).unwrap();
+    assert_eq!(stats(), before);
+    let odd = Mode {
+        train: false,
+        track_stats: true,
+        draw: 0,
+    };
+    norm.forward(&x, odd).unwrap();
+    assert_eq!(stats(), before);
+    norm.forward(&x, Mode::train(0)).unwrap();
+    assert!(
+        stats()
+            .iter()
+            .zip(&before)
+            .all(|(a, b)| (a - b).abs() > 1e-6)
+    );
+}
+
+#[test]
+fn tracking_does_not_change_the_output() {
+    let (_, norm) = layer(3);
+    let x = normal("x", &[6, 3]);
+    let tracked = values(&norm.forward(&x, Mode::train(0)).unwrap());
+    let untracked = values(&norm.forward(&x, Mode::train(0).without_stats()).unwrap());
+    assert_eq!(tracked, untracked);
+}
+
+#[test]
+fn gradients_agree_with_differences_in_training_and_evaluation() {
+    for dims in [
+        vec![5, 3],
+        vec![2, 1],
+        vec![3, 2, 3, 5],
+        vec![4, 3, 1, 1],
+        vec![1, 2, 1, 3],
+        vec![2, 1, 2, 2],
+    ] {
+        let (store, norm) = layer(dims[1]);
+        let x = normal_var("x", &dims);
+        let mut vars = store.trainable();
+        vars.push(("x".into(), x.clone()));
+        for mode in [Mode::train(0).without_stats(), Mode::train(0), Mode::eval()] {
+            check(&vars, || weighted_sum(&norm.forward(&x, mode)?));
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_for_an_input_with_other_strides() {
+    let (_, norm) = layer(3);
+    let (features, images) = (normal_var("x", &[3, 4]), normal_var("x", &[2, 4, 3, 3]));
+    let mode = Mode::train(0);
+    check(&[("x".into(), features.clone())], || {
+        weighted_sum(&norm.forward(&features.t()?, mode)?)
+    });
+    check(&[("x".into(), images.clone())], || {
+        weighted_sum(&norm.forward(&images.permute((0, 3, 1, 2))?, mode)?)
+    });
+    let strided = norm.forward(&features.t().unwrap(), mode).unwrap();
+    let copied = norm
+        .forward(&features.t().unwrap().contiguous().unwrap(), mode)
+        .unwrap();
+    assert_eq!(values(&strided), values(&copied));
+}
+
+#[test]
+fn buffers_get_no_gradient() {
+    let (store, norm) = layer(2);
+    let x = normal_var("x", &[4, 2]);
+    for mode in [Mode::train(0), Mode::eval()] {
+        let grads = norm
+            .forward(&x, mode)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward()
+            .unwrap();
+        for (name, var) in store.buffers() {
+            assert!(grads.get(&var).is_none(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_training_pass_between_forward_and_backward_of_an_evaluation_changes_no_gradient() {
+    let (store, norm) = layer(2);
+    let x = normal("x", &[4, 2]);
+    let weight = store.get("weight").unwrap();
+    let gradient = |disturb: bool| {
+        let loss = weighted_sum(&norm.forward(&x, Mode::eval()).unwrap()).unwrap();
+        if disturb {
+            norm.forward(&(&x + 3.0).unwrap(), Mode::train(0)).unwrap();
+        }
+        values(loss.backward().unwrap().get(&weight).unwrap())
+    };
+    assert_eq!(gradient(false), gradient(true));
+}
+
+#[test]
+fn half_precision_keeps_its_statistics_in_single_precision() {
+    let store = VarStore::new(0, DType::BF16, &Device::Cpu);
+    let norm = BatchNorm::new(2, store.builder()).unwrap();
+    let x = normal("x", &[8, 2]).to_dtype(DType::BF16).unwrap();
+    let y = norm.forward(&x, Mode::train(0)).unwrap();
+    assert_eq!(y.dtype(), DType::BF16);
+    assert_eq!(norm.running_var().unwrap().dtype(), DType::F32);
+    assert_eq!(store.get("weight").unwrap().dtype(), DType::BF16);
+}
+
+#[test]
+fn wrong_inputs_are_refused_with_what_was_wanted() {
+    let (_, norm) = layer(3);
+    let message = |dims: &[usize], mode| {
+        let x = Tensor::zeros(dims, DType::F64, &Device::Cpu).unwrap();
+        norm.forward(&x, mode).unwrap_err().to_string()
+    };
+    for dims in [vec![3], vec![2, 4], vec![2, 3, 4], vec![2, 4, 3, 3]] {
+        let text = message(&dims, Mode::eval());
+        for part in ["batch_norm", "x", "(N, 3)", &format!("{dims:?}")] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    for dims in [vec![1, 3], vec![1, 3, 1, 1], vec![0, 3]] {
+        let text = message(&dims, Mode::train(0));
+        assert!(text.contains("more than one value per channel"), "{text}");
+    }
+    assert!(BatchNorm::new(0, VarStore::new(0, DType::F32, &Device::Cpu).builder()).is_err());
+}
+
+#[test]
+fn the_layer_shares_its_statistics_with_the_store() {
+    let (store, norm) = layer(2);
+    let var: Var = store.get("running_mean").unwrap();
+    norm.forward(&normal("x", &[4, 2]), Mode::train(0)).unwrap();
+    assert_eq!(values(&var), values(&norm.running_mean().unwrap()));
+    let held = norm.running_mean().unwrap();
+    let before = values(&held);
+    norm.forward(&normal("x", &[4, 2]), Mode::train(1)).unwrap();
+    assert_eq!(
+        values(&held),
+        before,
+        "a snapshot must not follow the variable"
+    );
+}

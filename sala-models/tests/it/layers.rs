@@ -1,0 +1,110 @@
+//! Initialisation, shapes and gradients of linear layers and convolutions.
+
+use candle_core::{DType, Device};
+use candle_nn::{Conv2dConfig, Module};
+use sala_models::{
+    VarStore,
+    ops::{conv2d, conv2d_no_bias, linear, linear_no_bias},
+};
+
+use crate::gradcheck::{check, normal_var, values, weighted_sum};
+
+fn store() -> VarStore {
+    VarStore::new(5, DType::F64, &Device::Cpu)
+}
+
+/// Largest magnitude and root mean square.
+fn extent(store: &VarStore, name: &str) -> (f64, f64) {
+    let v = values(&store.get(name).unwrap());
+    let squares = v.iter().map(|x| x * x).sum::<f64>();
+    (
+        v.iter().fold(0_f64, |m, x| m.max(x.abs())),
+        (squares / v.len() as f64).sqrt(),
+    )
+}
+
+#[test]
+fn initial_values_fill_the_range_of_one_over_the_root_of_the_fan_in() {
+    let store = store();
+    linear(400, 100, store.builder().pp("l")).unwrap();
+    let grouped = Conv2dConfig {
+        groups: 2,
+        ..Default::default()
+    };
+    conv2d(32, 64, 3, grouped, store.builder().pp("c")).unwrap();
+    // 16 channels of a group times 9 places.
+    for (name, bound) in [
+        ("l.weight", 1.0 / 20.0),
+        ("l.bias", 1.0 / 20.0),
+        ("c.weight", 1.0 / 12.0),
+        ("c.bias", 1.0 / 12.0),
+    ] {
+        let (largest, rms) = extent(&store, name);
+        assert!(
+            largest <= bound && largest > 0.9 * bound,
+            "{name} {largest}"
+        );
+        let wanted = bound / 3_f64.sqrt();
+        assert!((rms / wanted - 1.0).abs() < 0.2, "{name} {rms}");
+    }
+}
+
+#[test]
+fn gradients_agree_with_differences() {
+    let store = store();
+    let l = linear(3, 2, store.builder().pp("l")).unwrap();
+    let strided = Conv2dConfig {
+        stride: 2,
+        padding: 1,
+        ..Default::default()
+    };
+    let c = conv2d(2, 3, 3, strided, store.builder().pp("c")).unwrap();
+    let (features, images) = (normal_var("f", &[4, 3]), normal_var("i", &[2, 2, 5, 5]));
+    let mut vars = store.trainable();
+    vars.push(("features".into(), features.clone()));
+    vars.push(("images".into(), images.clone()));
+    check(&vars, || {
+        weighted_sum(&l.forward(&features)?)? + weighted_sum(&c.forward(&images)?)?
+    });
+}
+
+#[test]
+fn layers_without_bias_have_none() {
+    let store = store();
+    assert!(
+        linear_no_bias(3, 2, store.builder().pp("l"))
+            .unwrap()
+            .bias()
+            .is_none()
+    );
+    let plain = Conv2dConfig::default();
+    assert!(
+        conv2d_no_bias(3, 2, 1, plain, store.builder().pp("c"))
+            .unwrap()
+            .bias()
+            .is_none()
+    );
+    assert_eq!(store.all().len(), 2);
+}
+
+#[test]
+fn sizes_that_make_no_layer_are_refused_and_leave_nothing_behind() {
+    let store = store();
+    let config = |groups| Conv2dConfig {
+        groups,
+        ..Default::default()
+    };
+    let vb = || store.builder();
+    assert!(linear(0, 2, vb()).is_err());
+    assert!(linear_no_bias(2, 0, vb()).is_err());
+    assert!(conv2d(2, 2, 0, config(1), vb()).is_err());
+    assert!(conv2d(2, 2, 1, config(0), vb()).is_err());
+    let error = conv2d_no_bias(3, 4, 1, config(2), vb())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("groups") && error.contains("got 2"),
+        "{error}"
+    );
+    assert!(store.all().is_empty());
+}

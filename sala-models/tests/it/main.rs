@@ -1,0 +1,19 @@
+//! Integration tests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy's exception for tests does not reach their helper functions"
+)]
+#![allow(
+    clippy::float_cmp,
+    reason = "where values are compared exactly, the bits are what is promised"
+)]
+
+mod batch_norm;
+mod dropout;
+mod gradcheck;
+mod layers;
+mod networks;
+mod pool;
+mod store;
