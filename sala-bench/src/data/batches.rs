@@ -55,16 +55,6 @@ pub(crate) fn order(stream: Stream, epoch: u64, n: usize) -> Vec<usize> {
     stream.at(epoch).permutation(n)
 }
 
-/// What becomes of the images left over when the batch size does not divide their number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum LastBatch {
-    /// They make a shorter last batch: every image is seen in every epoch.
-    #[default]
-    Keep,
-    /// They are left out of this epoch: every batch has the same size.
-    Drop,
-}
-
 /// Normalised images and their labels, whole on one device.
 ///
 /// The data sets here are small (5,000 images of 28×28 take 16 MB as f32), so they are uploaded once
@@ -82,13 +72,6 @@ pub(crate) struct Batch {
     pub(crate) images: Tensor,
     /// (B), u32.
     pub(crate) labels: Tensor,
-}
-
-impl Batch {
-    /// Number of images, B.
-    pub(crate) fn len(&self) -> usize {
-        self.labels.elem_count()
-    }
 }
 
 impl Tensors {
@@ -124,46 +107,22 @@ impl Tensors {
         self.labels.elem_count()
     }
 
-    /// All images: (N, C, H, W), f32, normalised.
-    pub(crate) const fn images(&self) -> &Tensor {
-        &self.images
-    }
-
-    /// All labels: (N), u32.
-    pub(crate) const fn labels(&self) -> &Tensor {
-        &self.labels
-    }
-
-    /// The images at the given places (below [`len`](Self::len); repeats are allowed), as copies.
-    pub(crate) fn batch(&self, places: &[usize]) -> Result<Batch> {
-        self.gather(&self.upload(places)?)
-    }
-
-    /// Batches of `size` images in the given order, which need not name every image. With
-    /// [`LastBatch::Keep`] the last one holds the rest.
-    pub(crate) fn batches(&self, order: &[usize], size: usize, last: LastBatch) -> Result<Batches> {
-        let n = order.len();
-        ensure!(
-            0 < size && (size <= n || last == LastBatch::Keep) && n > 0,
-            "batch size {size} gives no batch from {n} images ({last:?} a short last one)"
-        );
-        let count = match last {
-            LastBatch::Keep => n.div_ceil(size),
-            LastBatch::Drop => n / size,
-        };
+    /// Batches of `size` images at the given places, in that order; the last holds what remains.
+    pub(crate) fn batches(&self, order: &[usize], size: usize) -> Result<Batches> {
+        ensure!(size > 0, "batch size: wanted at least 1, got 0");
         Ok(Batches {
             tensors: self.clone(),
             places: self.upload(order)?,
             size,
             next: 0,
-            count,
+            count: order.len().div_ceil(size),
         })
     }
 
     /// All images in their own order, in batches of `size`; the last may be shorter. For evaluation.
     pub(crate) fn in_order(&self, size: usize) -> Result<Batches> {
         let order: Vec<usize> = (0..self.len()).collect();
-        self.batches(&order, size, LastBatch::Keep)
+        self.batches(&order, size)
     }
 
     /// Checks the places here, because a device does not: an index beyond the end would read
@@ -296,7 +255,7 @@ mod tests {
     }
 
     fn first_pixels(batch: &Batch) -> Vec<f32> {
-        let n = batch.len();
+        let n = labels(batch).len();
         let flat: Vec<f32> = batch.images.flatten_all().unwrap().to_vec1().unwrap();
         flat.chunks(flat.len() / n).map(|image| image[0]).collect()
     }
@@ -374,7 +333,12 @@ mod tests {
     #[test]
     fn images_and_labels_stay_together_in_the_order_of_the_list() {
         let tensors = Tensors::new(&split(6), &[5, 0, 3], &identity(), &CPU).unwrap();
-        let batch = tensors.batch(&[2, 0]).unwrap();
+        let batch = tensors
+            .batches(&[2, 0], 2)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
         assert_eq!(batch.images.dims(), [2, 2, 1, 2]);
         assert_eq!(labels(&batch), [3, 5]);
         let got = first_pixels(&batch);
@@ -382,19 +346,19 @@ mod tests {
             (got[0] - 12.0).abs() < 1e-4 && (got[1] - 20.0).abs() < 1e-4,
             "{got:?}"
         );
-        assert_eq!(tensors.images().dtype(), DType::F32);
-        assert_eq!(tensors.labels().dtype(), DType::U32);
+        assert_eq!(tensors.images.dtype(), DType::F32);
+        assert_eq!(tensors.labels.dtype(), DType::U32);
     }
 
     #[test]
     fn an_epoch_sees_every_image_once_with_a_short_last_batch() {
         let tensors = tensors(10);
         let order = order(Rng::new(1).stream("order"), 0, 10);
-        let batches = tensors.batches(&order, 4, LastBatch::default()).unwrap();
+        let batches = tensors.batches(&order, 4).unwrap();
         assert_eq!(batches.len(), 3);
         let batches: Vec<Batch> = batches.collect::<Result<_>>().unwrap();
         assert_eq!(
-            batches.iter().map(Batch::len).collect::<Vec<_>>(),
+            batches.iter().map(|b| labels(b).len()).collect::<Vec<_>>(),
             [4, 4, 2]
         );
         let seen: Vec<usize> = batches
@@ -406,19 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_last_batch_leaves_full_ones_only() {
-        let tensors = tensors(10);
-        let order: Vec<usize> = (0..10).collect();
-        let sizes = |size, last| -> Vec<usize> {
-            let batches = tensors.batches(&order, size, last).unwrap();
-            batches.map(|b| b.unwrap().len()).collect()
+    fn a_size_that_divides_the_number_adds_no_empty_batch() {
+        let sizes = |size| -> Vec<usize> {
+            let batches = tensors(10).in_order(size).unwrap();
+            batches.map(|b| labels(&b.unwrap()).len()).collect()
         };
-        assert_eq!(sizes(4, LastBatch::Drop), [4, 4]);
-        assert_eq!(sizes(10, LastBatch::Drop), [10]);
-        // A size that divides the number must not add an empty batch.
-        assert_eq!(sizes(5, LastBatch::Drop), [5, 5]);
-        assert_eq!(sizes(5, LastBatch::Keep), [5, 5]);
-        assert_eq!(sizes(64, LastBatch::Keep), [10]);
+        assert_eq!(sizes(5), [5, 5]);
+        assert_eq!(sizes(10), [10]);
+        assert_eq!(sizes(64), [10]);
     }
 
     #[test]
@@ -431,10 +390,8 @@ mod tests {
     #[test]
     fn an_epoch_without_any_batch_is_refused() {
         let tensors = tensors(5);
-        assert!(tensors.batches(&[0, 1], 0, LastBatch::Keep).is_err());
-        assert!(tensors.batches(&[], 2, LastBatch::Keep).is_err());
-        let error = tensors.batches(&[0, 1], 3, LastBatch::Drop).unwrap_err();
-        assert!(error.to_string().contains("batch size 3"), "{error}");
+        assert!(tensors.batches(&[0, 1], 0).is_err());
+        assert!(tensors.batches(&[], 2).is_err());
         assert!(Tensors::new(&split(2), &[], &identity(), &CPU).is_err());
         assert!(channel_stats(&split(2), &[]).is_err());
     }
@@ -442,9 +399,8 @@ mod tests {
     #[test]
     fn a_place_beyond_the_end_is_refused() {
         let tensors = tensors(5);
-        let error = tensors.batches(&[0, 5], 1, LastBatch::Keep).unwrap_err();
+        let error = tensors.batches(&[0, 5], 1).unwrap_err();
         assert!(error.to_string().contains("got 5"), "{error}");
-        assert!(tensors.batch(&[5]).is_err());
         assert!(Tensors::new(&split(2), &[2], &identity(), &CPU).is_err());
         assert!(channel_stats(&split(2), &[2]).is_err());
     }

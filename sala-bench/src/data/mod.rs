@@ -4,6 +4,7 @@
 //! nothing can touch the test images before the end of a comparison.
 
 pub(crate) mod batches;
+#[cfg(feature = "hub")]
 mod hub;
 mod idx;
 pub(crate) mod noise;
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
+
+use crate::hex::hex;
 
 use idx::Idx;
 
@@ -84,6 +87,17 @@ pub(crate) enum Source {
     Hub,
 }
 
+impl Source {
+    /// `embedded`, `hub`, or the path of a folder.
+    pub(crate) fn parse(text: &str) -> Self {
+        match text {
+            "embedded" => Self::Embedded,
+            "hub" => Self::Hub,
+            folder => Self::Folder(folder.into()),
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -127,7 +141,10 @@ fn load(source: &Source, part: Part) -> Result<Split> {
         (Source::Embedded, Part::Train) => from_embedded(TRAIN_IMAGES, TRAIN_LABELS, part),
         (Source::Embedded, Part::Test) => from_embedded(TEST_IMAGES, TEST_LABELS, part),
         (Source::Folder(folder), _) => from_folder(folder, part),
+        #[cfg(feature = "hub")]
         (Source::Hub, _) => hub::load(part),
+        #[cfg(not(feature = "hub"))]
+        (Source::Hub, _) => bail!("this build cannot reach the hub: build with `--features hub`"),
     }?;
     tracing::debug!(%source, title = split.title, images = split.len(), "data loaded");
     Ok(split)
@@ -260,11 +277,6 @@ impl Split {
         self.class_names.len()
     }
 
-    /// Names of the classes, by label; plain numbers if the data set is not a known one.
-    pub(crate) const fn class_names(&self) -> &'static [&'static str] {
-        self.class_names
-    }
-
     /// `[C, H, W]` of an image.
     pub(crate) const fn shape(&self) -> [usize; 3] {
         [self.channels, self.height, self.width]
@@ -324,15 +336,6 @@ fn check_labels(labels: &[u8], classes: usize) -> Result<()> {
             labels[i]
         ),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
@@ -411,7 +414,7 @@ mod tests {
             counts[usize::from(label)] += 1;
         }
         assert_eq!(counts, [500; 10]);
-        assert_eq!(train.class_names()[9], "Ankle boot");
+        assert_eq!(train.class_names[9], "Ankle boot");
         assert!(train.title().starts_with("Fashion-MNIST, first 500"));
         // The official training file begins with an ankle boot, then two T-shirts.
         assert_eq!(train.labels()[..3], [9, 0, 0]);
@@ -473,7 +476,7 @@ mod tests {
         assert_eq!(plain.labels(), [0, 9, 4]);
         assert_eq!(plain.image(1).unwrap(), [6, 7, 8, 9, 10, 11]);
         assert_eq!(plain.image(3), None);
-        assert_eq!(plain.class_names()[4], "4");
+        assert_eq!(plain.class_names[4], "4");
 
         let packed = tempfile::tempdir().unwrap();
         for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"] {

@@ -1,0 +1,235 @@
+//! The command line, as it is typed.
+
+use std::{num::NonZero, path::PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::spec::Experiment;
+
+/// The experiment that runs when none is named.
+const DEFAULT_EXPERIMENT: &str = include_str!("../experiments/fashion-mnist-noise.toml");
+/// Its search.
+const DEFAULT_SEARCH: &str = include_str!("../experiments/fashion-mnist-noise.search.toml");
+
+const EXAMPLES: &str = "\
+Examples:
+  sala-bench                                      compare on the embedded images, about two minutes
+  sala-bench --seeds 0,1 --epochs 5               a quicker look
+  sala-bench --optimizers sgd,sala --label-noise 0
+  sala-bench --data-dir /usr/share/datasets/fashion-mnist --validation 5000
+  sala-bench compare --experiment my.toml --out results/mine
+  sala-bench tune                                 choose the hyper-parameters on the validation part
+
+Records go to runs/NAME-FINGERPRINT. Ctrl-C keeps what is complete; the same command continues.
+RUST_LOG=debug shows what the optimizers do, step by step.";
+
+/// Compares sharpness-aware optimizers on real data, with paired seeds.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) compare: CompareArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run every optimizer with every seed and print the table (the default command)
+    #[command(after_help = EXAMPLES)]
+    Compare(CompareArgs),
+    /// Search each optimizer's hyper-parameters on the validation part, with equal budgets
+    Tune(TuneArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TuneArgs {
+    /// TOML file with the values to try; for the default experiment its own search by default
+    #[arg(long, value_name = "FILE")]
+    pub(crate) search: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Which experiment, and what to change in it.
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    /// TOML file of the experiment [default: the embedded images with label noise]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) experiment: Option<PathBuf>,
+    /// Only these optimizers of the experiment; the first is the base of the comparison
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) optimizers: Option<Vec<String>>,
+    /// Seeds, one run of each optimizer for each
+    #[arg(long, value_name = "SEED,…", value_delimiter = ',')]
+    pub(crate) seeds: Option<Vec<u64>>,
+    /// Passes over the training images
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<u64>,
+    /// Images in a batch
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<usize>,
+    /// Share of training labels drawn anew from all classes, 0 to 1
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) label_noise: Option<f64>,
+    /// Training images held out for validation
+    #[arg(long, value_name = "N")]
+    pub(crate) validation: Option<usize>,
+    /// Folder with the IDX files of MNIST or Fashion-MNIST, packed or not
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Fashion-MNIST from the Hugging Face hub (needs a build with `--features hub`)
+    #[arg(long, conflicts_with = "data_dir")]
+    pub(crate) hub: bool,
+}
+
+/// Where records go, and how the runs are made.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// Folder for the records [default: runs/NAME-FINGERPRINT]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Forget the records of an earlier run in that folder
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Runs at a time, which share the processors; 1 for the steadiest times [default: all processors]
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<NonZero<usize>>,
+}
+
+impl Changes {
+    /// The experiment with the changes made.
+    pub(crate) fn experiment(&self) -> Result<Experiment> {
+        let (text, origin) = match &self.experiment {
+            Some(path) => (read(path)?, path.display().to_string()),
+            None => (DEFAULT_EXPERIMENT.to_owned(), "that is built in".to_owned()),
+        };
+        let mut experiment = Experiment::from_toml(&text, &origin)?;
+        let training = &mut experiment.training;
+        replace(&mut training.seeds, self.seeds.clone());
+        replace(&mut training.epochs, self.epochs);
+        replace(&mut training.batch_size, self.batch_size);
+        let data = &mut experiment.data;
+        replace(&mut data.label_noise, self.label_noise);
+        replace(&mut data.validation, self.validation);
+        replace(
+            &mut data.source,
+            self.data_dir.as_ref().map(|dir| dir.display().to_string()),
+        );
+        replace(&mut data.source, self.hub.then(|| "hub".to_owned()));
+        if let Some(names) = &self.optimizers {
+            experiment.select(names)?;
+        }
+        experiment
+            .validate()
+            .context("the experiment with the options given cannot be run")?;
+        Ok(experiment)
+    }
+}
+
+impl TuneArgs {
+    /// The text of the search and where it is from.
+    pub(crate) fn search(&self) -> Result<(String, String)> {
+        match (&self.search, &self.changes.experiment) {
+            (Some(path), _) => Ok((read(path)?, path.display().to_string())),
+            (None, None) => Ok((DEFAULT_SEARCH.to_owned(), "that is built in".to_owned())),
+            (None, Some(_)) => {
+                anyhow::bail!("--search FILE is needed with an experiment of your own")
+            }
+        }
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn replace<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn changes(words: &[&str]) -> Changes {
+        Cli::try_parse_from([&["sala-bench"], words].concat())
+            .unwrap()
+            .compare
+            .changes
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_built_in_experiment_and_search_are_valid() {
+        let experiment = changes(&[]).experiment().unwrap();
+        let names: Vec<_> = experiment
+            .optimizers
+            .iter()
+            .map(|o| o.name.as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "sgd",
+                "lookahead",
+                "sam",
+                "sam-every-2",
+                "sala",
+                "sala-quarter"
+            ]
+        );
+        crate::tune::Search::from_toml(DEFAULT_SEARCH, "built in").unwrap();
+    }
+
+    #[test]
+    fn options_change_the_experiment() {
+        let words = [
+            "--seeds",
+            "7,8",
+            "--epochs",
+            "3",
+            "--label-noise",
+            "0",
+            "--optimizers",
+            "sala,sgd",
+        ];
+        let experiment = changes(&words).experiment().unwrap();
+        assert_eq!(experiment.training.seeds, [7, 8]);
+        assert_eq!(
+            (
+                experiment.training.epochs,
+                experiment.data.label_noise.to_bits()
+            ),
+            (3, 0)
+        );
+        assert_eq!(experiment.optimizers[0].name, "sala");
+        let message = format!(
+            "{:#}",
+            changes(&["--epochs", "0"]).experiment().unwrap_err()
+        );
+        assert!(
+            message.contains("training.epochs must be >= 1, got 0"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,356 @@
+//! Records: what a run leaves on disk.
+//!
+//! ```text
+//! DIR/experiment.toml           what is run
+//! DIR/environment.json          where and by which version
+//! DIR/runs/sgd-seed0.jsonl      one line an epoch, then one line for the run
+//! DIR/summary.json, summary.md  the report
+//! ```
+//!
+//! A run that is under way writes to `….jsonl.partial`, flushed after every line, and gets its name
+//! when it is complete. So whatever has the final name is whole, and everything else is run again:
+//! runs are deterministic, and end at the same bits.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use sala_core::checkpoint::write_atomically;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Experiment;
+
+/// One epoch of one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EpochRecord {
+    /// From 1.
+    pub(crate) epoch: u64,
+    /// Steps taken since the beginning of the run.
+    pub(crate) steps: u64,
+    /// Learning rate of the epoch's last step.
+    pub(crate) lr: f64,
+    /// Mean over the epoch's steps of the first pass's loss.
+    pub(crate) train_loss: f64,
+    /// Mean over the epoch's steps of the norm of the gradient that updated the weights.
+    pub(crate) grad_norm: f64,
+    pub(crate) validation: Score,
+    /// Gradient evaluations of a whole batch in this epoch.
+    pub(crate) evaluations: f64,
+    /// Steps of this epoch that climbed.
+    pub(crate) ascents: u64,
+    /// Last gap of the epoch, for methods with one.
+    pub(crate) gap: Option<f64>,
+    /// Seconds of training in this epoch, changes to slow weights and back included, evaluation not.
+    pub(crate) train_s: f64,
+}
+
+/// Loss and accuracy on one part of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Score {
+    /// Mean cross-entropy.
+    pub(crate) loss: f64,
+    /// Share of images classified rightly, in [0, 1].
+    pub(crate) accuracy: f64,
+}
+
+/// A complete run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RunRecord {
+    pub(crate) optimizer: String,
+    pub(crate) seed: u64,
+    /// Nothing when the run went to its end; else why it stopped (it diverged), in words.
+    pub(crate) failure: Option<String>,
+    pub(crate) steps: u64,
+    /// Gradient evaluations of a whole batch, all steps together.
+    pub(crate) evaluations: f64,
+    pub(crate) ascents: u64,
+    /// Cycles at whose end the method could have climbed, if it decides that as it goes.
+    pub(crate) cycles: Option<u64>,
+    pub(crate) train_s: f64,
+    /// At the end of training; not of the best epoch.
+    pub(crate) validation: Option<Score>,
+    /// At the end of training, if the test part was to be read.
+    pub(crate) test: Option<Score>,
+    /// SHA-256 over the final parameters: equal for equal bits.
+    pub(crate) parameters: String,
+}
+
+/// A line of a run's file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "lowercase")]
+enum Line {
+    Epoch(EpochRecord),
+    Run(RunRecord),
+}
+
+/// Where the numbers were made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Environment {
+    pub(crate) version: String,
+    pub(crate) commit: String,
+    pub(crate) candle: String,
+    pub(crate) os: String,
+    pub(crate) arch: String,
+    pub(crate) threads: usize,
+    pub(crate) device: String,
+}
+
+impl Environment {
+    pub(crate) fn here(device: &str) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: env!("SALA_COMMIT").into(),
+            candle: env!("CANDLE_VERSION").into(),
+            os: std::env::consts::OS.into(),
+            arch: std::env::consts::ARCH.into(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            device: device.into(),
+        }
+    }
+}
+
+/// A run directory, locked against a second process while it is open.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunDir {
+    /// Opens or makes the directory of an experiment.
+    ///
+    /// # Errors
+    /// When it belongs to another experiment, when another process has it open, or when it cannot be
+    /// written.
+    pub(crate) fn open(path: &Path, experiment: &Experiment, device: &str) -> Result<Self> {
+        let runs = path.join("runs");
+        fs::create_dir_all(&runs)
+            .with_context(|| format!("cannot make the folder {}", runs.display()))?;
+        let lock_path = path.join(".lock");
+        let lock = File::create(&lock_path)
+            .with_context(|| format!("cannot write in the run directory {}", path.display()))?;
+        if lock.try_lock().is_err() {
+            bail!(
+                "{} is in use by another process; wait for it or choose another --out",
+                path.display()
+            );
+        }
+        let dir = Self {
+            path: path.into(),
+            _lock: lock,
+        };
+        dir.claim(experiment)?;
+        let environment = serde_json::to_vec_pretty(&Environment::here(device))?;
+        dir.write("environment.json", &environment)?;
+        Ok(dir)
+    }
+
+    /// Writes the experiment into a new directory, or checks that it is the one that is there.
+    fn claim(&self, experiment: &Experiment) -> Result<()> {
+        let file = self.path.join("experiment.toml");
+        match fs::read_to_string(&file) {
+            Ok(text) => {
+                let there = Experiment::from_toml(&text, &file.display().to_string())?;
+                ensure!(
+                    there == *experiment,
+                    "{} holds another experiment ({}); choose another --out, or --fresh to begin anew",
+                    self.path.display(),
+                    difference(&there, experiment)?
+                );
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.write("experiment.toml", experiment.to_toml()?.as_bytes())
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a file of the directory in one step.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path.join(name);
+        write_atomically(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn run_file(&self, optimizer: &str, seed: u64) -> PathBuf {
+        self.path
+            .join("runs")
+            .join(format!("{optimizer}-seed{seed}.jsonl"))
+    }
+
+    /// The record of a complete run; nothing when it has not been completed.
+    ///
+    /// # Errors
+    /// When the file is there and not whole, with the line.
+    pub(crate) fn finished(&self, optimizer: &str, seed: u64) -> Result<Option<RunRecord>> {
+        let path = self.run_file(optimizer, seed);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        let mut run = None;
+        for (number, line) in text.lines().enumerate() {
+            let line: Line = serde_json::from_str(line).with_context(|| {
+                let place = format!("{}, line {}", path.display(), number + 1);
+                format!("{place}, is no record; delete the file to run it again")
+            })?;
+            if let Line::Run(record) = line {
+                run = Some(record);
+            }
+        }
+        let run = run.with_context(|| {
+            format!(
+                "{} has no last line; delete it to run it again",
+                path.display()
+            )
+        })?;
+        Ok(Some(run))
+    }
+
+    /// Begins the record of a run.
+    pub(crate) fn begin(&self, optimizer: &str, seed: u64) -> Result<RunWriter> {
+        let path = self.run_file(optimizer, seed);
+        let partial = path.with_extension("jsonl.partial");
+        let file = File::create(&partial)
+            .with_context(|| format!("cannot write {}", partial.display()))?;
+        Ok(RunWriter {
+            file,
+            partial,
+            path,
+        })
+    }
+}
+
+/// Name and both values of the first line in which two experiments differ.
+fn difference(there: &Experiment, here: &Experiment) -> Result<String> {
+    let (there, here) = (there.to_toml()?, here.to_toml()?);
+    let pair = there.lines().zip(here.lines()).find(|(a, b)| a != b);
+    Ok(match pair {
+        Some((a, b)) => format!("there: `{a}`, here: `{b}`"),
+        None => "one has more optimizers than the other".into(),
+    })
+}
+
+/// Writes a run line by line.
+#[derive(Debug)]
+pub(crate) struct RunWriter {
+    file: File,
+    partial: PathBuf,
+    path: PathBuf,
+}
+
+impl RunWriter {
+    pub(crate) fn epoch(&mut self, record: &EpochRecord) -> Result<()> {
+        self.line(&Line::Epoch(record.clone()))
+    }
+
+    /// The last line; the file gets its final name.
+    pub(crate) fn finish(mut self, record: &RunRecord) -> Result<()> {
+        self.line(&Line::Run(record.clone()))?;
+        self.file
+            .sync_all()
+            .and_then(|()| fs::rename(&self.partial, &self.path))
+            .with_context(|| format!("cannot complete {}", self.path.display()))
+    }
+
+    fn line(&mut self, line: &Line) -> Result<()> {
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        let written = self
+            .file
+            .write_all(text.as_bytes())
+            .and_then(|()| self.file.flush());
+        written.with_context(|| format!("cannot write {}", self.partial.display()))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::spec::tests::SMALL;
+
+    pub(crate) fn run(optimizer: &str, seed: u64) -> RunRecord {
+        RunRecord {
+            optimizer: optimizer.into(),
+            seed,
+            failure: None,
+            steps: 10,
+            evaluations: 12.5,
+            ascents: 5,
+            cycles: Some(5),
+            train_s: 1.5,
+            validation: Some(Score {
+                loss: 0.5,
+                accuracy: 0.8,
+            }),
+            test: Some(Score {
+                loss: 0.6,
+                accuracy: 0.1 + 0.2,
+            }),
+            parameters: "abc".into(),
+        }
+    }
+
+    fn open(path: &Path) -> Result<RunDir> {
+        RunDir::open(path, &Experiment::from_toml(SMALL, "small").unwrap(), "cpu")
+    }
+
+    #[test]
+    fn a_run_exists_only_once_it_is_complete_and_comes_back_exactly() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open(folder.path()).unwrap();
+        let writer = dir.begin("sgd", 0).unwrap();
+        assert_eq!(dir.finished("sgd", 0).unwrap(), None);
+        writer.finish(&run("sgd", 0)).unwrap();
+        assert_eq!(dir.finished("sgd", 0).unwrap(), Some(run("sgd", 0)));
+        assert_eq!(dir.finished("sgd", 1).unwrap(), None);
+    }
+
+    #[test]
+    fn a_spoiled_record_is_refused_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open(folder.path()).unwrap();
+        dir.begin("sgd", 0).unwrap().finish(&run("sgd", 0)).unwrap();
+        let path = folder.path().join("runs/sgd-seed0.jsonl");
+        let whole = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{{\"record\":\"ep\n{whole}")).unwrap();
+        let message = format!("{:#}", dir.finished("sgd", 0).unwrap_err());
+        assert!(message.contains("sgd-seed0.jsonl, line 1"), "{message}");
+        fs::write(&path, "").unwrap();
+        assert!(
+            dir.finished("sgd", 0)
+                .unwrap_err()
+                .to_string()
+                .contains("no last line")
+        );
+    }
+
+    #[test]
+    fn a_directory_belongs_to_one_experiment_and_one_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = open(folder.path()).unwrap();
+        let message = open(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("in use by another process"), "{message}");
+        drop(first);
+        open(folder.path()).unwrap();
+        let other = SMALL.replace("epochs = 2", "epochs = 3");
+        let other = Experiment::from_toml(&other, "other").unwrap();
+        let message = RunDir::open(folder.path(), &other, "cpu")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("there: `epochs = 2`, here: `epochs = 3`"),
+            "{message}"
+        );
+    }
+}

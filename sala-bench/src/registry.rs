@@ -1,0 +1,156 @@
+//! From names and numbers of a specification to networks, optimizers and schedules.
+
+use anyhow::{Context, Result};
+use candle_core::{Device, Var};
+use sala_core::{
+    ParamSet, ParamsAdam, ParamsAsam, ParamsLookahead, ParamsSala, ParamsSam, ParamsSamEvery,
+    ParamsSgd, Resumable,
+    catalogue::{self, Method as CoreMethod},
+    perturb::AscentNorm,
+    schedule::{Constant, Cosine, Schedule, WarmUp},
+};
+use sala_models::{Mlp, MlpConfig, Rng, SimpleCnn, SimpleCnnConfig, VarStore};
+
+use crate::spec::{Base, Method, Network, Optimizer, Schedule as ScheduleKind, Training};
+
+/// A network for images of `[channels, height, width]` with its parameters in `store`; the store's
+/// seed decides initial weights and dropout masks.
+pub(crate) fn network(
+    spec: &Network,
+    [channels, height, width]: [usize; 3],
+    classes: usize,
+    store: &VarStore,
+) -> Result<Box<dyn sala_models::Network>> {
+    let rng = Rng::new(store.seed());
+    match spec {
+        Network::Mlp { hidden, dropout } => {
+            let inputs = channels * height * width;
+            let config = MlpConfig {
+                inputs,
+                hidden: hidden.clone(),
+                classes,
+                dropout: *dropout,
+            };
+            Ok(Box::new(Mlp::new(&config, store.builder(), rng)?))
+        }
+        Network::Cnn { widths, dropout } => {
+            anyhow::ensure!(
+                height == width,
+                "the cnn wants square images, got {height}×{width}"
+            );
+            let config = SimpleCnnConfig {
+                in_channels: channels,
+                image_size: height,
+                classes,
+                widths: widths.clone(),
+                dropout: *dropout,
+            };
+            Ok(Box::new(SimpleCnn::new(&config, store.builder(), rng)?))
+        }
+    }
+}
+
+/// The optimizer over these parameters.
+pub(crate) fn optimizer(spec: &Optimizer, params: ParamSet) -> Result<Box<dyn Resumable>> {
+    catalogue::build(params, &base(spec), &method(&spec.method), spec.clip_norm)
+        .with_context(|| format!("optimizer `{}`", spec.name))
+}
+
+/// Whether the numbers of an optimizer are allowed, by building it over a parameter of its own.
+pub(crate) fn check_optimizer(spec: &Optimizer) -> Result<()> {
+    let probe = Var::new(0f32, &Device::Cpu)?;
+    optimizer(spec, ParamSet::new([("probe", probe)])?).map(|_| ())
+}
+
+fn base(spec: &Optimizer) -> catalogue::Base {
+    let Optimizer {
+        lr, weight_decay, ..
+    } = *spec;
+    match spec.base {
+        Base::SgdNesterov => catalogue::Base::Sgd(ParamsSgd {
+            lr,
+            momentum: 0.9,
+            nesterov: true,
+            weight_decay,
+            ..ParamsSgd::default()
+        }),
+        Base::Adamw => catalogue::Base::Adam(ParamsAdam {
+            lr,
+            weight_decay,
+            ..ParamsAdam::adamw()
+        }),
+    }
+}
+
+fn method(spec: &Method) -> CoreMethod {
+    let norm = AscentNorm::Global;
+    match *spec {
+        Method::Base {} => CoreMethod::Base,
+        Method::Lookahead { k, alpha } => CoreMethod::Lookahead(ParamsLookahead {
+            k,
+            alpha,
+            ..ParamsLookahead::default()
+        }),
+        Method::Sam {
+            rho,
+            direction_fraction,
+        } => CoreMethod::Sam(ParamsSam {
+            rho,
+            norm,
+            direction_fraction,
+        }),
+        Method::Asam {
+            rho,
+            eta,
+            direction_fraction,
+        } => CoreMethod::Asam(ParamsAsam {
+            rho,
+            eta,
+            norm,
+            direction_fraction,
+        }),
+        Method::SamEvery {
+            k,
+            rho,
+            direction_fraction,
+        } => CoreMethod::SamEvery(ParamsSamEvery {
+            k,
+            sam: ParamsSam {
+                rho,
+                norm,
+                direction_fraction,
+            },
+        }),
+        Method::Sala {
+            k,
+            alpha,
+            rho,
+            direction_fraction,
+        } => {
+            let init = ParamsSala::default().init;
+            CoreMethod::Sala(ParamsSala {
+                k,
+                alpha,
+                rho,
+                init,
+                norm,
+                direction_fraction,
+            })
+        }
+    }
+}
+
+/// The factor of the learning rate by optimizer step.
+pub(crate) fn schedule(spec: &Training, steps_per_epoch: u64) -> Result<Box<dyn Schedule>> {
+    let warm_up = spec.warm_up_epochs * steps_per_epoch;
+    let rest = spec.epochs * steps_per_epoch - warm_up;
+    let after: Box<dyn Schedule> = match spec.schedule {
+        ScheduleKind::Constant => Box::new(Constant),
+        ScheduleKind::Cosine => Box::new(Cosine::new(rest)?),
+    };
+    Ok(if warm_up == 0 {
+        after
+    } else {
+        Box::new(WarmUp::new(warm_up, after)?)
+    })
+}

@@ -1,0 +1,368 @@
+//! One run: a seed and an optimizer from initial weights to final scores.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{D, DType, Device, Tensor};
+use sala_core::{Minimizer, ParamSet, Pass, Resumable, StepReport, schedule::Schedule};
+use sala_models::{Mode, Network, Rng, VarStore};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    data::{
+        self, Source, Split,
+        batches::{self, Batch, Tensors},
+        noise, split,
+    },
+    hex::hex,
+    record::{EpochRecord, RunRecord, Score},
+    registry,
+    spec::{Experiment, Optimizer},
+};
+
+/// Images evaluated at a time.
+const EVALUATION_BATCH: usize = 1000;
+
+/// What watches a run.
+pub(crate) trait Observer {
+    /// After every step.
+    fn step(&self);
+    /// After every epoch.
+    fn epoch(&mut self, record: &EpochRecord) -> Result<()>;
+}
+
+/// The data of an experiment, and whether to stop.
+pub(crate) struct Trainer<'a> {
+    experiment: &'a Experiment,
+    source: Source,
+    train: Split,
+    test: OnceLock<Split>,
+    device: Device,
+    stop: &'a AtomicBool,
+}
+
+/// What a seed makes of the data; the same for every optimizer.
+pub(crate) struct SeedData {
+    seed: u64,
+    train: Tensors,
+    validation: Tensors,
+    statistics: batches::ChannelStats,
+}
+
+impl<'a> Trainer<'a> {
+    /// Loads the training part.
+    pub(crate) fn new(
+        experiment: &'a Experiment,
+        device: Device,
+        stop: &'a AtomicBool,
+    ) -> Result<Self> {
+        let source = Source::parse(&experiment.data.source);
+        let train = data::load_train(&source)?;
+        Ok(Self {
+            experiment,
+            source,
+            train,
+            test: OnceLock::new(),
+            device,
+            stop,
+        })
+    }
+
+    /// Makes every run that is under way stop after its step.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// What the images are, in words.
+    pub(crate) fn title(&self) -> &str {
+        self.train.title()
+    }
+
+    /// Optimizer steps of one run.
+    pub(crate) fn steps(&self) -> u64 {
+        let images = self
+            .train
+            .len()
+            .saturating_sub(self.experiment.data.validation);
+        let batches = images.div_ceil(self.experiment.training.batch_size) as u64;
+        batches * self.experiment.training.epochs
+    }
+
+    /// Cuts the validation part, then spoils labels of what remains.
+    pub(crate) fn seed_data(&self, seed: u64) -> Result<SeedData> {
+        let spec = &self.experiment.data;
+        let rng = Rng::new(seed);
+        let classes = self.train.classes();
+        let labels = self.train.labels();
+        let (train, validation) = split::hold_out(
+            labels,
+            classes,
+            spec.validation,
+            rng.stream("data/validation"),
+        )?;
+        let noisy = noise::symmetric(
+            labels,
+            &train,
+            classes,
+            spec.label_noise,
+            rng.stream("data/label-noise"),
+        )?;
+        tracing::debug!(
+            seed,
+            changed = noisy.changed,
+            of = train.len(),
+            "labels spoiled"
+        );
+        let spoiled = self.train.clone().with_labels(noisy.labels)?;
+        let statistics = batches::channel_stats(&spoiled, &train)?;
+        Ok(SeedData {
+            seed,
+            train: Tensors::new(&spoiled, &train, &statistics, &self.device)?,
+            validation: Tensors::new(&spoiled, &validation, &statistics, &self.device)?,
+            statistics,
+        })
+    }
+
+    /// The test part, read on the first call, normalised like the seed's training images.
+    fn test(&self, data: &SeedData) -> Result<Tensors> {
+        if self.test.get().is_none() {
+            let test = data::load_test(&self.source)?;
+            self.train.ensure_like(&test)?;
+            // When another thread was first, its copy is the same.
+            let _ = self.test.set(test);
+        }
+        let test = self.test.get().context("the test part was just loaded")?;
+        let all: Vec<usize> = (0..test.len()).collect();
+        Tensors::new(test, &all, &data.statistics, &self.device)
+    }
+
+    /// Trains to the end and scores the final weights; the test part is read only `with_test`.
+    /// Nothing when it was asked to stop in between.
+    pub(crate) fn run(
+        &self,
+        data: &SeedData,
+        optimizer: &Optimizer,
+        with_test: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<RunRecord>> {
+        let mut run = Run::new(self, data, optimizer)?;
+        for epoch in 1..=self.experiment.training.epochs {
+            match run.epoch(epoch, observer) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) if diverged(&error) => {
+                    run.failure = Some(error.to_string());
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let test = if with_test && run.failure.is_none() {
+            let test = self.test(data)?;
+            Some(
+                run.optimizer
+                    .with_slow_weights(|| evaluate(&*run.network, &test))?,
+            )
+        } else {
+            None
+        };
+        run.finish(optimizer, test).map(Some)
+    }
+}
+
+/// Whether an error says that the optimizer left the finite numbers, which is a result and no fault.
+fn diverged(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(sala_core::Error::NonFinite { .. })
+    )
+}
+
+/// A run under way.
+struct Run<'a> {
+    data: &'a SeedData,
+    batch_size: usize,
+    stop: &'a AtomicBool,
+    store: VarStore,
+    network: Box<dyn Network>,
+    optimizer: Box<dyn Resumable>,
+    peak_lr: f64,
+    schedule: Box<dyn Schedule>,
+    steps: u64,
+    evaluations: f64,
+    ascents: u64,
+    train_time: Duration,
+    validation: Option<Score>,
+    failure: Option<String>,
+}
+
+impl<'a> Run<'a> {
+    fn new(trainer: &'a Trainer<'a>, data: &'a SeedData, optimizer: &Optimizer) -> Result<Self> {
+        let experiment = trainer.experiment;
+        let store = VarStore::new(data.seed, DType::F32, &trainer.device);
+        let (shape, classes) = (trainer.train.shape(), trainer.train.classes());
+        let network = registry::network(&experiment.network, shape, classes, &store)?;
+        let params = ParamSet::new(store.trainable())?;
+        let batch_size = experiment.training.batch_size;
+        let steps_per_epoch = data.train.len().div_ceil(batch_size) as u64;
+        Ok(Self {
+            data,
+            batch_size,
+            stop: trainer.stop,
+            network,
+            optimizer: registry::optimizer(optimizer, params)?,
+            store,
+            peak_lr: optimizer.lr,
+            schedule: registry::schedule(&experiment.training, steps_per_epoch)?,
+            steps: 0,
+            evaluations: 0.0,
+            ascents: 0,
+            train_time: Duration::ZERO,
+            validation: None,
+            failure: None,
+        })
+    }
+
+    /// One pass over the training images and a score on the validation images. False when it was
+    /// asked to stop.
+    fn epoch(&mut self, epoch: u64, observer: &mut dyn Observer) -> Result<bool> {
+        let order = Rng::new(self.data.seed).stream("data/order");
+        let order = batches::order(order, epoch, self.data.train.len());
+        let before = (self.steps, self.evaluations, self.ascents, self.train_time);
+        let (mut loss, mut grad_norm, mut gap) = (0.0, 0.0, None);
+        let mut batches = self.data.train.batches(&order, self.batch_size)?;
+        loop {
+            let start = Instant::now();
+            let Some(batch) = batches.next() else { break };
+            let report = self.step(&batch?)?;
+            self.train_time += start.elapsed();
+            loss += report.loss;
+            grad_norm += report.grad_norm;
+            gap = report.gap;
+            observer.step();
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+        }
+        let validation = self.validate()?;
+        self.validation = Some(validation);
+        let steps = (self.steps - before.0) as f64;
+        observer.epoch(&EpochRecord {
+            epoch,
+            steps: self.steps,
+            lr: self.optimizer.learning_rate(),
+            train_loss: loss / steps,
+            grad_norm: grad_norm / steps,
+            validation,
+            evaluations: self.evaluations - before.1,
+            ascents: self.ascents - before.2,
+            gap,
+            train_s: self.train_time.as_secs_f64() - before.3.as_secs_f64(),
+        })?;
+        Ok(true)
+    }
+
+    fn step(&mut self, batch: &Batch) -> Result<StepReport> {
+        self.optimizer
+            .set_learning_rate(self.peak_lr * self.schedule.factor(self.steps));
+        let (network, step) = (&*self.network, self.steps);
+        let report = self
+            .optimizer
+            .step(&mut |pass: Pass| loss(network, batch, pass, step))?;
+        self.steps = report.step;
+        self.evaluations += report.evaluations;
+        self.ascents += u64::from(report.ascent);
+        Ok(report)
+    }
+
+    /// Scores the slow weights, if there are any; changing to them and back is part of the training
+    /// time, because whoever uses the method pays for it.
+    fn validate(&mut self) -> Result<Score> {
+        let start = Instant::now();
+        let view = self.optimizer.slow_view()?;
+        self.train_time += start.elapsed();
+        let score = evaluate(&*self.network, &self.data.validation)?;
+        let start = Instant::now();
+        if let Some(view) = view {
+            view.restore()?;
+        }
+        self.train_time += start.elapsed();
+        Ok(score)
+    }
+
+    fn finish(self, optimizer: &Optimizer, test: Option<Score>) -> Result<RunRecord> {
+        Ok(RunRecord {
+            optimizer: optimizer.name.clone(),
+            seed: self.data.seed,
+            steps: self.steps,
+            evaluations: self.evaluations,
+            ascents: self.ascents,
+            cycles: optimizer.method.deciding_cycle().map(|k| self.steps / k),
+            train_s: self.train_time.as_secs_f64(),
+            validation: self.validation.filter(|_| self.failure.is_none()),
+            failure: self.failure,
+            test,
+            parameters: fingerprint(&self.store)?,
+        })
+    }
+}
+
+/// The loss of one pass: the same masks in every pass of a step, statistics tracked at unperturbed
+/// weights only, and a fraction of the batch for the direction.
+fn loss(
+    network: &dyn Network,
+    batch: &Batch,
+    pass: Pass,
+    step: u64,
+) -> candle_core::Result<Tensor> {
+    let mode = Mode::train(step);
+    let mode = if pass.tracks_statistics() {
+        mode
+    } else {
+        mode.without_stats()
+    };
+    let logits = network.forward(&pass.take(&batch.images)?, mode)?;
+    candle_nn::loss::cross_entropy(&logits, &pass.take(&batch.labels)?)
+}
+
+/// Mean loss and accuracy over a whole part.
+fn evaluate(network: &dyn Network, part: &Tensors) -> Result<Score> {
+    ensure!(part.len() > 0, "there is no image to evaluate");
+    let (mut loss, mut correct) = (0.0, 0.0);
+    for batch in part.in_order(EVALUATION_BATCH)? {
+        let Batch { images, labels } = batch?;
+        let logits = network.forward(&images, Mode::eval())?.detach();
+        let n = images.dim(0)? as f64;
+        let mean = candle_nn::loss::cross_entropy(&logits, &labels)?;
+        loss += n * f64::from(mean.to_scalar::<f32>()?);
+        let hits = logits
+            .argmax(D::Minus1)?
+            .eq(&labels)?
+            .to_dtype(DType::F32)?
+            .sum_all()?;
+        correct += f64::from(hits.to_scalar::<f32>()?);
+    }
+    let n = part.len() as f64;
+    Ok(Score {
+        loss: loss / n,
+        accuracy: correct / n,
+    })
+}
+
+/// SHA-256 over every variable, running statistics too, in the order of their names.
+fn fingerprint(store: &VarStore) -> Result<String> {
+    let mut hash = Sha256::new();
+    for (name, var) in store.all() {
+        hash.update(name.as_bytes());
+        for value in var.flatten_all()?.to_vec1::<f32>()? {
+            hash.update(value.to_le_bytes());
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}
