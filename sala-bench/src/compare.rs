@@ -47,10 +47,12 @@ pub(crate) fn compare(
     fresh: bool,
     work: &Work,
 ) -> Result<Outcome> {
+    let trainer = Trainer::new(experiment, Device::Cpu, &work.stop)?;
     let dir = open(experiment, out, fresh)?;
     eprintln!("{}", experiment.description);
-    let (records, outcome) = run_missing(experiment, &dir, TestPart::AtTheEnd, work)?;
+    let (records, outcome) = run_missing(trainer, &dir, TestPart::AtTheEnd, work.jobs)?;
     let report = Report::new(experiment, &records)?;
+    dir.write_runs(&records)?;
     dir.write("summary.json", &serde_json::to_vec_pretty(&report)?)?;
     let heading = format!("# {}\n\n{}\n\n", experiment.name, experiment.description);
     dir.write(
@@ -90,11 +92,12 @@ type Cell<'a> = (u64, &'a Optimizer);
 /// Runs what is not complete yet and returns all complete records. Seeds go outside and optimizers
 /// inside, so that the optimizers of one seed meet the same state of the machine.
 pub(crate) fn run_missing(
-    experiment: &Experiment,
+    trainer: Trainer,
     dir: &RunDir,
     test: TestPart,
-    work: &Work,
+    jobs: usize,
 ) -> Result<(Vec<RunRecord>, Outcome)> {
+    let experiment = trainer.experiment();
     let (mut records, mut missing) = (Vec::new(), VecDeque::new());
     for &seed in &experiment.training.seeds {
         for optimizer in &experiment.optimizers {
@@ -110,14 +113,13 @@ pub(crate) fn run_missing(
         eprintln!("All {total} runs are complete in {place}; --fresh runs them again.");
         return Ok((records, Outcome::Complete));
     }
-    let trainer = Trainer::new(experiment, Device::Cpu, &work.stop)?;
     let (title, steps) = (trainer.title(), trainer.steps());
     eprintln!(
         "{title}; {total} runs of {steps} steps, {done} complete already, {} at a time",
-        work.jobs
+        jobs
     );
     let progress = Progress::new(missing.iter().map(|(_, o)| *o), steps);
-    let workers = work.jobs.min(missing.len());
+    let workers = jobs.min(missing.len());
     let queue = Queue {
         trainer,
         dir,
@@ -137,6 +139,8 @@ pub(crate) fn run_missing(
     for outcome in outcomes {
         records.extend(outcome?);
     }
+    let place = |name: &str| experiment.optimizers.iter().position(|o| o.name == name);
+    records.sort_by_key(|r| (r.seed, place(&r.optimizer)));
     if records.len() < total {
         eprintln!("Stopped; {} of {total} runs are complete.", records.len());
         return Ok((records, Outcome::Interrupted));

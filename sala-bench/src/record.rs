@@ -4,6 +4,7 @@
 //! DIR/experiment.toml           what is run
 //! DIR/environment.json          where and by which version
 //! DIR/runs/sgd-seed0.jsonl      one line an epoch, then one line for the run
+//! DIR/runs.jsonl                the last line of every complete run
 //! DIR/summary.json, summary.md  the report
 //! ```
 //!
@@ -177,6 +178,15 @@ impl RunDir {
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
         write_atomically(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Writes the last line of every run into one file, in this order.
+    pub(crate) fn write_runs(&self, records: &[RunRecord]) -> Result<()> {
+        let lines: Vec<String> = records
+            .iter()
+            .map(serde_json::to_string)
+            .collect::<Result<_, _>>()?;
+        self.write("runs.jsonl", (lines.join("\n") + "\n").as_bytes())
     }
 
     fn run_file(&self, optimizer: &str, seed: u64) -> PathBuf {

@@ -56,7 +56,7 @@ pub(crate) struct SeedData {
 }
 
 impl<'a> Trainer<'a> {
-    /// Loads the training part.
+    /// Loads the training part and checks that the experiment fits it.
     pub(crate) fn new(
         experiment: &'a Experiment,
         device: Device,
@@ -64,6 +64,11 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let source = Source::parse(&experiment.data.source);
         let train = data::load_train(&source)?;
+        let (validation, images) = (experiment.data.validation, train.len());
+        ensure!(
+            validation < images,
+            "data.validation must be below the {images} training images, got {validation}"
+        );
         Ok(Self {
             experiment,
             source,
@@ -72,6 +77,10 @@ impl<'a> Trainer<'a> {
             device,
             stop,
         })
+    }
+
+    pub(crate) fn experiment(&self) -> &'a Experiment {
+        self.experiment
     }
 
     /// Makes every run that is under way stop after its step.

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     record::RunRecord,
     report::Report,
     spec::{Experiment, Optimizer},
+    train::Trainer,
 };
 
 /// A search: for each optimizer of an experiment the values to try.
@@ -117,13 +119,15 @@ pub(crate) fn tune(
     work: &Work,
 ) -> Result<Outcome> {
     let trials = search.trials(experiment)?;
+    let trainer = Trainer::new(&trials, Device::Cpu, &work.stop)?;
     let dir = open(&trials, out, fresh)?;
-    let (records, outcome) = run_missing(&trials, &dir, TestPart::Never, work)?;
+    let (records, outcome) = run_missing(trainer, &dir, TestPart::Never, work.jobs)?;
     if outcome == Outcome::Interrupted {
         return Ok(outcome);
     }
     let tuned = choose(experiment, &trials, &records)?;
     let report = Report::new(&trials, &records)?;
+    dir.write_runs(&records)?;
     dir.write("summary.json", &serde_json::to_vec_pretty(&report)?)?;
     dir.write("search.md", table(&trials, &records)?.as_bytes())?;
     dir.write("tuned.toml", tuned.to_toml()?.as_bytes())?;
