@@ -114,10 +114,7 @@ pub(crate) fn run_missing(
         return Ok((records, Outcome::Complete));
     }
     let (title, steps) = (trainer.title(), trainer.steps());
-    eprintln!(
-        "{title}; {total} runs of {steps} steps, {done} complete already, {} at a time",
-        jobs
-    );
+    eprintln!("{title}; {total} runs of {steps} steps, {done} complete already, {jobs} at a time");
     let progress = Progress::new(missing.iter().map(|(_, o)| *o), steps);
     let workers = jobs.min(missing.len());
     let queue = Queue {
