@@ -5,6 +5,8 @@
 //! cargo run --release -p sala-core --example fashion_mnist
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::{io::Read, path::Path};
 
 use anyhow::{Context, Result, ensure};

@@ -61,9 +61,12 @@ pub(crate) fn climb<B: Optimizer>(
     (saved, landing): (&mut Saved, Landing),
     objective: &mut dyn Objective,
 ) -> Result<Passes> {
-    let (loss, direction) = descent.evaluate(objective, Pass::Direction { fraction })?;
-    let steps = perturbation.scaled(descent.params(), &direction)?;
-    let perturbed = Perturbed::new(descent.params(), saved, &steps)?;
+    // The first gradients are freed before the second pass makes its own.
+    let (loss, perturbed) = {
+        let (loss, direction) = descent.evaluate(objective, Pass::Direction { fraction })?;
+        let steps = perturbation.scaled(descent.params(), &direction)?;
+        (loss, Perturbed::new(descent.params(), saved, &steps)?)
+    };
     let (_, gradients) = descent.evaluate(objective, Pass::Perturbed)?;
     perturbed.land(landing)?;
     Ok(Passes {
