@@ -144,14 +144,14 @@ impl<T: Element + Real> Kernels for Cpu<T> {
     }
 
     fn pull(&self, slow: &mut Tensor, weights: &Var, alpha: f64, fast: Fast) -> Result<Scalar> {
-        let alpha = T::of(alpha);
+        let rule = loops::Pull {
+            alpha: T::of(alpha),
+        };
         let sum = match fast {
-            Fast::Stay => write::<T, _>(slow, |slow| {
-                read(weights, |w| Ok(drive(loops::Pull { alpha }, (slow, w))))
-            }),
+            Fast::Stay => write::<T, _>(slow, |slow| read(weights, |w| Ok(drive(rule, (slow, w))))),
             Fast::Return => write::<T, _>(slow, |slow| {
                 write(weights, |w| {
-                    Ok(drive(loops::PullAndReturn { alpha }, (slow, w)))
+                    Ok(drive(loops::PullAndReturn(rule), (slow, w)))
                 })
             }),
         };

@@ -22,8 +22,8 @@ use std::ops::{Add, Div, Mul, Sub};
 /// piece to another thread costs a hundredth of the work in it.
 pub(super) const CHUNK: usize = 16 * 1024;
 
-/// Partial sums of a piece.
-const LANES: usize = 16;
+/// Partial sums that a loop keeps side by side.
+const LANES: usize = 8;
 
 /// Arithmetic of f32 and f64 that the rules need.
 pub(super) trait Real:
@@ -235,16 +235,32 @@ impl<'a, T: Real> Rule<AdamData<'a, T>> for Adam<T> {
 #[derive(Clone, Copy)]
 pub(super) struct SquaredNorm;
 
+/// A single stream of reads leaves memory idle at each page's end: this many run side by side.
+const STREAMS: usize = 4;
+
 impl<T: Real> Rule<&[T]> for SquaredNorm {
     #[inline(always)]
     fn run(self, x: &[T]) -> f64 {
-        let mut sums = [0.0; LANES];
+        let mut sums = [[0.0; LANES]; STREAMS];
         let (rows, rest) = x.as_chunks::<LANES>();
-        for row in rows {
-            add_squares(&mut sums, row);
+        let (front, back) = rows.split_at(rows.len() / 2);
+        let (a, b) = front.split_at(front.len() / 2);
+        let (c, d) = back.split_at(back.len() / 2);
+        let shortest = a.len();
+        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+            add_squares(&mut sums[0], a);
+            add_squares(&mut sums[1], b);
+            add_squares(&mut sums[2], c);
+            add_squares(&mut sums[3], d);
         }
-        add_squares(&mut sums, rest);
-        total(sums)
+        // The streams differ by a row at most.
+        for (sums, stream) in sums.iter_mut().zip([a, b, c, d]) {
+            for row in &stream[shortest..] {
+                add_squares(sums, row);
+            }
+        }
+        add_squares(&mut sums[0], rest);
+        sums.map(total).iter().sum()
     }
 }
 
@@ -297,50 +313,57 @@ pub(super) struct Pull<T> {
     pub(super) alpha: T,
 }
 
+impl<T: Real> Pull<T> {
+    /// The new slow weights of a row. Whole rows by value: between slices the compiler would have to
+    /// allow for overlap, and not vectorise.
+    #[inline(always)]
+    fn row<const N: usize>(self, slow: [T; N], fast: [T; N], sums: &mut [f64; LANES]) -> [T; N] {
+        let mut new = slow;
+        for i in 0..N {
+            let difference = fast[i] - slow[i];
+            new[i] = slow[i] + difference * self.alpha;
+            sums[i] += difference.wide() * difference.wide();
+        }
+        new
+    }
+}
+
 /// Slow weights, fast weights.
 impl<T: Real> Rule<(&mut [T], &[T])> for Pull<T> {
     #[inline(always)]
     fn run(self, (slow, fast): (&mut [T], &[T])) -> f64 {
         let mut sums = [0.0; LANES];
-        let (slow_rows, slow_rest) = slow.as_chunks_mut::<LANES>();
-        let (fast_rows, fast_rest) = fast.as_chunks::<LANES>();
-        for (slow, fast) in slow_rows.iter_mut().zip(fast_rows) {
-            pull(&mut sums, slow, fast, self.alpha);
+        let (slow, slow_rest) = slow.as_chunks_mut::<LANES>();
+        let (fast, fast_rest) = fast.as_chunks::<LANES>();
+        for (slow, fast) in slow.iter_mut().zip(fast) {
+            *slow = self.row(*slow, *fast, &mut sums);
         }
-        pull(&mut sums, slow_rest, fast_rest, self.alpha);
+        for (slow, fast) in slow_rest.iter_mut().zip(fast_rest) {
+            [*slow] = self.row([*slow], [*fast], &mut sums);
+        }
         total(sums)
     }
 }
 
-#[inline(always)]
-fn pull<T: Real>(sums: &mut [f64; LANES], slow: &mut [T], fast: &[T], alpha: T) {
-    for ((sum, slow), &fast) in sums.iter_mut().zip(slow).zip(fast) {
-        let difference = fast - *slow;
-        *slow = *slow + difference * alpha;
-        let wide = difference.wide();
-        *sum += wide * wide;
-    }
-}
-
-/// As [`Pull`], and θ ← φ; each row is still in the first-level cache when it is copied back.
+/// As [`Pull`], and θ ← φ.
 #[derive(Clone, Copy)]
-pub(super) struct PullAndReturn<T> {
-    pub(super) alpha: T,
-}
+pub(super) struct PullAndReturn<T>(pub(super) Pull<T>);
 
 /// Slow weights, fast weights.
 impl<T: Real> Rule<(&mut [T], &mut [T])> for PullAndReturn<T> {
     #[inline(always)]
     fn run(self, (slow, fast): (&mut [T], &mut [T])) -> f64 {
         let mut sums = [0.0; LANES];
-        let (slow_rows, slow_rest) = slow.as_chunks_mut::<LANES>();
-        let (fast_rows, fast_rest) = fast.as_chunks_mut::<LANES>();
-        for (slow, fast) in slow_rows.iter_mut().zip(fast_rows) {
-            pull(&mut sums, slow, fast, self.alpha);
+        let (slow, slow_rest) = slow.as_chunks_mut::<LANES>();
+        let (fast, fast_rest) = fast.as_chunks_mut::<LANES>();
+        for (slow, fast) in slow.iter_mut().zip(fast) {
+            *slow = self.0.row(*slow, *fast, &mut sums);
             *fast = *slow;
         }
-        pull(&mut sums, slow_rest, fast_rest, self.alpha);
-        fast_rest.copy_from_slice(slow_rest);
+        for (slow, fast) in slow_rest.iter_mut().zip(fast_rest) {
+            [*slow] = self.0.row([*slow], [*fast], &mut sums);
+            *fast = *slow;
+        }
         total(sums)
     }
 }
