@@ -5,6 +5,7 @@ use candle_core::{Tensor, backprop::GradStore};
 use crate::{
     clip,
     error::{Error, Result},
+    kernels::Scalar,
     objective::{Evaluation, Pass},
     params::ParamSet,
     vector,
@@ -33,11 +34,9 @@ impl Gradients {
         }
         params.drop_frozen(&mut store);
         let tensors = collect(params, pass, &store)?;
-        let mut scalars = vec![loss.detach()];
-        for gradient in &tensors {
-            scalars.push(vector::squared_norm(gradient)?);
-        }
-        let mut numbers = vector::read_scalars(&scalars)?;
+        let mut scalars = vec![Scalar::Device(loss.detach())];
+        scalars.extend(vector::squared_norms(&tensors)?);
+        let mut numbers = vector::read_scalars(scalars)?;
         let squared_norms = numbers.split_off(1);
         let loss = numbers[0];
         require_finite(params, pass, loss, &squared_norms)?;

@@ -47,6 +47,11 @@
 //! - Evaluate Lookahead and SALA on their slow weights ([`Minimizer::with_slow_weights`]).
 //! - [`ParamSet::from_varmap`] leaves out running statistics, which candle keeps among the variables.
 //!
+//! # Speed
+//!
+//! On the CPU the updates are fused into one pass over memory each, in place ([`kernels`]). The
+//! environment variable `SALA_KERNELS=composed` forces plain candle operations instead.
+//!
 //! # Features
 //!
 //! `testing`: named tolerances, comparisons and gradient checks for tests.
@@ -58,6 +63,7 @@ mod clip;
 pub mod compose;
 mod error;
 mod gradients;
+pub mod kernels;
 mod minimizer;
 mod objective;
 mod params;

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use candle_core::{Tensor, Var, backprop::GradStore};
 use candle_nn::VarMap;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    kernels,
+};
 
 /// Last parts of names under which layers keep statistics in a `VarMap` beside what is trained.
 const BUFFERS: [&str; 3] = ["running_mean", "running_var", "num_batches_tracked"];
@@ -225,6 +228,11 @@ impl ParamSet {
         &self.groups
     }
 
+    /// The variables' tensors.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.params.iter().map(|p| &*p.var)
+    }
+
     /// Number of trainable scalars.
     pub fn num_elements(&self) -> usize {
         self.params.iter().map(|p| p.var.elem_count()).sum()
@@ -240,10 +248,12 @@ impl ParamSet {
 
     /// Writes one tensor into each parameter.
     pub(crate) fn assign(&self, values: &[Tensor]) -> Result<()> {
-        for (param, value) in self.params.iter().zip(values) {
-            param.var.set(value)?;
-        }
-        Ok(())
+        kernels::run(values, |kernels| {
+            for (param, value) in self.params.iter().zip(values) {
+                kernels.of(&param.var).assign(&param.var, value)?;
+            }
+            Ok(())
+        })
     }
 
     /// Drops the gradients of frozen variables, so that no base can step them.

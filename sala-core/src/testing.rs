@@ -36,6 +36,11 @@ pub const TRAJECTORY_F32: Tolerance = Tolerance {
     atol: 1e-6,
     rtol: 1e-5,
 };
+/// Fused kernels against composed operations in f32, one step.
+pub const FUSED_F32: Tolerance = Tolerance {
+    atol: 1e-7,
+    rtol: 1e-6,
+};
 
 /// Half the distance of a central difference.
 pub const GRADCHECK_STEP: f64 = 1e-5;

@@ -4,49 +4,60 @@
 //! result does not depend on the order in which a model made its variables. All numbers that one
 //! decision needs are read from the device together: one synchronisation.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use crate::error::Result;
+use crate::{
+    error::Result,
+    kernels::{self, Scalar},
+};
 
-/// The dtype in which sums of squares are accumulated: f64 for f64, f32 for everything narrower.
-fn wide(dtype: DType) -> DType {
-    if dtype == DType::F64 {
+/// Σ xᵢ² of each tensor.
+pub(crate) fn squared_norms(tensors: &[Tensor]) -> Result<Vec<Scalar>> {
+    kernels::run(tensors, |kernels| {
+        let norm = |x| Ok(kernels.of(x).squared_norm(x)?);
+        tensors.iter().map(norm).collect()
+    })
+}
+
+/// The numbers on the host; those that are still on a device are brought with one synchronisation.
+pub(crate) fn read_scalars(scalars: Vec<Scalar>) -> Result<Vec<f64>> {
+    let mut on_device = Vec::new();
+    for scalar in &scalars {
+        if let Scalar::Device(tensor) = scalar {
+            on_device.push(tensor.clone());
+        }
+    }
+    let mut read = read_tensors(&on_device)?.into_iter();
+    let number = |scalar| match scalar {
+        Scalar::Host(number) => Some(number),
+        Scalar::Device(_) => read.next(),
+    };
+    Ok(scalars.into_iter().filter_map(number).collect())
+}
+
+/// Scalar tensors on the host.
+fn read_tensors(scalars: &[Tensor]) -> Result<Vec<f64>> {
+    if scalars.is_empty() {
+        return Ok(Vec::new());
+    }
+    let dtype = if scalars.iter().any(|s| s.dtype() == DType::F64) {
         DType::F64
     } else {
         DType::F32
-    }
-}
-
-/// Σ tᵢ² of one tensor, a scalar on its device in f32 or f64.
-pub(crate) fn squared_norm(tensor: &Tensor) -> Result<Tensor> {
-    Ok(tensor.to_dtype(wide(tensor.dtype()))?.sqr()?.sum_all()?)
-}
-
-/// Brings scalar tensors to the host with one synchronisation.
-pub(crate) fn read_scalars(scalars: &[Tensor]) -> Result<Vec<f64>> {
-    let dtype = scalars
-        .iter()
-        .map(|s| wide(s.dtype()))
-        .find(|&d| d == DType::F64);
-    let dtype = dtype.unwrap_or(DType::F32);
+    };
     let flat = scalars
         .iter()
         .map(|s| s.to_dtype(dtype)?.reshape(1))
         .collect::<candle_core::Result<Vec<_>>>()?;
     // f64 exists on the CPU even where the device (Metal) has none.
-    let host = Tensor::cat(&flat, 0)?.to_device(&candle_core::Device::Cpu)?;
+    let host = Tensor::cat(&flat, 0)?.to_device(&Device::Cpu)?;
     Ok(host.to_dtype(DType::F64)?.to_vec1()?)
 }
 
 /// ‖x‖₂ over all tensors, read on the host.
 #[cfg(test)]
 pub(crate) fn norm(tensors: &[Tensor]) -> Result<f64> {
-    Ok(norm_of(&read_scalars(
-        &tensors
-            .iter()
-            .map(squared_norm)
-            .collect::<Result<Vec<_>>>()?,
-    )?))
+    Ok(norm_of(&read_scalars(squared_norms(tensors)?)?))
 }
 
 /// √Σ sᵢ of squared norms.
@@ -56,8 +67,6 @@ pub(crate) fn norm_of(squared: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     #[test]
@@ -81,6 +90,7 @@ mod tests {
     fn scalars_of_different_dtypes_are_read_together_without_loss() {
         let a = Tensor::new(0.1f64, &Device::Cpu).unwrap();
         let b = Tensor::new(0.5f32, &Device::Cpu).unwrap();
-        assert_eq!(read_scalars(&[a, b]).unwrap(), [0.1, 0.5]);
+        let scalars = vec![Scalar::Device(a), Scalar::Host(0.2), Scalar::Device(b)];
+        assert_eq!(read_scalars(scalars).unwrap(), [0.1, 0.2, 0.5]);
     }
 }

@@ -18,6 +18,7 @@ use candle_nn::Optimizer;
 use super::{Slot, gradients, slots};
 use crate::{
     error::check,
+    kernels,
     params::ParamSet,
     state::{State, StateReader, Stateful},
 };
@@ -173,12 +174,15 @@ impl Optimizer for Adam {
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         let gradients = gradients(&self.slots, grads)?;
         self.t += 1;
-        for (slot, g) in self.slots.iter_mut().zip(gradients) {
-            let w = slot.param.var().as_detached_tensor();
-            let (w, moments) = rule(&self.config, self.t, &w, &g.detach(), slot.memory.as_ref())?;
-            slot.param.var().set(&w)?;
-            slot.memory = Some(moments);
-        }
+        let (config, t, slots) = (&self.config, self.t, &mut self.slots);
+        kernels::run(gradients.iter().copied(), |kernels| {
+            for (Slot { param, memory }, g) in slots.iter_mut().zip(&gradients) {
+                kernels
+                    .of(param.var())
+                    .adam(config, t, param.var(), g, memory)?;
+            }
+            Ok(())
+        })?;
         Ok(())
     }
 

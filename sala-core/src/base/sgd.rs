@@ -20,6 +20,7 @@ use candle_nn::Optimizer;
 use super::{Slot, gradients, slots};
 use crate::{
     error::check,
+    kernels,
     params::ParamSet,
     state::{State, StateReader, Stateful},
 };
@@ -170,12 +171,15 @@ impl Optimizer for Sgd {
 
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         let gradients = gradients(&self.slots, grads)?;
-        for (slot, g) in self.slots.iter_mut().zip(gradients) {
-            let w = slot.param.var().as_detached_tensor();
-            let (w, buffer) = rule(&self.config, &w, &g.detach(), slot.memory.as_ref())?;
-            slot.param.var().set(&w)?;
-            slot.memory = buffer;
-        }
+        let (config, slots) = (&self.config, &mut self.slots);
+        kernels::run(gradients.iter().copied(), |kernels| {
+            for (Slot { param, memory }, g) in slots.iter_mut().zip(&gradients) {
+                kernels
+                    .of(param.var())
+                    .sgd(config, param.var(), g, memory)?;
+            }
+            Ok(())
+        })?;
         Ok(())
     }
 

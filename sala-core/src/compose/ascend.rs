@@ -8,12 +8,13 @@
 //!
 //! Foret et al. 2021, arXiv:2010.01412. Cost: 1 + f gradients a step, f the share of steps that climb
 //! (with a direction pass on the share q of the batch: 1 + q f); climbing copies the weights twice.
+//! Memory: once it has climbed, one copy of the weights.
 
 use candle_nn::Optimizer;
 
 use super::{
     Descend,
-    climb::{Passes, clean, climb},
+    climb::{Landing, Passes, Saved, clean, climb},
 };
 use crate::{
     error::{Result, check},
@@ -33,6 +34,7 @@ pub struct Ascend<B, P, W> {
     perturbation: P,
     policy: W,
     direction_fraction: f64,
+    saved: Saved,
 }
 
 impl<B: Optimizer, P: Perturbation, W: Policy> Ascend<B, P, W> {
@@ -58,6 +60,7 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Ascend<B, P, W> {
             perturbation,
             policy,
             direction_fraction: 1.0,
+            saved: Saved::default(),
         }
     }
 
@@ -102,6 +105,7 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for Ascend<B, P, W> {
                 &self.descent,
                 &self.perturbation,
                 self.direction_fraction,
+                (&mut self.saved, Landing::Start),
                 objective,
             )?
         } else {

@@ -7,10 +7,12 @@ use super::Descend;
 use crate::{
     error::Result,
     gradients::Gradients,
+    kernels,
     minimizer::Minimizer,
     objective::{Objective, Pass},
     params::ParamSet,
     perturb::Perturbation,
+    slow::SlowWeights,
 };
 
 /// What the passes of one step gave.
@@ -36,19 +38,37 @@ pub(crate) fn clean<B: Optimizer>(
     })
 }
 
+/// Where the weights go when a climb has succeeded.
+pub(crate) enum Landing<'a> {
+    /// To where they were.
+    Start,
+    /// To the slow weights, if those exist; else to where they were.
+    Slow(&'a SlowWeights),
+}
+
+/// The weights as they were before a climb. The buffers are kept between climbs: to make them anew
+/// costs more time than to fill them.
+#[derive(Debug, Default)]
+pub(crate) struct Saved(Vec<Option<Tensor>>);
+
 /// The passes of a step that climbs: the direction g at θ on a fraction of the batch, then the
-/// gradient at θ + ε(g). The parameters are θ again, bit for bit, when this returns, fails or unwinds.
+/// gradient at θ + ε(g). When this returns, the parameters are where they should land; when it fails
+/// or unwinds they are θ again, bit for bit.
 pub(crate) fn climb<B: Optimizer>(
     descent: &Descend<B>,
     perturbation: &impl Perturbation,
     fraction: f64,
+    (saved, landing): (&mut Saved, Landing),
     objective: &mut dyn Objective,
 ) -> Result<Passes> {
-    let (loss, direction) = descent.evaluate(objective, Pass::Direction { fraction })?;
-    let displacement = perturbation.displacement(descent.params(), &direction)?;
-    let perturbed = Perturbed::new(descent.params(), &displacement)?;
+    // The first gradients are freed before the second pass makes its own.
+    let (loss, perturbed) = {
+        let (loss, direction) = descent.evaluate(objective, Pass::Direction { fraction })?;
+        let steps = perturbation.scaled(descent.params(), &direction)?;
+        (loss, Perturbed::new(descent.params(), saved, &steps)?)
+    };
     let (_, gradients) = descent.evaluate(objective, Pass::Perturbed)?;
-    perturbed.restore()?;
+    perturbed.land(landing)?;
     Ok(Passes {
         loss,
         gradients,
@@ -60,37 +80,59 @@ pub(crate) fn climb<B: Optimizer>(
 /// again would leave rounding errors behind.
 struct Perturbed<'a> {
     params: &'a ParamSet,
-    saved: Option<Vec<Tensor>>,
+    saved: &'a Saved,
+    /// How many parameters, from the first, are perturbed.
+    moved: usize,
 }
 
 impl<'a> Perturbed<'a> {
-    fn new(params: &'a ParamSet, displacement: &[Tensor]) -> Result<Self> {
+    fn new(params: &'a ParamSet, saved: &'a mut Saved, steps: &[(Tensor, f64)]) -> Result<Self> {
+        saved.0.resize(params.len(), None);
+        let mut moved = 0;
+        let outcome = kernels::run(params.tensors(), |kernels| {
+            for ((param, (step, scale)), saved) in params.iter().zip(steps).zip(&mut saved.0) {
+                let var = param.var();
+                kernels.of(var).perturb(var, saved, step, *scale)?;
+                moved += 1;
+            }
+            Ok(())
+        });
         let guard = Self {
             params,
-            saved: Some(params.snapshot()?),
+            saved,
+            moved,
         };
-        for (param, step) in params.iter().zip(displacement) {
-            param
-                .var()
-                .set(&(param.var().as_detached_tensor() + step)?)?;
-        }
-        Ok(guard)
+        outcome.map(|()| guard)
     }
 
-    fn restore(mut self) -> Result<()> {
-        self.put_back()
+    fn land(mut self, landing: Landing) -> Result<()> {
+        match landing {
+            // Copying θ back first would be for nothing. If this fails, the guard still does.
+            Landing::Slow(slow) if slow.tensors().is_some() => slow.copy_to(self.params)?,
+            Landing::Start | Landing::Slow(_) => self.put_back()?,
+        }
+        self.moved = 0;
+        Ok(())
     }
 
-    fn put_back(&mut self) -> Result<()> {
-        match self.saved.take() {
-            Some(saved) => self.params.assign(&saved),
-            None => Ok(()),
-        }
+    fn put_back(&self) -> Result<()> {
+        let moved = || self.params.iter().zip(&self.saved.0).take(self.moved);
+        kernels::run(moved().map(|(p, _)| &**p.var()), |kernels| {
+            for (param, saved) in moved() {
+                if let Some(saved) = saved {
+                    kernels.of(param.var()).assign(param.var(), saved)?;
+                }
+            }
+            Ok(())
+        })
     }
 }
 
 impl Drop for Perturbed<'_> {
     fn drop(&mut self) {
+        if self.moved == 0 {
+            return;
+        }
         if let Err(error) = self.put_back() {
             tracing::error!(%error, "the unperturbed weights could not be put back");
         }

@@ -18,8 +18,8 @@
 //! Accelerating Convergence and Improving Generalization", TPAMI 2024, doi:10.1109/TPAMI.2024.3444002.
 //!
 //! Cost: 1 + q f / k gradients a step, with f the share of cycles that climb and q the fraction of the
-//! batch of the direction pass; in each cycle one pull, one or two copies of the weights, and two more
-//! when it climbs. Memory: one copy of the weights.
+//! batch of the direction pass; in each cycle one pull and one or two copies of the weights, and one more
+//! when it climbs. Memory: one copy of the weights, two once it has climbed.
 //!
 //! Decisions:
 //! - the policy is asked once a cycle, at the pull, and its answer kept for the last step of the cycle:
@@ -32,10 +32,11 @@ use candle_nn::Optimizer;
 
 use super::{
     Descend,
-    climb::{Passes, clean, climb},
+    climb::{Landing, Passes, Saved, clean, climb},
 };
 use crate::{
     error::{Result, check},
+    kernels::Fast,
     minimizer::{Minimizer, StepReport},
     objective::Objective,
     params::ParamSet,
@@ -55,6 +56,7 @@ pub struct SlowAscend<B, P, W> {
     k: u64,
     alpha: f64,
     direction_fraction: f64,
+    saved: Saved,
     slow: SlowWeights,
     gap: f64,
     near: bool,
@@ -103,6 +105,7 @@ impl<B: Optimizer, P: Perturbation, W: Policy> SlowAscend<B, P, W> {
             k,
             alpha,
             direction_fraction,
+            saved: Saved::default(),
             slow,
             gap,
             near,
@@ -135,7 +138,9 @@ impl<B: Optimizer, P: Perturbation, W: Policy> SlowAscend<B, P, W> {
 
     /// φ moves towards θ; near its end, the next step starts from φ.
     fn synchronise(&mut self, step: u64) -> Result<()> {
-        self.gap = self.slow.pull(self.descent.params(), self.alpha)?;
+        // The pull cannot copy back as it goes: whether to is known when it is done.
+        let params = self.descent.params();
+        self.gap = self.slow.pull(params, self.alpha, Fast::Stay)?;
         self.near = self.policy.climbs(Moment {
             step,
             gap: Some(self.gap),
@@ -164,13 +169,14 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for SlowAscend<B, P, W>
                 &self.descent,
                 &self.perturbation,
                 self.direction_fraction,
+                (&mut self.saved, Landing::Slow(&self.slow)),
                 objective,
             )?
         } else {
             clean(&self.descent, objective)?
         };
         let grad_norm = gradients.norm();
-        if last_of_cycle {
+        if last_of_cycle && !ascent {
             self.slow.copy_to(self.descent.params())?;
         }
         self.descent.update(gradients)?;

@@ -46,21 +46,21 @@ impl Perturbation for Adaptive {
     }
 
     fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<Tensor>> {
+        let scaled = self.scaled(params, gradients)?;
+        scaled.iter().map(|(step, s)| Ok((step * *s)?)).collect()
+    }
+
+    fn scaled(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>> {
         let mut steps = Vec::with_capacity(params.len());
-        let mut squares = Vec::with_capacity(params.len());
+        let mut scaled_gradients = Vec::with_capacity(params.len());
         for (param, g) in params.iter().zip(gradients.tensors()) {
             let magnitude = (param.var().as_detached_tensor().abs()? + self.eta)?;
             let scaled = (&magnitude * g)?;
-            squares.push(vector::squared_norm(&scaled)?);
-            steps.push((magnitude * scaled)?);
+            steps.push((magnitude * &scaled)?);
+            scaled_gradients.push(scaled);
         }
-        let scales = self
-            .norm
-            .scales(params, &vector::read_scalars(&squares)?, self.rho);
-        steps
-            .iter()
-            .zip(scales)
-            .map(|(step, s)| Ok((step * s)?))
-            .collect()
+        let squares = vector::read_scalars(vector::squared_norms(&scaled_gradients)?)?;
+        let scales = self.norm.scales(params, &squares, self.rho);
+        Ok(steps.into_iter().zip(scales).collect())
     }
 }

@@ -39,14 +39,13 @@ impl Perturbation for L2 {
     }
 
     fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<Tensor>> {
-        let scales = self
-            .norm
-            .scales(params, gradients.squared_norms(), self.rho);
-        gradients
-            .tensors()
-            .iter()
-            .zip(scales)
-            .map(|(g, s)| Ok((g * s)?))
-            .collect()
+        let scaled = self.scaled(params, gradients)?;
+        scaled.iter().map(|(g, s)| Ok((g * *s)?)).collect()
+    }
+
+    fn scaled(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>> {
+        let squares = gradients.squared_norms();
+        let scales = self.norm.scales(params, squares, self.rho);
+        Ok(gradients.tensors().iter().cloned().zip(scales).collect())
     }
 }

@@ -24,6 +24,16 @@ pub trait Perturbation {
     /// # Errors
     /// Those of candle's operations.
     fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<Tensor>>;
+
+    /// The same ε as a direction and a factor for each parameter, for kernels that multiply while they
+    /// add. Worth overriding where ε is a multiple of a tensor that exists anyway.
+    ///
+    /// # Errors
+    /// Those of [`Perturbation::displacement`].
+    fn scaled(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>> {
+        let steps = self.displacement(params, gradients)?;
+        Ok(steps.into_iter().map(|step| (step, 1.0)).collect())
+    }
 }
 
 /// Over which parameters an ascent direction is normalised.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Zhang, Lucas, Hinton and Ba 2019, arXiv:1907.08610. The base keeps its buffers across a
-//! synchronisation. Cost: no extra gradient; every k steps three passes over the weights and one copy.
+//! synchronisation. Cost: no extra gradient; every k steps a pull, which copies back as it goes.
 //! Memory: one copy of the weights.
 
 use candle_core::{Var, backprop::GradStore};
@@ -15,6 +15,7 @@ use super::{SlowInit, SlowWeights};
 use crate::{
     compose::Descend,
     error::{Result, check},
+    kernels::Fast,
     minimizer::{Minimizer, StepReport},
     objective::Objective,
     params::ParamSet,
@@ -114,8 +115,8 @@ impl<B: Optimizer> Lookahead<B> {
     fn after_step(&mut self) -> Result<()> {
         let steps_taken = self.descent.next_step() - 1;
         if steps_taken.is_multiple_of(self.config.k) {
-            self.slow.pull(self.descent.params(), self.config.alpha)?;
-            self.slow.copy_to(self.descent.params())?;
+            let (params, alpha) = (self.descent.params(), self.config.alpha);
+            self.slow.pull(params, alpha, Fast::Return)?;
         }
         Ok(())
     }

@@ -5,14 +5,15 @@
 //! ```
 //!
 //! with φ₀ the slow weights before the pull. The gap is taken from the same difference as the pull,
-//! over all trainable parameters, and read on the host once. Cost of a pull: three passes over the
-//! weights; memory: one copy of them.
+//! over all trainable parameters, and read on the host once. Cost of a pull: one pass over both copies
+//! of the weights where it is fused ([`kernels`](crate::kernels)), else three; memory: one copy.
 
 use candle_core::Tensor;
 
 use crate::{
     error::{Error, Result},
-    params::ParamSet,
+    kernels::{self, Fast},
+    params::{Param, ParamSet},
     state::{State, StateReader},
     vector,
 };
@@ -45,28 +46,26 @@ impl SlowWeights {
         Ok(Self { weights })
     }
 
-    /// The slow tensors in the order of the parameters' names; `None` before they exist.
+    /// The slow tensors in the order of the parameters' names; `None` before they exist. Later steps
+    /// may update them in place: copy them to keep their values.
     pub fn tensors(&self) -> Option<&[Tensor]> {
         self.weights.as_deref()
     }
 
-    /// φ ← φ₀ + α (θ − φ₀); returns (1 − α) ‖θ − φ₀‖₂.
-    pub(crate) fn pull(&mut self, params: &ParamSet, alpha: f64) -> Result<f64> {
-        let slow = match self.weights.take() {
+    /// φ ← φ₀ + α (θ − φ₀), and θ ← φ if `fast` says so; returns (1 − α) ‖θ − φ₀‖₂.
+    pub(crate) fn pull(&mut self, params: &ParamSet, alpha: f64, fast: Fast) -> Result<f64> {
+        let slow = match &mut self.weights {
             Some(slow) => slow,
-            None => params.snapshot()?,
+            None => self.weights.insert(params.snapshot()?),
         };
-        let pulled = pull(&slow, params, alpha);
-        match pulled {
-            Ok((moved, gap)) => {
-                self.weights = Some(moved);
-                Ok(gap)
-            }
-            Err(error) => {
-                self.weights = Some(slow);
-                Err(error)
-            }
-        }
+        let squares = kernels::run(params.tensors(), |kernels| {
+            let pairs = slow.iter_mut().zip(params);
+            let pull = |(phi, p): (&mut Tensor, &Param)| {
+                Ok(kernels.of(p.var()).pull(phi, p.var(), alpha, fast)?)
+            };
+            pairs.map(pull).collect::<Result<Vec<_>>>()
+        })?;
+        Ok((1.0 - alpha) * vector::norm_of(&vector::read_scalars(squares)?))
     }
 
     /// θ ← φ; nothing before φ exists.
@@ -118,18 +117,6 @@ impl SlowWeights {
             weights: weights.into_iter().collect(),
         })
     }
-}
-
-fn pull(slow: &[Tensor], params: &ParamSet, alpha: f64) -> Result<(Vec<Tensor>, f64)> {
-    let mut moved = Vec::with_capacity(slow.len());
-    let mut squares = Vec::with_capacity(slow.len());
-    for (phi, param) in slow.iter().zip(params) {
-        let difference = (param.var().as_detached_tensor() - phi)?;
-        squares.push(vector::squared_norm(&difference)?);
-        moved.push((phi + (difference * alpha)?)?);
-    }
-    let gap = (1.0 - alpha) * vector::norm_of(&vector::read_scalars(&squares)?);
-    Ok((moved, gap))
 }
 
 /// While it lives, the parameters hold the slow weights; dropping it puts the fast ones back, also
@@ -189,7 +176,7 @@ mod tests {
         let (w, params) = params(&[0.0, 0.0]);
         let mut weights = SlowWeights::new(&params, SlowInit::Construction).unwrap();
         set(&w, &[3.0, 4.0]);
-        let gap = weights.pull(&params, 0.8).unwrap();
+        let gap = weights.pull(&params, 0.8, Fast::Stay).unwrap();
         assert!((gap - 1.0).abs() < 1e-14, "(1 − 0.8) · 5, got {gap}");
         assert!((slow(&weights)[0] - 2.4).abs() < 1e-14 && (slow(&weights)[1] - 3.2).abs() < 1e-14);
     }
@@ -208,7 +195,7 @@ mod tests {
         let mut weights = SlowWeights::new(&params, SlowInit::FirstSync).unwrap();
         set(&w, &[5.0]);
         assert_eq!(
-            weights.pull(&params, 0.5).unwrap().to_bits(),
+            weights.pull(&params, 0.5, Fast::Stay).unwrap().to_bits(),
             0f64.to_bits()
         );
         assert_eq!(slow(&weights), [5.0]);

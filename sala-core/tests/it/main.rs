@@ -10,6 +10,7 @@
 
 mod conformance;
 mod errors;
+mod kernels;
 mod methods;
 mod oracle;
 mod order;

@@ -1,0 +1,129 @@
+//! Slices of tensors in CPU memory: how the fused kernels reach a storage, to read it or in place.
+//!
+//! A storage is behind a lock, and locking one twice would never return. [`separate`] is what makes
+//! an operand safe to lock beside the tensors that are written.
+
+use std::cell::Cell;
+
+use candle_core::{
+    CpuStorage, Error, InplaceOp1, Layout, Result, Shape, Storage, Tensor, WithDType,
+    backend::BackendStorage, bail,
+};
+
+/// An element type that has fused kernels.
+pub(super) trait Element: WithDType {
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Element for f32 {
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::F32(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+impl Element for f64 {
+    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        match storage {
+            CpuStorage::F64(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+/// The range of a contiguous tensor's elements in its storage.
+fn range(layout: &Layout) -> Result<std::ops::Range<usize>> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(start..end),
+        None => bail!("a fused kernel needs a contiguous tensor, got {layout:?}"),
+    }
+}
+
+/// Hands the elements of a contiguous tensor to `work`.
+pub(super) fn read<T: Element, R>(
+    tensor: &Tensor,
+    work: impl FnOnce(&[T]) -> Result<R>,
+) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else {
+        bail!("a fused kernel needs a tensor on the CPU");
+    };
+    work(&storage.as_slice::<T>()?[range(layout)?])
+}
+
+/// Hands the elements of a contiguous tensor to `work`, which may change them in place.
+///
+/// candle gives mutable access to a storage only to in-place operations, so this is one, whose
+/// "operation" is the closure. It is called exactly once; the cells move it in and its result out.
+pub(super) fn write<T: Element, R>(
+    tensor: &Tensor,
+    work: impl FnOnce(&mut [T]) -> Result<R>,
+) -> Result<R> {
+    let outcome = Cell::new(None);
+    let work = Cell::new(Some(|values: &mut [T]| {
+        outcome.set(Some(work(values)?));
+        Ok(())
+    }));
+    tensor.inplace_op1(&Write(&work, std::marker::PhantomData))?;
+    let done = outcome.take();
+    done.ok_or_else(|| Error::msg("candle did not run an in-place operation"))
+}
+
+struct Write<'a, T, F>(&'a Cell<Option<F>>, std::marker::PhantomData<T>);
+
+impl<T: Element, F: FnOnce(&mut [T]) -> Result<()>> InplaceOp1 for Write<'_, T, F> {
+    fn name(&self) -> &'static str {
+        "sala-kernel"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let got = storage.dtype();
+        let Some(values) = T::slice_mut(storage) else {
+            bail!("a fused kernel needs {:?}, got {got:?}", T::DTYPE);
+        };
+        match self.0.take() {
+            Some(work) => work(&mut values[range(layout)?]),
+            None => bail!("an in-place operation was run twice"),
+        }
+    }
+}
+
+/// `operand` in a form that can be read while the tensors `written` are locked for writing: of their
+/// shape and dtype, contiguous, and in a storage of its own. A copy only if it must be.
+pub(super) fn separate(operand: &Tensor, written: &[&Tensor]) -> Result<Tensor> {
+    for target in written {
+        same_kind(operand, target)?;
+    }
+    let operand = operand.contiguous()?;
+    if written.iter().any(|w| share_storage(w, &operand)) {
+        return operand.copy();
+    }
+    Ok(operand)
+}
+
+fn same_kind(operand: &Tensor, target: &Tensor) -> Result<()> {
+    let shape = |t: &Tensor| Shape::clone(t.shape());
+    if operand.shape() != target.shape() {
+        return Err(Error::ShapeMismatchBinaryOp {
+            lhs: shape(target),
+            rhs: shape(operand),
+            op: "fused kernel",
+        });
+    }
+    if operand.dtype() != target.dtype() {
+        return Err(Error::DTypeMismatchBinaryOp {
+            lhs: target.dtype(),
+            rhs: operand.dtype(),
+            op: "fused kernel",
+        });
+    }
+    Ok(())
+}
+
+/// Whether two tensors are views of one storage. The locks are taken one after the other.
+fn share_storage(a: &Tensor, b: &Tensor) -> bool {
+    let address = |t: &Tensor| std::ptr::from_ref::<Storage>(&t.storage_and_layout().0).addr();
+    address(a) == address(b)
+}

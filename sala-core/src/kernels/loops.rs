@@ -1,0 +1,369 @@
+//! The inner loops of the fused kernels, and how they are split over threads.
+//!
+//! A rule works on a bundle of equally long slices. [`drive`] halves the bundle at multiples of
+//! [`CHUNK`] until pieces of at most one chunk are left, and adds up what they yield along the same
+//! tree. The tree depends on the length alone; threads only take its branches. So the result has the
+//! same bits for any number of threads, and nothing is allocated.
+//!
+//! Within a piece the loops are plain Rust that the compiler vectorises, compiled once for each
+//! instruction set and chosen at run time (`pulp`). Rust never contracts a multiplication and an
+//! addition into one rounding, and sums run in [`LANES`] lanes whatever the width of the registers, so
+//! the instruction set does not show in the results either. All that must be inlined for this to
+//! work is marked `#[inline(always)]`.
+
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the chosen instruction set"
+)]
+
+use std::ops::{Add, Div, Mul, Sub};
+
+/// Elements of a piece. At 16 Ki the arrays of one piece fit a second-level cache, and handing a
+/// piece to another thread costs a hundredth of the work in it.
+pub(super) const CHUNK: usize = 16 * 1024;
+
+/// Partial sums that a loop keeps side by side.
+const LANES: usize = 8;
+
+/// Arithmetic of f32 and f64 that the rules need.
+pub(super) trait Real:
+    Copy
+    + Send
+    + Sync
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+{
+    fn of(x: f64) -> Self;
+    fn wide(self) -> f64;
+    fn root(self) -> Self;
+}
+
+impl Real for f32 {
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "constants are rounded to the tensors' precision, as candle does"
+    )]
+    fn of(x: f64) -> Self {
+        x as Self
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self.into()
+    }
+
+    #[inline(always)]
+    fn root(self) -> Self {
+        self.sqrt()
+    }
+}
+
+impl Real for f64 {
+    #[inline(always)]
+    fn of(x: f64) -> Self {
+        x
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
+    }
+
+    #[inline(always)]
+    fn root(self) -> Self {
+        self.sqrt()
+    }
+}
+
+/// Equally long slices that are cut together; pairs nest.
+pub(super) trait Bundle: Send + Sized {
+    fn len(&self) -> usize;
+    fn cut(self, at: usize) -> (Self, Self);
+}
+
+impl<T: Sync> Bundle for &[T] {
+    fn len(&self) -> usize {
+        <[T]>::len(self)
+    }
+
+    fn cut(self, at: usize) -> (Self, Self) {
+        self.split_at(at)
+    }
+}
+
+impl<T: Send> Bundle for &mut [T] {
+    fn len(&self) -> usize {
+        <[T]>::len(self)
+    }
+
+    fn cut(self, at: usize) -> (Self, Self) {
+        self.split_at_mut(at)
+    }
+}
+
+impl<A: Bundle, B: Bundle> Bundle for (A, B) {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn cut(self, at: usize) -> (Self, Self) {
+        let ((a, c), (b, d)) = (self.0.cut(at), self.1.cut(at));
+        ((a, b), (c, d))
+    }
+}
+
+/// A loop over one piece; what it yields is summed, 0 if it has nothing to say.
+pub(super) trait Rule<D>: Copy + Send + Sync {
+    fn run(self, data: D) -> f64;
+}
+
+/// Runs a rule over the whole bundle, in parallel from two pieces on.
+pub(super) fn drive<D: Bundle, R: Rule<D>>(rule: R, data: D) -> f64 {
+    let len = data.len();
+    if len <= CHUNK {
+        return pulp::Arch::new().dispatch(Piece(rule, data));
+    }
+    let (head, tail) = data.cut(len.div_ceil(CHUNK) / 2 * CHUNK);
+    let (a, b) = rayon::join(|| drive(rule, head), || drive(rule, tail));
+    a + b
+}
+
+struct Piece<R, D>(R, D);
+
+impl<D, R: Rule<D>> pulp::WithSimd for Piece<R, D> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> f64 {
+        self.0.run(self.1)
+    }
+}
+
+/// A rule's constants, rounded to the tensors' precision.
+#[derive(Clone, Copy)]
+pub(super) struct Sgd<T> {
+    pub(super) lr: T,
+    /// λ of coupled decay.
+    pub(super) decay: Option<T>,
+    /// 1 − η λ of decoupled decay, else 1.
+    pub(super) shrink: T,
+    pub(super) momentum: T,
+    /// 1 − τ.
+    pub(super) undamped: T,
+    pub(super) nesterov: bool,
+    /// The buffer holds nothing yet.
+    pub(super) first: bool,
+}
+
+/// Weights and gradient: no momentum.
+impl<T: Real> Rule<(&mut [T], &[T])> for Sgd<T> {
+    #[inline(always)]
+    fn run(self, (weights, gradient): (&mut [T], &[T])) -> f64 {
+        let (coupled, decay) = (self.decay.is_some(), self.decay.unwrap_or(self.lr));
+        for (w, &g) in weights.iter_mut().zip(gradient) {
+            let d = if coupled { g + *w * decay } else { g };
+            *w = *w * self.shrink - d * self.lr;
+        }
+        0.0
+    }
+}
+
+/// Weights, gradient and momentum buffer.
+impl<T: Real> Rule<((&mut [T], &[T]), &mut [T])> for Sgd<T> {
+    #[inline(always)]
+    fn run(self, ((weights, gradient), buffer): ((&mut [T], &[T]), &mut [T])) -> f64 {
+        let (coupled, decay) = (self.decay.is_some(), self.decay.unwrap_or(self.lr));
+        for ((w, &g), b) in weights.iter_mut().zip(gradient).zip(buffer) {
+            let d = if coupled { g + *w * decay } else { g };
+            *b = if self.first {
+                d
+            } else {
+                *b * self.momentum + d * self.undamped
+            };
+            let d = if self.nesterov {
+                d + *b * self.momentum
+            } else {
+                *b
+            };
+            *w = *w * self.shrink - d * self.lr;
+        }
+        0.0
+    }
+}
+
+/// Adam's constants, rounded to the tensors' precision.
+#[derive(Clone, Copy)]
+pub(super) struct Adam<T> {
+    /// λ of coupled decay.
+    pub(super) decay: Option<T>,
+    /// 1 − η λ of decoupled decay, else 1.
+    pub(super) shrink: T,
+    /// β₁ and 1 − β₁.
+    pub(super) first: (T, T),
+    /// β₂ and 1 − β₂.
+    pub(super) second: (T, T),
+    /// 1 / √(1 − β₂ᵗ).
+    pub(super) unbias: T,
+    pub(super) eps: T,
+    /// η / (1 − β₁ᵗ).
+    pub(super) step: T,
+}
+
+/// Weights and gradient; first and second moments.
+type AdamData<'a, T> = ((&'a mut [T], &'a [T]), (&'a mut [T], &'a mut [T]));
+
+impl<'a, T: Real> Rule<AdamData<'a, T>> for Adam<T> {
+    #[inline(always)]
+    fn run(self, ((weights, gradient), (first, second)): AdamData<'a, T>) -> f64 {
+        let (coupled, decay) = (self.decay.is_some(), self.decay.unwrap_or(self.eps));
+        let pairs = weights.iter_mut().zip(gradient);
+        for ((w, &g), (m, v)) in pairs.zip(first.iter_mut().zip(second)) {
+            let g = if coupled { g + *w * decay } else { g };
+            *m = *m * self.first.0 + g * self.first.1;
+            *v = *v * self.second.0 + g * g * self.second.1;
+            let root = v.root() * self.unbias + self.eps;
+            *w = *w * self.shrink - *m / root * self.step;
+        }
+        0.0
+    }
+}
+
+/// Σ xᵢ².
+#[derive(Clone, Copy)]
+pub(super) struct SquaredNorm;
+
+/// A single stream of reads leaves memory idle at each page's end: this many run side by side.
+const STREAMS: usize = 4;
+
+impl<T: Real> Rule<&[T]> for SquaredNorm {
+    #[inline(always)]
+    fn run(self, x: &[T]) -> f64 {
+        let mut sums = [[0.0; LANES]; STREAMS];
+        let (rows, rest) = x.as_chunks::<LANES>();
+        let (front, back) = rows.split_at(rows.len() / 2);
+        let (a, b) = front.split_at(front.len() / 2);
+        let (c, d) = back.split_at(back.len() / 2);
+        let shortest = a.len();
+        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+            add_squares(&mut sums[0], a);
+            add_squares(&mut sums[1], b);
+            add_squares(&mut sums[2], c);
+            add_squares(&mut sums[3], d);
+        }
+        // The streams differ by a row at most.
+        for (sums, stream) in sums.iter_mut().zip([a, b, c, d]) {
+            for row in &stream[shortest..] {
+                add_squares(sums, row);
+            }
+        }
+        add_squares(&mut sums[0], rest);
+        sums.map(total).iter().sum()
+    }
+}
+
+#[inline(always)]
+fn add_squares<T: Real>(sums: &mut [f64; LANES], row: &[T]) {
+    for (sum, x) in sums.iter_mut().zip(row) {
+        let x = x.wide();
+        *sum += x * x;
+    }
+}
+
+#[inline(always)]
+fn total(sums: [f64; LANES]) -> f64 {
+    sums.iter().sum()
+}
+
+/// saved ← w, w ← w + scale · direction.
+#[derive(Clone, Copy)]
+pub(super) struct Perturb<T> {
+    pub(super) scale: T,
+}
+
+/// Weights, where they are saved, and the direction.
+impl<T: Real> Rule<((&mut [T], &mut [T]), &[T])> for Perturb<T> {
+    #[inline(always)]
+    fn run(self, ((weights, saved), direction): ((&mut [T], &mut [T]), &[T])) -> f64 {
+        for ((w, saved), &d) in weights.iter_mut().zip(saved).zip(direction) {
+            *saved = *w;
+            *w = *w + d * self.scale;
+        }
+        0.0
+    }
+}
+
+/// destination ← source.
+#[derive(Clone, Copy)]
+pub(super) struct Assign;
+
+impl<T: Real> Rule<(&mut [T], &[T])> for Assign {
+    #[inline(always)]
+    fn run(self, (destination, source): (&mut [T], &[T])) -> f64 {
+        destination.copy_from_slice(source);
+        0.0
+    }
+}
+
+/// φ ← φ + α (θ − φ); yields Σ (θ − φ)².
+#[derive(Clone, Copy)]
+pub(super) struct Pull<T> {
+    pub(super) alpha: T,
+}
+
+impl<T: Real> Pull<T> {
+    /// The new slow weights of a row. Whole rows by value: between slices the compiler would have to
+    /// allow for overlap, and not vectorise.
+    #[inline(always)]
+    fn row<const N: usize>(self, slow: [T; N], fast: [T; N], sums: &mut [f64; LANES]) -> [T; N] {
+        let mut new = slow;
+        for i in 0..N {
+            let difference = fast[i] - slow[i];
+            new[i] = slow[i] + difference * self.alpha;
+            sums[i] += difference.wide() * difference.wide();
+        }
+        new
+    }
+}
+
+/// Slow weights, fast weights.
+impl<T: Real> Rule<(&mut [T], &[T])> for Pull<T> {
+    #[inline(always)]
+    fn run(self, (slow, fast): (&mut [T], &[T])) -> f64 {
+        let mut sums = [0.0; LANES];
+        let (slow, slow_rest) = slow.as_chunks_mut::<LANES>();
+        let (fast, fast_rest) = fast.as_chunks::<LANES>();
+        for (slow, fast) in slow.iter_mut().zip(fast) {
+            *slow = self.row(*slow, *fast, &mut sums);
+        }
+        for (slow, fast) in slow_rest.iter_mut().zip(fast_rest) {
+            [*slow] = self.row([*slow], [*fast], &mut sums);
+        }
+        total(sums)
+    }
+}
+
+/// As [`Pull`], and θ ← φ.
+#[derive(Clone, Copy)]
+pub(super) struct PullAndReturn<T>(pub(super) Pull<T>);
+
+/// Slow weights, fast weights.
+impl<T: Real> Rule<(&mut [T], &mut [T])> for PullAndReturn<T> {
+    #[inline(always)]
+    fn run(self, (slow, fast): (&mut [T], &mut [T])) -> f64 {
+        let mut sums = [0.0; LANES];
+        let (slow, slow_rest) = slow.as_chunks_mut::<LANES>();
+        let (fast, fast_rest) = fast.as_chunks_mut::<LANES>();
+        for (slow, fast) in slow.iter_mut().zip(fast) {
+            *slow = self.0.row(*slow, *fast, &mut sums);
+            *fast = *slow;
+        }
+        for (slow, fast) in slow_rest.iter_mut().zip(fast_rest) {
+            [*slow] = self.0.row([*slow], [*fast], &mut sums);
+            *fast = *slow;
+        }
+        total(sums)
+    }
+}

@@ -1,0 +1,234 @@
+//! Fused updates: each rule of this crate in one pass over memory.
+//!
+//! The equations live where they are explained (the rules in [`base`](crate::base), the pull in
+//! [`slow::weights`](crate::slow::weights), the ascents in [`perturb`](crate::perturb)); here is how they
+//! are carried out. There are two implementations behind one trait:
+//!
+//! - `composed`: plain candle operations, for every device and dtype. It is the readable reference,
+//!   and what the fused forms are tested against. Each operation makes a new tensor.
+//! - `cpu`: f32 and f64 on the CPU, in place and in parallel, without a tensor-sized allocation once
+//!   the buffers exist.
+//!
+//! Bytes that each update has to move per f32 weight (reading and writing count once each):
+//!
+//! | update | reads | writes | bytes |
+//! |---|---|---|---|
+//! | squared norm | g | | 4 |
+//! | SGD without / with momentum | w, g / w, g, b | w / w, b | 12 / 20 |
+//! | Adam, AdamW | w, g, m, v | w, m, v | 28 |
+//! | perturb | w, ε | w, saved | 16 |
+//! | restore, copy | source | destination | 8 |
+//! | pull, with return | φ, θ | φ / φ, θ | 12 / 16 |
+//!
+//! The choice is made for each tensor by its device and dtype. The environment variable
+//! `SALA_KERNELS`, read once, can overrule it: `auto` (the default) or `composed`, which forces the
+//! composed forms everywhere; another value is an error of the first step.
+//!
+//! Rounding: the fused element-wise forms perform the composed forms' operations in their order, one
+//! rounding each and never a fused multiply-add, on every instruction set. Sums are taken in f64, in a
+//! fixed order that depends neither on the instruction set nor on the number of threads, so the same
+//! run gives the same bits everywhere; the composed forms sum f32 in f32.
+
+mod access;
+mod composed;
+mod cpu;
+mod loops;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Once, OnceLock};
+
+use candle_core::{DType, Result, Tensor, Var};
+
+use crate::{
+    base::{ParamsAdam, ParamsSgd},
+    error::check,
+};
+
+/// Which implementations may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// The fused form where there is one for the tensor's device and dtype, else the composed form.
+    #[default]
+    Auto,
+    /// The composed form everywhere.
+    Composed,
+}
+
+/// A number that an update yields: known already, or still a scalar on its device.
+#[derive(Debug, Clone)]
+pub(crate) enum Scalar {
+    Host(f64),
+    Device(Tensor),
+}
+
+/// What happens to the fast weights at a pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fast {
+    /// They stay: only φ moves.
+    Stay,
+    /// They become the new slow weights: θ ← φ.
+    Return,
+}
+
+/// The updates of one tensor. Buffers that are `None` are made by the first call.
+pub(crate) trait Kernels: Sync {
+    /// One step of [`sgd`](crate::base::sgd).
+    fn sgd(
+        &self,
+        config: &ParamsSgd,
+        weights: &Var,
+        gradient: &Tensor,
+        buffer: &mut Option<Tensor>,
+    ) -> Result<()>;
+
+    /// Step number t, from 1, of [`adam`](crate::base::adam).
+    fn adam(
+        &self,
+        config: &ParamsAdam,
+        t: u64,
+        weights: &Var,
+        gradient: &Tensor,
+        moments: &mut Option<(Tensor, Tensor)>,
+    ) -> Result<()>;
+
+    /// Σ xᵢ²; NaN or infinite when an element is.
+    fn squared_norm(&self, x: &Tensor) -> Result<Scalar>;
+
+    /// saved ← w, then w ← w + scale · direction.
+    fn perturb(
+        &self,
+        weights: &Var,
+        saved: &mut Option<Tensor>,
+        direction: &Tensor,
+        scale: f64,
+    ) -> Result<()>;
+
+    /// w ← values.
+    fn assign(&self, weights: &Var, values: &Tensor) -> Result<()>;
+
+    /// φ ← φ₀ + α (θ − φ₀), with θ ← φ if so wanted; yields Σ (θ − φ₀)².
+    fn pull(&self, slow: &mut Tensor, weights: &Var, alpha: f64, fast: Fast) -> Result<Scalar>;
+}
+
+impl Choice {
+    /// Reads a value of `SALA_KERNELS`.
+    fn parse(value: Option<&str>) -> crate::Result<Self> {
+        match value {
+            None | Some("" | "auto") => Ok(Self::Auto),
+            Some("composed") => Ok(Self::Composed),
+            Some(other) => {
+                let wanted = "`auto` or `composed`";
+                check::holds("environment", "SALA_KERNELS", false, wanted, other)?;
+                Ok(Self::Auto)
+            }
+        }
+    }
+
+    /// The implementation for a tensor.
+    pub(crate) fn of(self, tensor: &Tensor) -> &'static dyn Kernels {
+        match self.fused(tensor) {
+            Some(kernels) => kernels,
+            None => &composed::Composed,
+        }
+    }
+
+    /// The fused implementation for a tensor, if it may be used and there is one.
+    fn fused(self, tensor: &Tensor) -> Option<&'static dyn Kernels> {
+        if self == Self::Composed {
+            return None;
+        }
+        let kernels = match (tensor.device().is_cpu(), tensor.dtype()) {
+            (true, DType::F32) => Some(&cpu::F32 as &dyn Kernels),
+            (true, DType::F64) => Some(&cpu::F64 as &dyn Kernels),
+            (_, dtype) => {
+                announce_fallback(tensor, dtype);
+                None
+            }
+        };
+        kernels.filter(|_| tensor.is_contiguous())
+    }
+}
+
+fn announce_fallback(tensor: &Tensor, dtype: DType) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let device = tensor.device().location();
+        tracing::info!(
+            ?device,
+            ?dtype,
+            "no fused kernels for this device and dtype: using composed operations"
+        );
+    });
+}
+
+/// The process's choice: that of the environment variable `SALA_KERNELS`.
+///
+/// # Errors
+/// [`Error::Config`](crate::Error::Config) when the variable has an unknown value.
+///
+/// ```
+/// use sala_core::kernels::{self, Choice};
+/// let choice = kernels::choice()?;
+/// assert!(choice == Choice::Auto || choice == Choice::Composed);
+/// # Ok::<(), sala_core::Error>(())
+/// ```
+pub fn choice() -> crate::Result<Choice> {
+    static VALUE: OnceLock<Option<String>> = OnceLock::new();
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(choice) = forced::get() {
+        return Ok(choice);
+    }
+    let value = VALUE
+        .get_or_init(|| std::env::var_os("SALA_KERNELS").map(|v| v.to_string_lossy().into_owned()));
+    Choice::parse(value.as_deref())
+}
+
+#[cfg(any(test, feature = "testing"))]
+pub use forced::with_choice;
+
+/// A choice for tests and benchmarks, which compare both forms within one process.
+#[cfg(any(test, feature = "testing"))]
+mod forced {
+    use std::cell::Cell;
+
+    use super::Choice;
+
+    thread_local! {
+        static FORCED: Cell<Option<Choice>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn get() -> Option<Choice> {
+        FORCED.get()
+    }
+
+    /// Runs `work` with this choice, whatever the environment says, for the calling thread.
+    pub fn with_choice<R>(choice: Choice, work: impl FnOnce() -> R) -> R {
+        struct Reset(Option<Choice>);
+        impl Drop for Reset {
+            fn drop(&mut self) {
+                FORCED.set(self.0);
+            }
+        }
+        let _reset = Reset(FORCED.replace(Some(choice)));
+        work()
+    }
+}
+
+/// Runs the updates of many tensors: within rayon's thread pool when the fused kernels have enough to
+/// do, which saves waking it for each tensor.
+///
+/// Kernels hold the locks of the tensors that they work on while they wait for each other, so code
+/// that runs in the same pool must not use the parameters meanwhile; a training loop has no reason to.
+pub(crate) fn run<'a, R: Send>(
+    tensors: impl IntoIterator<Item = &'a Tensor>,
+    work: impl FnOnce(Choice) -> crate::Result<R> + Send,
+) -> crate::Result<R> {
+    let choice = choice()?;
+    let fused = tensors.into_iter().filter(|t| choice.fused(t).is_some());
+    if fused.map(Tensor::elem_count).sum::<usize>() <= cpu::CHUNK {
+        work(choice)
+    } else {
+        rayon::scope(|_| work(choice))
+    }
+}

@@ -1,0 +1,439 @@
+//! The fused kernels against the composed form, at every length where a loop could go wrong.
+
+use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
+use candle_nn::Optimizer;
+
+use super::{Choice, Fast, Kernels, Scalar, access, composed::Composed, cpu, with_choice};
+use crate::{
+    Adam, ParamSet, ParamsAdam, ParamsSgd, Sgd, Stateful, testing,
+    testing::{FUSED_F32, TRAJECTORY_F64, Tolerance, assert_same_bits, values},
+};
+
+const CHUNK: usize = cpu::CHUNK;
+
+/// Empty, one, around the lanes' and the registers' widths, around one chunk, several and a rest.
+const LENGTHS: [usize; 11] = [
+    0,
+    1,
+    7,
+    63,
+    64,
+    65,
+    CHUNK - 1,
+    CHUNK,
+    CHUNK + 1,
+    2 * CHUNK,
+    5 * CHUNK + 17,
+];
+
+const DTYPES: [DType; 2] = [DType::F32, DType::F64];
+
+fn tolerance(dtype: DType) -> Tolerance {
+    if dtype == DType::F64 {
+        TRAJECTORY_F64
+    } else {
+        FUSED_F32
+    }
+}
+
+fn fused(dtype: DType) -> &'static dyn Kernels {
+    if dtype == DType::F64 {
+        &cpu::F64
+    } else {
+        &cpu::F32
+    }
+}
+
+/// Values in (−1, 1) that do not repeat within a chunk.
+fn wave(len: usize, phase: f64, dtype: DType) -> Tensor {
+    let values: Vec<f64> = (0..len).map(|i| (0.37 * i as f64 + phase).sin()).collect();
+    let tensor = Tensor::from_vec(values, len, &Device::Cpu).unwrap();
+    tensor.to_dtype(dtype).unwrap()
+}
+
+fn var(len: usize, phase: f64, dtype: DType) -> Var {
+    Var::from_tensor(&wave(len, phase, dtype)).unwrap()
+}
+
+fn for_all(work: impl Fn(usize, DType)) {
+    for dtype in DTYPES {
+        for len in LENGTHS {
+            work(len, dtype);
+        }
+    }
+}
+
+fn assert_near(what: &str, got: &Tensor, wanted: &Tensor) {
+    tolerance(got.dtype()).assert_tensors(&format!("{what}, {:?}", got.shape()), got, wanted);
+}
+
+fn number(scalar: Scalar) -> f64 {
+    match scalar {
+        Scalar::Host(x) => x,
+        Scalar::Device(t) => values(&t)[0],
+    }
+}
+
+fn sgd_configs() -> Vec<ParamsSgd> {
+    let plain = ParamsSgd {
+        lr: 0.1,
+        ..Default::default()
+    };
+    let decayed = ParamsSgd {
+        weight_decay: 0.05,
+        ..plain.clone()
+    };
+    let damped = ParamsSgd {
+        momentum: 0.9,
+        dampening: 0.3,
+        weight_decay: 0.05,
+        decoupled: true,
+        ..plain.clone()
+    };
+    let nesterov = ParamsSgd {
+        momentum: 0.9,
+        nesterov: true,
+        ..decayed.clone()
+    };
+    let decoupled = ParamsSgd {
+        decoupled: true,
+        ..decayed.clone()
+    };
+    vec![plain, decayed, decoupled, damped, nesterov]
+}
+
+fn adam_configs() -> Vec<ParamsAdam> {
+    let coupled = ParamsAdam {
+        lr: 0.01,
+        weight_decay: 0.1,
+        ..Default::default()
+    };
+    vec![ParamsAdam::default(), coupled, ParamsAdam::adamw()]
+}
+
+// Catches a wrong order of operations, a first step that decays an empty buffer, a forgotten option
+// and a tail that is skipped or done twice.
+#[test]
+fn sgd_is_the_composed_rule_over_three_steps() {
+    for_all(|len, dtype| {
+        for config in sgd_configs() {
+            let (a, b) = (var(len, 0.1, dtype), var(len, 0.1, dtype));
+            let (mut buffer_a, mut buffer_b) = (None, None);
+            for step in 0..3 {
+                let g = wave(len, 1.0 + f64::from(step), dtype);
+                let fused = fused(dtype);
+                fused.sgd(&config, &a, &g, &mut buffer_a).unwrap();
+                Composed.sgd(&config, &b, &g, &mut buffer_b).unwrap();
+                assert_near(&format!("weights, {config:?}"), &a, &b);
+            }
+            assert_eq!(buffer_a.is_some(), config.momentum > 0.0);
+            for (a, b) in buffer_a.iter().zip(&buffer_b) {
+                assert_near(&format!("buffer, {config:?}"), a, b);
+            }
+        }
+    });
+}
+
+// Catches moments that are mixed up, a bias correction of the wrong step and decay in the wrong place.
+#[test]
+fn adam_is_the_composed_rule_over_three_steps() {
+    for_all(|len, dtype| {
+        for config in adam_configs() {
+            let (a, b) = (var(len, 0.1, dtype), var(len, 0.1, dtype));
+            let (mut moments_a, mut moments_b) = (None, None);
+            for t in 1..4 {
+                let g = wave(len, t as f64, dtype);
+                fused(dtype)
+                    .adam(&config, t, &a, &g, &mut moments_a)
+                    .unwrap();
+                Composed.adam(&config, t, &b, &g, &mut moments_b).unwrap();
+                assert_near(&format!("weights, {config:?}"), &a, &b);
+            }
+            let (a, b) = (moments_a.unwrap(), moments_b.unwrap());
+            assert_near("first moment", &a.0, &b.0);
+            assert_near("second moment", &a.1, &b.1);
+        }
+    });
+}
+
+// Catches elements that a sum leaves out or counts twice. The reference sums in f64: a sum of 80 000
+// squares in f32 is not that exact.
+#[test]
+fn a_squared_norm_counts_every_element_once() {
+    for_all(|len, dtype| {
+        let x = wave(len, 0.2, dtype);
+        let wanted: f64 = values(&x).iter().map(|x| x * x).sum();
+        let got = number(fused(dtype).squared_norm(&x).unwrap());
+        testing::SCALAR.assert(&format!("{len} elements"), got, wanted);
+    });
+}
+
+// Catches a difference that is hidden from the step's check: a lane, rest or chunk whose sum is lost.
+#[test]
+fn one_element_that_is_not_finite_shows_in_the_norm_wherever_it_is() {
+    for dtype in DTYPES {
+        for at in [0, 15, 16, CHUNK - 1, CHUNK, 2 * CHUNK + 4] {
+            for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                let mut x = vec![1.0; 2 * CHUNK + 5];
+                x[at] = bad;
+                let x = Tensor::new(x, &Device::Cpu)
+                    .unwrap()
+                    .to_dtype(dtype)
+                    .unwrap();
+                let norm = number(fused(dtype).squared_norm(&x).unwrap());
+                assert_eq!(norm.is_nan(), bad.is_nan(), "{bad} at {at}");
+                assert!(!norm.is_finite(), "{bad} at {at}");
+            }
+        }
+    }
+}
+
+// Catches a saved copy that is taken after the move, and a scale that is forgotten.
+#[test]
+fn a_perturbation_saves_the_weights_bit_for_bit_and_moves_them() {
+    for_all(|len, dtype| {
+        let (a, b) = (var(len, 0.1, dtype), var(len, 0.1, dtype));
+        let direction = wave(len, 2.0, dtype);
+        let (mut saved, mut saved_b) = (None, None);
+        // Twice, so that the second time meets buffers in use.
+        for _ in 0..2 {
+            let before = a.copy().unwrap();
+            let fused = fused(dtype);
+            fused.perturb(&a, &mut saved, &direction, 0.3).unwrap();
+            Composed.perturb(&b, &mut saved_b, &direction, 0.3).unwrap();
+            assert_near("perturbed", &a, &b);
+            assert_same_bits("saved", saved.as_ref().unwrap(), &before);
+            fused.assign(&a, saved.as_ref().unwrap()).unwrap();
+            assert_same_bits("restored", &a, &before);
+            b.set(&a.as_detached_tensor().copy().unwrap()).unwrap();
+        }
+    });
+}
+
+// Catches a pull from the already pulled weights, a lost part of the gap and a return that copies the
+// wrong way.
+#[test]
+fn a_pull_is_the_composed_pull_and_its_gap_is_exact() {
+    for_all(|len, dtype| {
+        for fast in [Fast::Stay, Fast::Return] {
+            let (a, b) = (var(len, 0.1, dtype), var(len, 0.1, dtype));
+            let (mut phi_a, mut phi_b) = (wave(len, 0.9, dtype), wave(len, 0.9, dtype));
+            let difference = (a.as_detached_tensor() - &phi_a).unwrap();
+            let wanted: f64 = values(&difference).iter().map(|d| d * d).sum();
+            let got = fused(dtype).pull(&mut phi_a, &a, 0.7, fast).unwrap();
+            Composed.pull(&mut phi_b, &b, 0.7, fast).unwrap();
+            testing::SCALAR.assert("gap²", number(got), wanted);
+            assert_near("slow", &phi_a, &phi_b);
+            assert_near("fast", &a, &b);
+            if fast == Fast::Return {
+                assert_same_bits("returned", &a, &phi_a);
+            }
+        }
+    });
+}
+
+// Catches a kernel that reads a storage from its start, or in storage order.
+#[test]
+fn strided_and_shifted_gradients_are_read_as_what_they_are() {
+    for dtype in DTYPES {
+        let transposed = wave(6, 0.4, dtype).reshape((3, 2)).unwrap().t().unwrap();
+        let shifted = wave(24, 0.4, dtype)
+            .reshape((4, 2, 3))
+            .unwrap()
+            .get(2)
+            .unwrap();
+        let broadcast = wave(3, 0.4, dtype).broadcast_as((2, 3)).unwrap();
+        for g in [transposed, shifted, broadcast] {
+            let w = wave(6, 0.1, dtype).reshape((2, 3)).unwrap();
+            let run = |kernels: &dyn Kernels| {
+                let w = Var::from_tensor(&w).unwrap();
+                kernels.sgd(&sgd_configs()[4], &w, &g, &mut None).unwrap();
+                kernels
+                    .adam(&adam_configs()[2], 1, &w, &g, &mut None)
+                    .unwrap();
+                kernels.perturb(&w, &mut None, &g, 0.1).unwrap();
+                (w, number(kernels.squared_norm(&g).unwrap()))
+            };
+            let (a, b) = (run(fused(dtype)), run(&Composed));
+            assert_near("weights", &a.0, &b.0);
+            tolerance(dtype).assert("norm", a.1, b.1);
+        }
+    }
+}
+
+// Catches a lock that is taken twice, which would hang: the gradient of ½‖w‖² is w itself.
+#[test]
+fn a_gradient_that_is_the_weights_themselves_is_copied() {
+    let run = |kernels: &dyn Kernels| {
+        let w = var(65, 0.1, DType::F32);
+        let g = w.as_detached_tensor();
+        kernels.sgd(&sgd_configs()[4], &w, &g, &mut None).unwrap();
+        kernels
+            .adam(&adam_configs()[0], 1, &w, &g, &mut None)
+            .unwrap();
+        kernels.perturb(&w, &mut None, &g, 0.1).unwrap();
+        w
+    };
+    assert_near("weights", &run(&cpu::F32), &run(&Composed));
+}
+
+// Catches loops over the shorter of two slices, and a first step that is taken for done.
+#[test]
+fn operands_that_do_not_fit_are_errors_that_change_nothing() {
+    let w = var(4, 0.1, DType::F32);
+    let before = w.copy().unwrap();
+    let config = sgd_configs()[4].clone();
+    for (bad, word) in [
+        (wave(3, 0.0, DType::F32), "shape"),
+        (wave(4, 0.0, DType::F64), "dtype"),
+    ] {
+        let mut buffer = None;
+        let error = cpu::F32.sgd(&config, &w, &bad, &mut buffer).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(buffer.is_none());
+        assert!(
+            cpu::F32
+                .adam(&adam_configs()[0], 1, &w, &bad, &mut None)
+                .is_err()
+        );
+        assert!(cpu::F32.perturb(&w, &mut None, &bad, 1.0).is_err());
+        assert!(cpu::F32.assign(&w, &bad).is_err());
+        assert_same_bits("weights", &w, &before);
+    }
+}
+
+/// Everything that the kernels compute, on tensors of several chunks.
+fn everything(dtype: DType) -> (Vec<Tensor>, Vec<u64>) {
+    let len = 9 * CHUNK + 31;
+    let (w, g) = (var(len, 0.1, dtype), wave(len, 0.5, dtype));
+    let kernels = fused(dtype);
+    let (mut buffer, mut moments, mut saved) = (None, None, None);
+    let mut phi = wave(len, 0.3, dtype);
+    kernels.sgd(&sgd_configs()[4], &w, &g, &mut buffer).unwrap();
+    kernels
+        .adam(&adam_configs()[2], 1, &w, &g, &mut moments)
+        .unwrap();
+    kernels.perturb(&w, &mut saved, &g, 0.1).unwrap();
+    let norm = kernels.squared_norm(&g).unwrap();
+    let gap = kernels.pull(&mut phi, &w, 0.8, Fast::Stay).unwrap();
+    let bits = [norm, gap].map(|s| number(s).to_bits()).to_vec();
+    let (m, v) = moments.unwrap();
+    let tensors = vec![
+        w.as_detached_tensor(),
+        buffer.unwrap(),
+        m,
+        v,
+        saved.unwrap(),
+        phi,
+    ];
+    (tensors, bits)
+}
+
+// Catches sums in the order in which threads finish, and a split that depends on how many there are.
+#[test]
+fn the_number_of_threads_does_not_show_in_a_single_bit() {
+    for dtype in DTYPES {
+        let wanted = everything(dtype);
+        for threads in [1, 2, 3, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let got = pool.build().unwrap().install(|| everything(dtype));
+            assert_eq!(got.1, wanted.1, "sums with {threads} threads");
+            for (got, wanted) in got.0.iter().zip(&wanted.0) {
+                assert_same_bits(&format!("{threads} threads"), got, wanted);
+            }
+        }
+    }
+}
+
+fn address(tensor: &Tensor) -> usize {
+    access::read::<f32, _>(tensor, |x| Ok(x.as_ptr().addr())).unwrap()
+}
+
+// Catches an allocation in the steady state, which costs more than the arithmetic.
+#[test]
+fn weights_and_buffers_stay_where_they_are() {
+    let (w, g) = (var(100, 0.1, DType::F32), wave(100, 0.5, DType::F32));
+    let (mut buffer, mut moments, mut saved) = (None, None, None);
+    let mut phi = wave(100, 0.3, DType::F32);
+    let mut seen = Vec::new();
+    for t in 1..4 {
+        let kernels = Choice::Auto.of(&w);
+        kernels.sgd(&sgd_configs()[4], &w, &g, &mut buffer).unwrap();
+        kernels
+            .adam(&adam_configs()[2], t, &w, &g, &mut moments)
+            .unwrap();
+        kernels.perturb(&w, &mut saved, &g, 0.1).unwrap();
+        kernels.pull(&mut phi, &w, 0.8, Fast::Return).unwrap();
+        let (m, v) = moments.as_ref().unwrap();
+        let all = [
+            &w,
+            buffer.as_ref().unwrap(),
+            m,
+            v,
+            saved.as_ref().unwrap(),
+            &phi,
+        ];
+        seen.push(all.map(address));
+    }
+    assert!(seen[0] == seen[1] && seen[1] == seen[2], "{seen:?}");
+}
+
+// Catches a state that holds the buffers themselves, which the next step then changes in place.
+#[test]
+fn a_saved_state_does_not_follow_the_buffers() {
+    fn check<O: Optimizer + Stateful>(mut optimizer: O, grads: &GradStore) {
+        with_choice(Choice::Auto, || {
+            optimizer.step(grads).unwrap();
+            let state = optimizer.state().unwrap();
+            let before: Vec<_> = state.tensors.values().map(values).collect();
+            optimizer.step(grads).unwrap();
+            assert!(!before.is_empty());
+            assert_eq!(
+                before,
+                state.tensors.values().map(values).collect::<Vec<_>>()
+            );
+            // Loading must not tie the optimizer to the state either.
+            optimizer.load_state(&state).unwrap();
+            optimizer.step(grads).unwrap();
+            assert_eq!(
+                before,
+                state.tensors.values().map(values).collect::<Vec<_>>()
+            );
+        });
+    }
+    let w = var(5, 0.1, DType::F32);
+    let params = ParamSet::new([("w", w.clone())]).unwrap();
+    let grads = w.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    check(Sgd::new(&params, sgd_configs()[4].clone()).unwrap(), &grads);
+    check(
+        Adam::new(&params, adam_configs()[2].clone()).unwrap(),
+        &grads,
+    );
+}
+
+// Catches half precision or a forced choice that is sent to kernels that cannot or must not do it.
+#[test]
+fn only_f32_and_f64_on_the_cpu_are_fused_and_only_if_that_is_allowed() {
+    let is_fused = |choice: Choice, t: &Tensor| {
+        matches!(choice.of(t).squared_norm(t).unwrap(), Scalar::Host(_))
+    };
+    for dtype in [DType::F16, DType::BF16] {
+        assert!(!is_fused(Choice::Auto, &wave(3, 0.1, dtype)));
+    }
+    for dtype in DTYPES {
+        assert!(is_fused(Choice::Auto, &wave(3, 0.1, dtype)));
+        assert!(!is_fused(Choice::Composed, &wave(3, 0.1, dtype)));
+    }
+}
+
+#[test]
+fn the_environment_allows_two_values_and_names_them() {
+    assert_eq!(Choice::parse(None).unwrap(), Choice::Auto);
+    assert_eq!(Choice::parse(Some("auto")).unwrap(), Choice::Auto);
+    assert_eq!(Choice::parse(Some("composed")).unwrap(), Choice::Composed);
+    let message = Choice::parse(Some("fast")).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "environment.SALA_KERNELS must be `auto` or `composed`, got fast"
+    );
+}
