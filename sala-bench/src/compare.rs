@@ -156,11 +156,11 @@ struct Queue<'a> {
     data: Mutex<HashMap<u64, Arc<SeedData>>>,
 }
 
-impl Queue<'_> {
+impl<'a> Queue<'a> {
     /// Makes runs until none is left or it is asked to stop; an error makes the others stop too.
     fn work(&self) -> Result<Vec<RunRecord>> {
         let mut records = Vec::new();
-        while let Some((seed, optimizer)) = lock(&self.missing).pop_front() {
+        while let Some((seed, optimizer)) = self.next() {
             match self.make(seed, optimizer) {
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => break,
@@ -172,6 +172,11 @@ impl Queue<'_> {
             }
         }
         Ok(records)
+    }
+
+    /// In a function of its own, so that the lock is released before the run begins.
+    fn next(&self) -> Option<Cell<'a>> {
+        lock(&self.missing).pop_front()
     }
 
     fn make(&self, seed: u64, optimizer: &Optimizer) -> Result<Option<RunRecord>> {

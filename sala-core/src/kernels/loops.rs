@@ -127,7 +127,11 @@ pub(super) fn drive<D: Bundle, R: Rule<D>>(rule: R, data: D) -> f64 {
         return pulp::Arch::new().dispatch(Piece(rule, data));
     }
     let (head, tail) = data.cut(len.div_ceil(CHUNK) / 2 * CHUNK);
-    let (a, b) = rayon::join(|| drive(rule, head), || drive(rule, tail));
+    let (a, b) = if super::parallel() {
+        rayon::join(|| drive(rule, head), || drive(rule, tail))
+    } else {
+        (drive(rule, head), drive(rule, tail))
+    };
     a + b
 }
 

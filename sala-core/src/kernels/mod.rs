@@ -215,6 +215,12 @@ mod forced {
     }
 }
 
+/// Whether rayon has threads to share work with. A pool of one is not entered: runs that train side by
+/// side, each on a thread of its own, would wait for each other at its door.
+fn parallel() -> bool {
+    rayon::current_num_threads() > 1
+}
+
 /// Runs the updates of many tensors: within rayon's thread pool when the fused kernels have enough to
 /// do, which saves waking it for each tensor.
 ///
@@ -226,7 +232,7 @@ pub(crate) fn run<'a, R: Send>(
 ) -> crate::Result<R> {
     let choice = choice()?;
     let fused = tensors.into_iter().filter(|t| choice.fused(t).is_some());
-    if fused.map(Tensor::elem_count).sum::<usize>() <= cpu::CHUNK {
+    if !parallel() || fused.map(Tensor::elem_count).sum::<usize>() <= cpu::CHUNK {
         work(choice)
     } else {
         rayon::scope(|_| work(choice))
