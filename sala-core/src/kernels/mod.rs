@@ -138,15 +138,14 @@ impl Choice {
         if self == Self::Composed {
             return None;
         }
-        let kernels = match (tensor.device().is_cpu(), tensor.dtype()) {
-            (true, DType::F32) => Some(&cpu::F32 as &dyn Kernels),
-            (true, DType::F64) => Some(&cpu::F64 as &dyn Kernels),
+        match (tensor.device().is_cpu(), tensor.dtype()) {
+            (true, DType::F32) => Some(&cpu::F32),
+            (true, DType::F64) => Some(&cpu::F64),
             (_, dtype) => {
                 announce_fallback(tensor, dtype);
                 None
             }
-        };
-        kernels.filter(|_| tensor.is_contiguous())
+        }
     }
 }
 
