@@ -1,5 +1,6 @@
 //! `tune`: chooses hyper-parameters on the validation part, the same number of trials for each
-//! optimizer, on seeds that the comparison does not use. The test part is never read.
+//! optimizer, on seeds that the comparison does not use. The test part is never read. An optimizer
+//! without values to try keeps those it has.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -49,9 +50,9 @@ impl Search {
         trials.optimizers = Vec::new();
         let mut budget = None;
         for optimizer in &experiment.optimizers {
-            let grid = self.grid.get(&optimizer.name).with_context(|| {
-                format!("grid: optimizer `{}` has no values to try", optimizer.name)
-            })?;
+            let Some(grid) = self.grid.get(&optimizer.name) else {
+                continue;
+            };
             let candidates = candidates(optimizer, grid)?;
             let wanted = *budget.get_or_insert(candidates.len());
             ensure!(
@@ -150,7 +151,8 @@ fn choose(
     records: &[RunRecord],
 ) -> Result<Experiment> {
     let mut tuned = experiment.clone();
-    for optimizer in &mut tuned.optimizers {
+    let searched = |o: &&mut Optimizer| trials.optimizers.iter().any(|t| is_trial_of(t, o));
+    for optimizer in tuned.optimizers.iter_mut().filter(searched) {
         let mut best: Option<(f64, &Optimizer)> = None;
         for trial in trials
             .optimizers
