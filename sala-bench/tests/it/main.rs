@@ -362,6 +362,18 @@ fn a_search_chooses_on_validation_and_leaves_the_test_part_alone() {
 }
 
 #[test]
+fn the_log_shows_every_step_with_its_numbers_when_asked() {
+    let place = Place::new(EXPERIMENT);
+    let words = ["--epochs", "1", "--seeds", "0", "--optimizers", "sala"];
+    let (_, quiet) = succeed(&mut place.compare("quiet", &words));
+    assert!(!quiet.contains("sala.step"), "{quiet}");
+    let (_, log) = succeed(place.compare("log", &words).env("RUST_LOG", "debug"));
+    for words in ["sala.step", "sala.pass", "ascent", "gap", "loss"] {
+        assert!(log.contains(words), "{words} in {log}");
+    }
+}
+
+#[test]
 fn help_shows_examples() {
     let place = Place::new(EXPERIMENT);
     let (help, _) = succeed(&mut place.command(&["--help"]));

@@ -64,7 +64,7 @@ pub(crate) fn climb<B: Optimizer>(
     // The first gradients are freed before the second pass makes its own.
     let (loss, perturbed) = {
         let (loss, direction) = descent.evaluate(objective, Pass::Direction { fraction })?;
-        let steps = perturbation.scaled(descent.params(), &direction)?;
+        let steps = perturbation.displacement(descent.params(), &direction)?;
         (loss, Perturbed::new(descent.params(), saved, &steps)?)
     };
     let (_, gradients) = descent.evaluate(objective, Pass::Perturbed)?;

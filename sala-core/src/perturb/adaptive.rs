@@ -45,12 +45,7 @@ impl Perturbation for Adaptive {
         self.rho
     }
 
-    fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<Tensor>> {
-        let scaled = self.scaled(params, gradients)?;
-        scaled.iter().map(|(step, s)| Ok((step * *s)?)).collect()
-    }
-
-    fn scaled(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>> {
+    fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>> {
         let mut steps = Vec::with_capacity(params.len());
         let mut scaled_gradients = Vec::with_capacity(params.len());
         for (param, g) in params.iter().zip(gradients.tensors()) {

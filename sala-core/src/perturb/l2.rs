@@ -38,12 +38,7 @@ impl Perturbation for L2 {
         self.rho
     }
 
-    fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<Tensor>> {
-        let scaled = self.scaled(params, gradients)?;
-        scaled.iter().map(|(g, s)| Ok((g * *s)?)).collect()
-    }
-
-    fn scaled(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>> {
+    fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>> {
         let squares = gradients.squared_norms();
         let scales = self.norm.scales(params, squares, self.rho);
         Ok(gradients.tensors().iter().cloned().zip(scales).collect())

@@ -19,21 +19,12 @@ pub trait Perturbation {
     /// Radius ρ of the neighbourhood, for reports.
     fn rho(&self) -> f64;
 
-    /// ε for each parameter, in order, at the current weights with the current gradients.
+    /// ε at the current weights, for each parameter in order: a tensor and the factor that turns it into
+    /// ε, so that kernels multiply while they add.
     ///
     /// # Errors
     /// Those of candle's operations.
-    fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<Tensor>>;
-
-    /// The same ε as a direction and a factor for each parameter, for kernels that multiply while they
-    /// add. Worth overriding where ε is a multiple of a tensor that exists anyway.
-    ///
-    /// # Errors
-    /// Those of [`Perturbation::displacement`].
-    fn scaled(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>> {
-        let steps = self.displacement(params, gradients)?;
-        Ok(steps.into_iter().map(|step| (step, 1.0)).collect())
-    }
+    fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>>;
 }
 
 /// Over which parameters an ascent direction is normalised.

@@ -1,5 +1,5 @@
 //! Integration tests: reference trajectories, conformance of every method, resuming, the order of
-//! passes, errors, tracing.
+//! passes, errors, kernels.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,5 +16,4 @@ mod oracle;
 mod order;
 mod resume;
 mod threelines;
-mod tracing_events;
 mod trajectory;

@@ -1,4 +1,13 @@
 //! The spans that a step opens and the fields they carry.
+//!
+//! A binary of its own: tracing remembers for the whole process whether anybody listens to a span, and
+//! the other tests run on threads where nobody does.
+
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[allow(dead_code, reason = "shared with the other integration tests")]
+#[path = "it/methods.rs"]
+mod methods;
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +18,7 @@ use candle_core::DType;
 use sala_core::{Minimizer, ParamsSala, ParamsSgd, Pass, Sala, Sgd};
 use tracing_subscriber::{Layer, layer::SubscriberExt};
 
-use crate::methods::Problem;
+use methods::Problem;
 
 type Fields = BTreeMap<String, String>;
 
@@ -76,15 +85,9 @@ fn two_steps() {
 
 #[test]
 fn a_step_opens_a_span_with_its_numbers_and_one_for_each_pass() {
-    // Tests on other threads run without a subscriber, and what they found out about a span may be
-    // remembered: so the spans are made known first, and asked about again.
-    two_steps();
     let spans = Spans::default();
     let subscriber = tracing_subscriber::registry().with(spans.clone());
-    tracing::subscriber::with_default(subscriber, || {
-        tracing::callsite::rebuild_interest_cache();
-        two_steps();
-    });
+    tracing::subscriber::with_default(subscriber, two_steps);
     let spans = spans.0.lock().unwrap();
     let names: Vec<_> = spans.iter().map(|(_, name, _)| name.as_str()).collect();
     assert_eq!(
