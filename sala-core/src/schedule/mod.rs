@@ -11,14 +11,24 @@
 //! # Ok::<(), sala_core::Error>(())
 //! ```
 
+mod chain;
 mod constant;
 mod cosine;
+mod exponential;
 mod multistep;
+mod one_cycle;
+mod polynomial;
+mod restarts;
 mod warm_up;
 
+pub use chain::Chain;
 pub use constant::Constant;
 pub use cosine::Cosine;
+pub use exponential::Exponential;
 pub use multistep::MultiStep;
+pub use one_cycle::OneCycle;
+pub use polynomial::Polynomial;
+pub use restarts::CosineRestarts;
 pub use warm_up::WarmUp;
 
 /// A pure function of the position.
