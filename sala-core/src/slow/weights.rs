@@ -6,7 +6,7 @@
 //!
 //! with φ₀ the slow weights before the pull. The gap is taken from the same difference as the pull,
 //! over all trainable parameters, and read on the host once. Cost of a pull: one pass over both copies
-//! of the weights where it is fused ([`kernels`](crate::kernels)), else three; memory: one copy.
+//! of the weights where it is fused ([`kernels`]), else three; memory: one copy.
 
 use candle_core::Tensor;
 
