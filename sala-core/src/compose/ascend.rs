@@ -14,10 +14,10 @@ use candle_nn::Optimizer;
 
 use super::{
     Descend,
-    climb::{Landing, Passes, Saved, clean, climb},
+    climb::{Climb, Landing, Passes, clean},
 };
 use crate::{
-    error::{Result, check},
+    error::Result,
     minimizer::{Minimizer, StepReport},
     objective::Objective,
     params::ParamSet,
@@ -31,10 +31,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Ascend<B, P, W> {
     descent: Descend<B>,
-    perturbation: P,
+    climb: Climb<P>,
     policy: W,
-    direction_fraction: f64,
-    saved: Saved,
 }
 
 impl<B: Optimizer, P: Perturbation, W: Policy> Ascend<B, P, W> {
@@ -57,10 +55,8 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Ascend<B, P, W> {
         let descent = Descend::new(params, base);
         Self {
             descent,
-            perturbation,
+            climb: Climb::new(perturbation),
             policy,
-            direction_fraction: 1.0,
-            saved: Saved::default(),
         }
     }
 
@@ -69,8 +65,7 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Ascend<B, P, W> {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when it is outside.
     pub fn with_direction_fraction(mut self, fraction: f64) -> Result<Self> {
-        check::fraction("Ascend", "direction_fraction", fraction)?;
-        self.direction_fraction = fraction;
+        self.climb = self.climb.on_fraction("Ascend", fraction)?;
         Ok(self)
     }
 
@@ -92,7 +87,7 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Ascend<B, P, W> {
 impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for Ascend<B, P, W> {
     fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport> {
         let step = self.descent.next_step();
-        let span = trace::step(step, self.learning_rate(), Some(self.perturbation.rho()));
+        let span = trace::step(step, self.learning_rate(), Some(self.climb.rho()));
         let _entered = span.enter();
 
         let ascent = self.policy.climbs(Moment { step, gap: None });
@@ -101,13 +96,8 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for Ascend<B, P, W> {
             gradients,
             evaluations,
         } = if ascent {
-            climb(
-                &self.descent,
-                &self.perturbation,
-                self.direction_fraction,
-                (&mut self.saved, Landing::Start),
-                objective,
-            )?
+            self.climb
+                .passes(&self.descent, objective, Landing::Start)?
         } else {
             clean(&self.descent, objective)?
         };

@@ -32,7 +32,7 @@ use candle_nn::Optimizer;
 
 use super::{
     Descend,
-    climb::{Landing, Passes, Saved, clean, climb},
+    climb::{Climb, Landing, Passes, clean},
 };
 use crate::{
     error::{Result, check},
@@ -51,12 +51,10 @@ use crate::{
 #[derive(Debug)]
 pub struct SlowAscend<B, P, W> {
     descent: Descend<B>,
-    perturbation: P,
+    climb: Climb<P>,
     policy: W,
     k: u64,
     alpha: f64,
-    direction_fraction: f64,
-    saved: Saved,
     slow: SlowWeights,
     gap: f64,
     near: bool,
@@ -97,15 +95,12 @@ impl<B: Optimizer, P: Perturbation, W: Policy> SlowAscend<B, P, W> {
             gap: Some(gap),
         });
         let descent = Descend::new(params, base);
-        let direction_fraction = 1.0;
         Ok(Self {
             descent,
-            perturbation,
+            climb: Climb::new(perturbation),
             policy,
             k,
             alpha,
-            direction_fraction,
-            saved: Saved::default(),
             slow,
             gap,
             near,
@@ -117,8 +112,7 @@ impl<B: Optimizer, P: Perturbation, W: Policy> SlowAscend<B, P, W> {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when it is outside.
     pub fn with_direction_fraction(mut self, fraction: f64) -> Result<Self> {
-        check::fraction("SlowAscend", "direction_fraction", fraction)?;
-        self.direction_fraction = fraction;
+        self.climb = self.climb.on_fraction("SlowAscend", fraction)?;
         Ok(self)
     }
 
@@ -155,7 +149,7 @@ impl<B: Optimizer, P: Perturbation, W: Policy> SlowAscend<B, P, W> {
 impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for SlowAscend<B, P, W> {
     fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport> {
         let step = self.descent.next_step();
-        let span = trace::step(step, self.learning_rate(), Some(self.perturbation.rho()));
+        let span = trace::step(step, self.learning_rate(), Some(self.climb.rho()));
         let _entered = span.enter();
 
         let last_of_cycle = step.is_multiple_of(self.k);
@@ -165,13 +159,8 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for SlowAscend<B, P, W>
             gradients,
             evaluations,
         } = if ascent {
-            climb(
-                &self.descent,
-                &self.perturbation,
-                self.direction_fraction,
-                (&mut self.saved, Landing::Slow(&self.slow)),
-                objective,
-            )?
+            let landing = Landing::Slow(&self.slow);
+            self.climb.passes(&self.descent, objective, landing)?
         } else {
             clean(&self.descent, objective)?
         };
