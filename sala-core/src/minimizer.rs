@@ -49,6 +49,8 @@ pub trait Minimizer {
     /// # Errors
     /// When a pass fails, lacks a gradient or is not finite. Parameters and state are then those of
     /// before the step. The same holds for the parameters if the objective panics.
+    /// What the objective itself keeps, such as running statistics that a first pass has moved, is its
+    /// own affair.
     fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport>;
 
     /// The parameters that are trained.
