@@ -3,10 +3,9 @@
 use anyhow::{Context, Result};
 use candle_core::{Device, Var};
 use sala_core::{
-    ParamSet, ParamsAdam, ParamsAsam, ParamsLookahead, ParamsSala, ParamsSam, ParamsSamEvery,
+    Clip, ParamSet, ParamsAdam, ParamsAsam, ParamsLookahead, ParamsSala, ParamsSam, ParamsSamEvery,
     ParamsSgd, Resumable,
     catalogue::{self, Method as CoreMethod},
-    perturb::AscentNorm,
     schedule::{Constant, Cosine, Schedule, WarmUp},
 };
 use sala_models::{Mlp, MlpConfig, Rng, SimpleCnn, SimpleCnnConfig, VarStore};
@@ -52,7 +51,8 @@ pub(crate) fn network(
 
 /// The optimizer over these parameters.
 pub(crate) fn optimizer(spec: &Optimizer, params: ParamSet) -> Result<Box<dyn Resumable>> {
-    catalogue::build(params, &base(spec), &method(&spec.method), spec.clip_norm)
+    let clip = spec.clip_norm.map(Clip::Norm);
+    catalogue::build(params, &base(spec), &method(&spec.method), clip)
         .with_context(|| format!("optimizer `{}`", spec.name))
 }
 
@@ -83,7 +83,6 @@ fn base(spec: &Optimizer) -> catalogue::Base {
 }
 
 fn method(spec: &Method) -> CoreMethod {
-    let norm = AscentNorm::Global;
     match *spec {
         Method::Base {} => CoreMethod::Base,
         Method::Lookahead { k, alpha } => CoreMethod::Lookahead(ParamsLookahead {
@@ -96,8 +95,8 @@ fn method(spec: &Method) -> CoreMethod {
             direction_fraction,
         } => CoreMethod::Sam(ParamsSam {
             rho,
-            norm,
             direction_fraction,
+            ..ParamsSam::default()
         }),
         Method::Asam {
             rho,
@@ -106,8 +105,8 @@ fn method(spec: &Method) -> CoreMethod {
         } => CoreMethod::Asam(ParamsAsam {
             rho,
             eta,
-            norm,
             direction_fraction,
+            ..ParamsAsam::default()
         }),
         Method::SamEvery {
             k,
@@ -117,8 +116,8 @@ fn method(spec: &Method) -> CoreMethod {
             k,
             sam: ParamsSam {
                 rho,
-                norm,
                 direction_fraction,
+                ..ParamsSam::default()
             },
         }),
         Method::Sala {
@@ -126,17 +125,13 @@ fn method(spec: &Method) -> CoreMethod {
             alpha,
             rho,
             direction_fraction,
-        } => {
-            let init = ParamsSala::default().init;
-            CoreMethod::Sala(ParamsSala {
-                k,
-                alpha,
-                rho,
-                init,
-                norm,
-                direction_fraction,
-            })
-        }
+        } => CoreMethod::Sala(ParamsSala {
+            k,
+            alpha,
+            rho,
+            direction_fraction,
+            ..ParamsSala::default()
+        }),
     }
 }
 

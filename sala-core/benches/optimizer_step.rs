@@ -106,10 +106,8 @@ struct Given<'a>(&'a Network);
 
 impl Objective for Given<'_> {
     fn evaluate(&mut self, _: Pass) -> Result<Evaluation> {
-        Ok(Evaluation {
-            loss: Tensor::zeros((), DType::F32, &Device::Cpu)?,
-            grads: self.0.grads()?,
-        })
+        let loss = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        Ok(Evaluation::new(loss, self.0.grads()?))
     }
 }
 

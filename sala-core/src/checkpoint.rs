@@ -17,8 +17,9 @@ use crate::{
     state::State,
 };
 
-/// The version of the format that this crate writes, and the only one that exists so far.
-pub const VERSION: u32 = 1;
+/// The version of the format that this crate writes and reads. Version 1 held optimizers without radius,
+/// weight decay and memories, which a run cannot be continued without: such files are refused.
+pub const VERSION: u32 = 2;
 const FORMAT: &str = "sala-checkpoint";
 
 /// Named sections (`model`, `optimizer`, …), each a [`State`].
@@ -120,9 +121,16 @@ impl Checkpoint {
         let (format, version) = (entry("format")?, entry("version")?);
         if format != FORMAT || version.parse() != Ok(VERSION) {
             let wanted = format!("wanted {FORMAT} version {VERSION}");
+            let advice = match version.parse::<u32>() {
+                Ok(older) if format == FORMAT && older < VERSION => {
+                    ": an older version wrote it, and lacks what a run is continued from"
+                }
+                Ok(_) if format == FORMAT => ": a newer version of this program wrote it",
+                _ => "",
+            };
             return Err(at(
                 path,
-                format!("{wanted}, got {format} version {version}"),
+                format!("{wanted}, got {format} version {version}{advice}"),
             ));
         }
         let values: BTreeMap<String, String> =
@@ -251,15 +259,26 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
         refused("checkpoint");
-        let version = br#""version":"1""#;
+        let version = br#""version":"2""#;
         let place = whole
             .windows(version.len())
             .position(|w| w == version)
             .unwrap();
-        let mut newer = whole;
-        newer[place + version.len() - 2] = b'9';
-        std::fs::write(&path, newer).unwrap();
-        refused("wanted sala-checkpoint version 1, got sala-checkpoint version 9");
+        for (digit, words) in [
+            (
+                b'9',
+                "wanted sala-checkpoint version 2, got sala-checkpoint version 9: a newer",
+            ),
+            (
+                b'1',
+                "wanted sala-checkpoint version 2, got sala-checkpoint version 1: an older",
+            ),
+        ] {
+            let mut other = whole.clone();
+            other[place + version.len() - 2] = digit;
+            std::fs::write(&path, other).unwrap();
+            refused(words);
+        }
     }
 
     #[test]

@@ -1,9 +1,44 @@
-//! Clipping of the descent gradient by its global norm.
+//! Clipping of the gradient that updates the weights.
 //!
-//! g ← g · min(1, c / ‖g‖₂), the norm over all parameters (Pascanu, Mikolov and Bengio 2013,
-//! arXiv:1211.5063). The gradient that updates the weights is clipped; the one that points an ascent
-//! is not, because a perturbation normalises it anyway. Unlike `torch.nn.utils.clip_grad_norm_`
-//! nothing is added to the norm, so a clipped gradient has the norm c to rounding.
+//! ```text
+//! by norm:   g ← g · min(1, c / ‖g‖₂)         ‖·‖ over all parameters
+//! by value:  gᵢ ← min(max(gᵢ, −c), c)
+//! ```
+//!
+//! Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063. The gradient that points an ascent is not
+//! clipped, because a perturbation normalises it anyway. Unlike `torch.nn.utils.clip_grad_norm_` nothing
+//! is added to the norm, so a clipped gradient has the norm c to rounding. A gradient that is clipped
+//! is copied: the objective's own tensors stay as they are.
+
+use crate::error::{Result, check};
+
+/// How far the descent gradient may reach.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Clip {
+    /// Its norm over all parameters is at most this.
+    Norm(f64),
+    /// The magnitude of each of its elements is at most this.
+    Value(f64),
+}
+
+impl Clip {
+    /// Checks the bound.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when it is not finite and above 0.
+    ///
+    /// ```
+    /// # use sala_core::Clip;
+    /// assert!(Clip::Norm(1.0).validate().is_ok());
+    /// assert!(Clip::Value(0.0).validate().is_err());
+    /// ```
+    pub fn validate(self) -> Result<()> {
+        match self {
+            Self::Norm(max) => check::positive("Clip", "Norm", max),
+            Self::Value(max) => check::positive("Clip", "Value", max),
+        }
+    }
+}
 
 /// The factor min(1, max / norm).
 pub(crate) fn factor(norm: f64, max: f64) -> f64 {

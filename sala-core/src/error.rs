@@ -31,6 +31,24 @@ pub enum Error {
         name: String,
     },
 
+    /// An entry of a [`ParamSet`](crate::ParamSet) has an empty name.
+    #[error("ParamSet: variable number {index} (from 0) has an empty name")]
+    EmptyName {
+        /// Its place in the list that was given.
+        index: usize,
+    },
+
+    /// The variables of a [`ParamSet`](crate::ParamSet) are on different devices.
+    #[error("ParamSet: `{name}` is on {got:?}, but the variables before it are on {wanted:?}")]
+    MixedDevices {
+        /// The variable's name.
+        name: String,
+        /// The device of the others.
+        wanted: candle_core::DeviceLocation,
+        /// Its own.
+        got: candle_core::DeviceLocation,
+    },
+
     /// A variable cannot be trained because of its dtype.
     #[error("ParamSet: `{name}` must have a float dtype to be trained, got {dtype:?}")]
     NotFloat {
@@ -85,6 +103,19 @@ pub enum Error {
         got: Vec<usize>,
     },
 
+    /// A gradient has another dtype than its parameter, or is on another device.
+    #[error("{pass} pass: the gradient of `{name}` must be {wanted}, got {got}")]
+    GradientKind {
+        /// The pass.
+        pass: Pass,
+        /// The parameter's name.
+        name: String,
+        /// The parameter's dtype and device.
+        wanted: String,
+        /// The gradient's.
+        got: String,
+    },
+
     /// The loss or a gradient is NaN or infinite. Weights and state are those of before the step.
     #[error("{pass} pass: {what} is not finite ({value}); weights and state are unchanged")]
     NonFinite {
@@ -103,6 +134,29 @@ pub enum Error {
         pass: Pass,
         /// The shape of the tensor that was returned.
         got: Vec<usize>,
+    },
+
+    /// The methods of a step were called in an order that makes no sense.
+    #[error("{problem}")]
+    Order {
+        /// What was called when, and what should have been.
+        problem: &'static str,
+    },
+
+    /// A base cannot do what is asked of it.
+    #[error("{what} needs Sgd or Adam as its base: other bases keep it to themselves")]
+    ForeignBase {
+        /// What was asked for.
+        what: &'static str,
+    },
+
+    /// The optimizer perturbs each of so many micro-batches, and the objective has another number.
+    #[error("the optimizer wants an objective of {wanted} micro-batches, got one of {got}")]
+    MicroBatches {
+        /// The optimizer's number.
+        wanted: usize,
+        /// The objective's.
+        got: usize,
     },
 
     /// A saved state lacks entries, has entries too many, or entries of the wrong kind.

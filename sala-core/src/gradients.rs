@@ -3,28 +3,29 @@
 use candle_core::{Tensor, backprop::GradStore};
 
 use crate::{
-    clip,
+    clip::{self, Clip},
     error::{Error, Result},
-    kernels::Scalar,
+    kernels::{self, Scalar},
     objective::{Evaluation, Pass},
-    params::ParamSet,
+    params::{Param, ParamSet, is_half},
     vector,
 };
 
-/// One gradient for each trainable parameter, of its shape, all of them finite.
-#[derive(Debug)]
-pub struct Gradients {
-    store: GradStore,
-    tensors: Vec<Tensor>,
-    squared_norms: Vec<f64>,
+/// What an objective returned, its numbers not yet read from the device.
+pub(crate) struct Unread {
+    pass: Pass,
+    gradients: Gradients,
+    loss: Tensor,
+    squares: Vec<Scalar>,
 }
 
-impl Gradients {
-    /// Checks a pass and reads its loss and gradient norms on the host, all in one synchronisation.
-    pub(crate) fn check(params: &ParamSet, pass: Pass, outcome: Evaluation) -> Result<(f64, Self)> {
+impl Unread {
+    /// Checks presence, shapes, dtypes and devices, and takes a factor of the loss off again.
+    pub(crate) fn collect(params: &ParamSet, pass: Pass, outcome: Evaluation) -> Result<Self> {
         let Evaluation {
             loss,
             grads: mut store,
+            scale,
         } = outcome;
         if loss.elem_count() != 1 {
             return Err(Error::LossShape {
@@ -33,70 +34,198 @@ impl Gradients {
             });
         }
         params.drop_frozen(&mut store);
-        let tensors = collect(params, pass, &store)?;
-        let mut scalars = vec![Scalar::Device(loss.detach())];
-        scalars.extend(vector::squared_norms(&tensors)?);
-        let mut numbers = vector::read_scalars(scalars)?;
-        let squared_norms = numbers.split_off(1);
-        let loss = numbers[0];
-        require_finite(params, pass, loss, &squared_norms)?;
-        Ok((
-            loss,
-            Self {
-                store,
-                tensors,
-                squared_norms,
-            },
-        ))
+        let mut gradients = Gradients {
+            tensors: Vec::with_capacity(params.len()),
+            store,
+            changed: false,
+            norm: 0.0,
+        };
+        for param in params {
+            let gradient = checked(param, pass, &gradients.store)?;
+            gradients.changed |= gradient.dtype() != param.model_var().dtype();
+            gradients.tensors.push(kernels::wide(&gradient)?);
+        }
+        if (scale - 1.0).abs() > 0.0 {
+            gradients.multiply(1.0 / scale)?;
+        }
+        let squares = vector::squared_norms(&gradients.tensors)?;
+        Ok(Self {
+            pass,
+            gradients,
+            loss: loss.detach(),
+            squares,
+        })
     }
 
+    /// The gradients in the order of the parameters.
+    pub(crate) fn tensors(&self) -> &[Tensor] {
+        &self.gradients.tensors
+    }
+
+    /// Reads the loss, the norms and `others` in one synchronisation, and checks that loss and
+    /// gradients are finite.
+    pub(crate) fn read(self, params: &ParamSet, others: Vec<Scalar>) -> Result<Read> {
+        let Self {
+            pass,
+            mut gradients,
+            loss,
+            squares,
+        } = self;
+        let mut scalars = vec![Scalar::Device(loss)];
+        scalars.extend(squares);
+        scalars.extend(others);
+        let mut numbers = vector::read_scalars(scalars)?;
+        let others = numbers.split_off(1 + params.len());
+        let squares = numbers.split_off(1);
+        let loss = numbers[0];
+        require_finite(params, pass, loss, &squares)?;
+        gradients.norm = vector::norm_of(&squares);
+        Ok(Read {
+            loss,
+            gradients,
+            squares,
+            others,
+        })
+    }
+}
+
+/// What was read from the device in one synchronisation.
+pub(crate) struct Read {
+    pub(crate) loss: f64,
+    pub(crate) gradients: Gradients,
+    /// ‖gᵢ‖² of each parameter.
+    pub(crate) squares: Vec<f64>,
+    pub(crate) others: Vec<f64>,
+}
+
+/// One gradient for each trainable parameter, of its shape, all of them finite; f32 or f64.
+#[derive(Debug)]
+pub struct Gradients {
+    tensors: Vec<Tensor>,
+    /// As the objective returned them, for the model's variables.
+    store: GradStore,
+    /// Whether `tensors` are no longer what is in `store`.
+    changed: bool,
+    norm: f64,
+}
+
+impl Gradients {
     /// The gradients in the order of the parameters' names.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }
 
-    /// ‖gᵢ‖₂² of each, on the host already.
-    pub fn squared_norms(&self) -> &[f64] {
-        &self.squared_norms
-    }
-
     /// ‖g‖₂ over all parameters.
     pub fn norm(&self) -> f64 {
-        vector::norm_of(&self.squared_norms)
+        self.norm
     }
 
-    /// The store to hand to a base, its gradients clipped to the global norm `max`.
-    pub(crate) fn into_clipped(mut self, params: &ParamSet, max: Option<f64>) -> Result<GradStore> {
-        let factor = max.map_or(1.0, |max| clip::factor(self.norm(), max));
-        if factor < 1.0 {
-            for (param, gradient) in params.iter().zip(&self.tensors) {
-                self.store.insert(param.var(), (gradient * factor)?);
+    /// g ← factor · g.
+    ///
+    /// # Errors
+    /// Those of candle's operations.
+    pub fn scale(&mut self, factor: f64) -> Result<()> {
+        self.multiply(factor)?;
+        self.norm *= factor.abs();
+        Ok(())
+    }
+
+    fn multiply(&mut self, factor: f64) -> Result<()> {
+        for tensor in &mut self.tensors {
+            *tensor = (&*tensor * factor)?;
+        }
+        self.changed = true;
+        Ok(())
+    }
+
+    /// g ← a g + b h, with h one tensor for each parameter; `dot` is ⟨g, h⟩ and `other_norm` ‖h‖₂, from
+    /// which the new norm follows without another pass over memory.
+    ///
+    /// # Errors
+    /// Those of candle's operations.
+    pub fn combine(
+        &mut self,
+        a: f64,
+        (b, other, other_norm): (f64, &[Tensor], f64),
+        dot: f64,
+    ) -> Result<()> {
+        for (tensor, other) in self.tensors.iter_mut().zip(other) {
+            *tensor = ((&*tensor * a)? + (other * b)?)?;
+        }
+        let square = (a * self.norm).powi(2) + (b * other_norm).powi(2) + 2.0 * a * b * dot;
+        // The three terms can cancel to a rounding error below zero.
+        self.norm = square.max(0.0).sqrt();
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Replaces the gradients, as a mean over micro-batches does.
+    pub(crate) fn replace(&mut self, tensors: Vec<Tensor>, norm: f64) {
+        (self.tensors, self.norm, self.changed) = (tensors, norm, true);
+    }
+
+    /// Hands out the gradients alone.
+    pub(crate) fn into_tensors(self) -> Vec<Tensor> {
+        self.tensors
+    }
+
+    pub(crate) fn clip(&mut self, clip: Clip) -> Result<()> {
+        match clip {
+            Clip::Norm(max) => match clip::factor(self.norm, max) {
+                factor if factor < 1.0 => self.scale(factor),
+                _ => Ok(()),
+            },
+            Clip::Value(max) => {
+                for tensor in &mut self.tensors {
+                    *tensor = tensor.clamp(-max, max)?;
+                }
+                self.changed = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// A store for a base that knows candle's trait only: each gradient under the variable that the
+    /// base trains, in that variable's dtype.
+    pub(crate) fn into_store(mut self, params: &ParamSet) -> Result<GradStore> {
+        for (param, gradient) in params.iter().zip(self.tensors) {
+            let var = param.var();
+            if self.changed || var.id() != param.model_var().id() {
+                self.store.insert(var, gradient.to_dtype(var.dtype())?);
             }
         }
         Ok(self.store)
     }
 }
 
-/// The gradient of each parameter, detached, or an error that names the first one that is amiss.
-fn collect(params: &ParamSet, pass: Pass, store: &GradStore) -> Result<Vec<Tensor>> {
-    let gradient = |param: &crate::Param| {
-        let name = || param.name().to_owned();
-        let gradient = store
-            .get(param.var())
-            .ok_or_else(|| Error::MissingGradient { pass, name: name() })?;
-        let (wanted, got) = (param.var().dims(), gradient.dims());
-        if wanted != got {
-            let (wanted, got) = (wanted.to_vec(), got.to_vec());
-            return Err(Error::GradientShape {
-                pass,
-                name: name(),
-                wanted,
-                got,
-            });
-        }
-        Ok(gradient.detach())
-    };
-    params.iter().map(gradient).collect()
+/// The gradient of a parameter, detached, or an error that says what is amiss with it.
+fn checked(param: &Param, pass: Pass, store: &GradStore) -> Result<Tensor> {
+    let name = || param.name().to_owned();
+    let var = param.model_var();
+    let gradient = store
+        .get(var)
+        .ok_or_else(|| Error::MissingGradient { pass, name: name() })?;
+    if var.dims() != gradient.dims() {
+        return Err(Error::GradientShape {
+            pass,
+            name: name(),
+            wanted: var.dims().to_vec(),
+            got: gradient.dims().to_vec(),
+        });
+    }
+    // What accumulates gradients of half precision may do so in f32.
+    let widened = is_half(var.dtype()) && gradient.dtype() == candle_core::DType::F32;
+    let fits = gradient.dtype() == var.dtype() || widened;
+    if !fits || !gradient.device().same_device(var.device()) {
+        let kind = |t: &Tensor| format!("{:?} on {:?}", t.dtype(), t.device().location());
+        return Err(Error::GradientKind {
+            pass,
+            name: name(),
+            wanted: kind(var),
+            got: kind(gradient),
+        });
+    }
+    Ok(gradient.detach())
 }
 
 fn require_finite(params: &ParamSet, pass: Pass, loss: f64, squared_norms: &[f64]) -> Result<()> {

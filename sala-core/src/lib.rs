@@ -56,14 +56,19 @@
 //!
 //! `testing`: named tolerances, comparisons and gradient checks for tests.
 
+mod accumulate;
 pub mod base;
+pub mod blend;
 pub mod catalogue;
 pub mod checkpoint;
 mod clip;
 pub mod compose;
+mod diagnostics;
 mod error;
 mod gradients;
 pub mod kernels;
+mod loss_scale;
+mod memory;
 mod minimizer;
 mod objective;
 mod params;
@@ -77,13 +82,24 @@ pub mod testing;
 mod trace;
 mod vector;
 
+pub use accumulate::MicroBatches;
 pub use base::{Adam, ParamsAdam, ParamsSgd, Sgd};
-pub use catalogue::{Asam, ParamsAsam, ParamsSala, ParamsSam, ParamsSamEvery, Sala, Sam, SamEvery};
+pub use catalogue::{
+    Asam, FriendlySam, Gsam, LookSam, MomentumSam, ParamsAsam, ParamsFriendlySam, ParamsGsam,
+    ParamsLookSam, ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSamEvery, Sala, Sam, SamEvery,
+};
+pub use clip::Clip;
 pub use compose::{Ascend, Descend, SlowAscend};
+pub use diagnostics::{Coverage, Stages};
 pub use error::{Error, Result};
 pub use gradients::Gradients;
-pub use minimizer::{Minimizer, Resumable, StepReport};
+pub use loss_scale::{LossScaler, ParamsLossScaler};
+pub use memory::Memory;
+pub use minimizer::{Minimizer, Progress, Resumable, StepReport};
 pub use objective::{Evaluation, Objective, Pass};
 pub use params::{Param, ParamSet};
-pub use slow::{Lookahead, ParamsLookahead, SlowInit, SlowView, SlowWeights};
+pub use slow::{
+    Average, Averaged, Lookahead, MomentumAtPull, ParamsAveraged, ParamsLookahead, SlowInit,
+    SlowView, SlowWeights,
+};
 pub use state::Stateful;

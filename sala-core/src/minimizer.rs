@@ -2,10 +2,11 @@
 
 use crate::{
     error::{Error, Result},
-    objective::Objective,
+    objective::{Evaluation, Objective, Pass},
     params::ParamSet,
     slow::{SlowView, SlowWeights},
     state::Stateful,
+    trace,
 };
 
 /// What one step did.
@@ -14,7 +15,7 @@ pub struct StepReport {
     /// Number of the step, from 1.
     pub step: u64,
     /// Loss of the first pass, at the weights before the step; of its fraction of the batch for a
-    /// direction pass.
+    /// direction pass. Where the only pass is a displaced one, the loss there.
     pub loss: f64,
     /// Gradient evaluations of a whole batch that the step took; a direction pass on a fraction of
     /// the batch counts as that fraction.
@@ -26,6 +27,20 @@ pub struct StepReport {
     pub gap: Option<f64>,
     /// ‖g‖₂ of the gradient that updated the weights, before clipping.
     pub grad_norm: f64,
+}
+
+/// What a step needs next, in the form of two phases.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[must_use]
+pub enum Progress {
+    /// The weights are perturbed: take the gradient there ([`Pass::Perturbed`]) and call
+    /// [`Minimizer::second_step`].
+    Perturbed,
+    /// One micro-batch is done: take the gradient of the next, for this pass, and call
+    /// [`Minimizer::first_step`].
+    MicroBatch(Pass),
+    /// The step is complete.
+    Done(StepReport),
 }
 
 /// An optimizer that steps on an [`Objective`], which it evaluates once or more in a step.
@@ -43,7 +58,60 @@ pub struct StepReport {
 /// let grads = w.sqr().unwrap().backward().unwrap();
 /// sam.step(&grads); // expected `&mut dyn Objective`
 /// ```
+///
+/// # Two phases
+///
+/// Loops that cannot hand over a closure take the passes themselves; [`Minimizer::step`] does no more:
+///
+/// ```
+/// # use candle_core::{Device, Var};
+/// # use sala_core::{Evaluation, Minimizer, ParamSet, ParamsSam, ParamsSgd, Pass, Progress, Sam, Sgd};
+/// # let w = Var::new(&[3f64], &Device::Cpu)?;
+/// # let params = ParamSet::new([("w", w.clone())])?;
+/// # let base = Sgd::new(&params, ParamsSgd::default())?;
+/// # let mut sam = Sam::new(params, base, ParamsSam::default())?;
+/// let loss = |_pass: Pass| w.sqr()?.sum_all();
+/// let first = sam.begin()?; // what the first gradient is for
+/// let mut progress = sam.first_step(Evaluation::of_loss(loss(first)?)?)?;
+/// if progress == Progress::Perturbed {
+///     progress = sam.second_step(Evaluation::of_loss(loss(Pass::Perturbed)?)?)?;
+/// }
+/// assert!(matches!(progress, Progress::Done(report) if report.ascent));
+/// # Ok::<(), sala_core::Error>(())
+/// ```
+///
+/// Between the two calls the weights are perturbed. An error of either call puts them back;
+/// [`Minimizer::abandon`] does so when the loop fails in between, and so does dropping the optimizer.
 pub trait Minimizer {
+    /// Begins a step, unless it has begun, and says what its first gradient is for. Displaces the
+    /// weights when that is to be taken at displaced ones.
+    ///
+    /// # Errors
+    /// [`Error::Order`] while a second pass is outstanding.
+    fn begin(&mut self) -> Result<Pass>;
+
+    /// Takes the first gradient of a step, or of a micro-batch: updates the weights or perturbs them.
+    ///
+    /// # Errors
+    /// When the gradient is amiss, [`Error::Order`] while a second pass is outstanding; the step is
+    /// then abandoned.
+    fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress>;
+
+    /// Takes the gradient at the perturbed weights, which return to where they were and are updated.
+    ///
+    /// # Errors
+    /// When the gradient is amiss, [`Error::Order`] without an outstanding second pass; the step is
+    /// then abandoned.
+    fn second_step(&mut self, evaluation: Evaluation) -> Result<Progress>;
+
+    /// Gives up a step that has begun: weights and state are those of before it.
+    fn abandon(&mut self);
+
+    /// How many micro-batches are perturbed one by one; 1 for all methods but m-SAM.
+    fn micro_batches(&self) -> usize {
+        1
+    }
+
     /// One step: evaluates the objective and updates the parameters.
     ///
     /// # Errors
@@ -51,7 +119,25 @@ pub trait Minimizer {
     /// before the step. The same holds for the parameters if the objective panics.
     /// What the objective itself keeps, such as running statistics that a first pass has moved, is its
     /// own affair.
-    fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport>;
+    fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport> {
+        let parts = self.micro_batches();
+        if parts > 1 && objective.micro_batches() != parts {
+            return Err(Error::MicroBatches {
+                wanted: parts,
+                got: objective.micro_batches(),
+            });
+        }
+        let span = trace::step(self.next_step(), self.learning_rate(), self.rho());
+        let _entered = span.enter();
+        let mut step = Unfinished(Some(self));
+        let report = step.run(parts, objective)?;
+        step.0 = None;
+        trace::record(&span, &report);
+        Ok(report)
+    }
+
+    /// Number of the step that is under way or comes next, from 1.
+    fn next_step(&self) -> u64;
 
     /// The parameters that are trained.
     fn params(&self) -> &ParamSet;
@@ -61,6 +147,34 @@ pub trait Minimizer {
 
     /// Sets the learning rate of the base, for schedules.
     fn set_learning_rate(&mut self, lr: f64);
+
+    /// Radius ρ of the ascent before any scaling; `None` for methods that never climb.
+    fn rho(&self) -> Option<f64> {
+        None
+    }
+
+    /// Sets the radius ρ, for schedules.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is negative or not finite, or the method has none.
+    fn set_rho(&mut self, rho: f64) -> Result<()> {
+        Err(Error::Config {
+            owner: "Minimizer",
+            field: "rho",
+            wanted: "set for a method that climbs only",
+            got: rho.to_string(),
+        })
+    }
+
+    /// Weight decay of the base; `None` for bases that keep it to themselves.
+    fn weight_decay(&self) -> Option<f64>;
+
+    /// Sets the weight decay of the base, for schedules.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is negative or not finite, [`Error::ForeignBase`] for a base that is
+    /// not of this crate.
+    fn set_weight_decay(&mut self, decay: f64) -> Result<()>;
 
     /// The slow weights, for methods that have them.
     fn slow_weights(&self) -> Option<&SlowWeights> {
@@ -98,9 +212,80 @@ pub trait Minimizer {
     }
 }
 
+/// A step that is abandoned when it is dropped before its end, by an error or a panic.
+struct Unfinished<'a, M: Minimizer + ?Sized>(Option<&'a mut M>);
+
+impl<M: Minimizer + ?Sized> Unfinished<'_, M> {
+    fn run(&mut self, parts: usize, objective: &mut dyn Objective) -> Result<StepReport> {
+        let Some(optimizer) = &mut self.0 else {
+            return Err(Error::Order {
+                problem: "a step that is complete cannot go on",
+            });
+        };
+        let mut part = 0;
+        let mut evaluate = |part: usize, pass: Pass| {
+            let _span = trace::pass(pass).entered();
+            if parts > 1 {
+                objective.evaluate_micro_batch(part, pass)
+            } else {
+                objective.evaluate(pass)
+            }
+        };
+        let mut pass = optimizer.begin()?;
+        loop {
+            let mut progress = optimizer.first_step(evaluate(part, pass)?)?;
+            if progress == Progress::Perturbed {
+                progress = optimizer.second_step(evaluate(part, Pass::Perturbed)?)?;
+            }
+            match progress {
+                Progress::Done(report) => return Ok(report),
+                Progress::MicroBatch(next) => pass = next,
+                Progress::Perturbed => {
+                    return Err(Error::Order {
+                        problem: "a second step cannot ask for another second pass",
+                    });
+                }
+            }
+            part += 1;
+        }
+    }
+}
+
+impl<M: Minimizer + ?Sized> Drop for Unfinished<'_, M> {
+    fn drop(&mut self) {
+        if let Some(optimizer) = &mut self.0 {
+            optimizer.abandon();
+        }
+    }
+}
+
 impl<M: Minimizer + ?Sized> Minimizer for Box<M> {
+    fn begin(&mut self) -> Result<Pass> {
+        (**self).begin()
+    }
+
+    fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        (**self).first_step(evaluation)
+    }
+
+    fn second_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        (**self).second_step(evaluation)
+    }
+
+    fn abandon(&mut self) {
+        (**self).abandon();
+    }
+
+    fn micro_batches(&self) -> usize {
+        (**self).micro_batches()
+    }
+
     fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport> {
         (**self).step(objective)
+    }
+
+    fn next_step(&self) -> u64 {
+        (**self).next_step()
     }
 
     fn params(&self) -> &ParamSet {
@@ -113,6 +298,22 @@ impl<M: Minimizer + ?Sized> Minimizer for Box<M> {
 
     fn set_learning_rate(&mut self, lr: f64) {
         (**self).set_learning_rate(lr);
+    }
+
+    fn rho(&self) -> Option<f64> {
+        (**self).rho()
+    }
+
+    fn set_rho(&mut self, rho: f64) -> Result<()> {
+        (**self).set_rho(rho)
+    }
+
+    fn weight_decay(&self) -> Option<f64> {
+        (**self).weight_decay()
+    }
+
+    fn set_weight_decay(&mut self, decay: f64) -> Result<()> {
+        (**self).set_weight_decay(decay)
     }
 
     fn slow_weights(&self) -> Option<&SlowWeights> {

@@ -2,13 +2,20 @@
 
 use std::fmt;
 
-use candle_core::{Tensor, backprop::GradStore};
+use candle_core::{DType, Tensor, backprop::GradStore};
 
 /// What the optimizer will do with the gradient of a pass.
 ///
 /// An objective that ignores its pass is correct. One that looks at it can keep batch-norm statistics
 /// at the unperturbed weights ([`Pass::tracks_statistics`]) and take the direction pass on a part of
 /// the batch ([`Pass::take`]).
+///
+/// | pass | taken at | updates the weights | tracks statistics |
+/// |---|---|---|---|
+/// | `Clean` | the weights | yes | yes |
+/// | `Direction` | the weights | no, it points the ascent | yes |
+/// | `Perturbed` | displaced weights, second pass of its step | yes | no |
+/// | `Displaced` | displaced weights, only pass of its step | yes | yes |
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pass {
     /// The gradient updates the weights that it was taken at.
@@ -22,11 +29,14 @@ pub enum Pass {
     },
     /// Taken at the perturbed weights; it updates the unperturbed ones.
     Perturbed,
+    /// Taken at weights that were displaced without a gradient, along a momentum: the only pass of
+    /// its step. It updates the undisplaced weights.
+    Displaced,
 }
 
 impl Pass {
-    /// Whether running statistics (batch norm) may be updated: not at perturbed weights, which the
-    /// network never has outside this pass.
+    /// Whether running statistics (batch norm) may be updated: once a step, so not in the second pass
+    /// at perturbed weights, which the network never has outside it.
     pub fn tracks_statistics(self) -> bool {
         self != Self::Perturbed
     }
@@ -35,7 +45,7 @@ impl Pass {
     pub fn fraction(self) -> f64 {
         match self {
             Self::Direction { fraction } => fraction,
-            Self::Clean | Self::Perturbed => 1.0,
+            Self::Clean | Self::Perturbed | Self::Displaced => 1.0,
         }
     }
 
@@ -70,6 +80,7 @@ impl fmt::Display for Pass {
             Self::Clean => "clean",
             Self::Direction { .. } => "direction",
             Self::Perturbed => "perturbed",
+            Self::Displaced => "displaced",
         })
     }
 }
@@ -79,26 +90,54 @@ impl fmt::Display for Pass {
 pub struct Evaluation {
     /// The loss, a scalar tensor of any float dtype.
     pub loss: Tensor,
-    /// The gradients of the loss, from `loss.backward()`.
+    /// The gradients of `scale` times the loss.
     pub grads: GradStore,
+    /// The factor of the loss before its backward pass; 1 but for loss scaling
+    /// ([`LossScaler`](crate::LossScaler)).
+    pub scale: f64,
 }
 
 impl Evaluation {
+    /// A loss and its gradients.
+    pub fn new(loss: Tensor, grads: GradStore) -> Self {
+        Self {
+            loss,
+            grads,
+            scale: 1.0,
+        }
+    }
+
     /// Runs the backward pass of a scalar loss.
     ///
     /// # Errors
     /// Those of [`Tensor::backward`].
     pub fn of_loss(loss: Tensor) -> candle_core::Result<Self> {
         let grads = loss.backward()?;
-        Ok(Self { loss, grads })
+        Ok(Self::new(loss, grads))
+    }
+
+    /// Runs the backward pass of `scale` times a scalar loss. In half precision the factor lifts
+    /// small gradients above what underflows to zero.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::backward`].
+    pub fn of_scaled_loss(loss: Tensor, scale: f64) -> candle_core::Result<Self> {
+        // In f32: the scaled loss itself must not overflow where its gradients would not.
+        let wide = match loss.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        let grads = (loss.to_dtype(wide)? * scale)?.backward()?;
+        Ok(Self { loss, grads, scale })
     }
 }
 
 /// A function of the parameters that an optimizer minimises.
 ///
 /// Closures `|pass| -> candle_core::Result<Tensor>` that return the scalar loss are objectives; the
-/// backward pass is run for them. Implement the trait to supply gradients in another way: accumulated
-/// over micro-batches, averaged over devices, or analytic.
+/// backward pass is run for them. [`MicroBatches`](crate::MicroBatches) accumulates gradients over
+/// parts of a batch. Implement the trait to supply gradients in another way: averaged over devices, or
+/// analytic.
 ///
 /// `evaluate` must not change the parameters, and for one step it must use the same batch and the
 /// same random masks in every pass.
@@ -108,6 +147,23 @@ pub trait Objective {
     /// # Errors
     /// Whatever goes wrong; the optimizer then restores weights and state and passes the error on.
     fn evaluate(&mut self, pass: Pass) -> candle_core::Result<Evaluation>;
+
+    /// How many equally weighted micro-batches the objective is the mean of; 1 unless it says so.
+    fn micro_batches(&self) -> usize {
+        1
+    }
+
+    /// Loss and gradients on one micro-batch, from 0, for methods that perturb each on its own.
+    ///
+    /// # Errors
+    /// As for [`Objective::evaluate`].
+    fn evaluate_micro_batch(
+        &mut self,
+        _index: usize,
+        pass: Pass,
+    ) -> candle_core::Result<Evaluation> {
+        self.evaluate(pass)
+    }
 }
 
 impl<F> Objective for F

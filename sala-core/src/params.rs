@@ -1,40 +1,91 @@
 //! The parameters that an optimizer trains: named, ordered, each variable once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use candle_core::{Tensor, Var, backprop::GradStore};
+use candle_core::{DType, DeviceLocation, Tensor, Var, backprop::GradStore};
 use candle_nn::VarMap;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check},
     kernels,
+    state::{State, StateReader},
 };
 
 /// Last parts of names under which layers keep statistics in a `VarMap` beside what is trained.
 const BUFFERS: [&str; 3] = ["running_mean", "running_var", "num_batches_tracked"];
 
-/// One trainable variable.
+/// One trainable variable and what applies to it.
 #[derive(Debug, Clone)]
 pub struct Param {
     name: String,
+    /// What the optimizer works on: the model's variable, or an f32 master copy of it.
     var: Var,
+    /// The model's variable where `var` is a master copy.
+    published: Option<Var>,
     group: usize,
+    lr_scale: f64,
+    weight_decay: Option<f64>,
+    rho_scale: f64,
+    adaptive: Option<bool>,
 }
 
 impl Param {
+    fn new(name: String, var: Var) -> Self {
+        Self {
+            name,
+            var,
+            published: None,
+            group: 0,
+            lr_scale: 1.0,
+            weight_decay: None,
+            rho_scale: 1.0,
+            adaptive: None,
+        }
+    }
+
     /// The variable's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The variable.
+    /// The variable that the optimizer works on: the model's, or its f32 master copy
+    /// ([`ParamSet::with_f32_masters`]).
     pub fn var(&self) -> &Var {
         &self.var
+    }
+
+    /// The variable that the model computes with; gradients belong to it.
+    pub fn model_var(&self) -> &Var {
+        self.published.as_ref().unwrap_or(&self.var)
     }
 
     /// Index of the parameter's group in [`ParamSet::groups`].
     pub fn group(&self) -> usize {
         self.group
+    }
+
+    /// Factor of the learning rate.
+    pub fn lr_scale(&self) -> f64 {
+        self.lr_scale
+    }
+
+    /// Weight decay of its own; `None` is that of the base.
+    pub fn weight_decay(&self) -> Option<f64> {
+        self.weight_decay
+    }
+
+    /// Factor of the radius ρ; 0 leaves the parameter unperturbed.
+    pub fn rho_scale(&self) -> f64 {
+        self.rho_scale
+    }
+
+    /// Whether an adaptive ascent scales with this parameter's magnitudes; `None` leaves it to the
+    /// method.
+    pub fn adaptive(&self) -> Option<bool> {
+        self.adaptive
     }
 }
 
@@ -43,6 +94,11 @@ impl Param {
 ///
 /// A variable that is listed under several names (tied weights) is kept once, under the first of
 /// them. Cloning is cheap and shares the variables.
+///
+/// Settings of single parameters (factor of the learning rate, weight decay, radius, …) are given by
+/// rules over names. Each `with_…` call is an error when its rule matches nothing, a later one overrides
+/// an earlier one, and they combine freely. The learning rate's factor and the weight decay are
+/// obeyed by the built-in bases; other bases know nothing of them.
 ///
 /// ```
 /// # use candle_core::{DType, Device, Var};
@@ -56,20 +112,28 @@ impl Param {
 /// ```
 #[derive(Debug, Clone)]
 pub struct ParamSet {
-    params: Vec<Param>,
-    frozen: Vec<Param>,
-    groups: Vec<String>,
+    params: Arc<Vec<Param>>,
+    frozen: Arc<Vec<Param>>,
+    groups: Arc<Vec<String>>,
 }
 
 impl ParamSet {
     /// From names and variables in any order.
     ///
     /// # Errors
-    /// [`Error::DuplicateName`], [`Error::NotFloat`], and [`Error::NoParameters`] for an empty list.
+    /// [`Error::EmptyName`], [`Error::DuplicateName`], [`Error::NotFloat`], [`Error::MixedDevices`], and
+    /// [`Error::NoParameters`] for an empty list.
     pub fn new<N: Into<String>>(named: impl IntoIterator<Item = (N, Var)>) -> Result<Self> {
         let mut by_name = BTreeMap::new();
-        for (name, var) in named {
+        let mut device = None;
+        for (index, (name, var)) in named.into_iter().enumerate() {
             let name = name.into();
+            if name.is_empty() {
+                return Err(Error::EmptyName { index });
+            }
+            let got = var.device().location();
+            let wanted = *device.get_or_insert(got);
+            require_device(&name, wanted, got)?;
             if !var.dtype().is_float() {
                 return Err(Error::NotFloat {
                     name,
@@ -87,19 +151,15 @@ impl ParamSet {
         let params: Vec<_> = by_name
             .into_iter()
             .filter(|(_, var)| seen.insert(var.id()))
-            .map(|(name, var)| Param {
-                name,
-                var,
-                group: 0,
-            })
+            .map(|(name, var)| Param::new(name, var))
             .collect();
         if params.is_empty() {
             return Err(Error::NoParameters { given, frozen: 0 });
         }
         Ok(Self {
-            params,
-            frozen: Vec::new(),
-            groups: vec!["default".into()],
+            params: Arc::new(params),
+            frozen: Arc::default(),
+            groups: Arc::new(vec!["default".into()]),
         })
     }
 
@@ -156,24 +216,166 @@ impl ParamSet {
         )
     }
 
-    /// Moves the parameters whose name fulfils `rule` into a group of their own.
+    /// Moves the parameters whose name fulfils `rule` into a group of their own, over which
+    /// [`AscentNorm::PerGroup`](crate::perturb::AscentNorm::PerGroup) normalises.
     ///
     /// # Errors
     /// [`Error::NoMatch`] when no parameter does.
     pub fn group(mut self, name: &str, rule: impl Fn(&str) -> bool) -> Result<Self> {
         let index = self.groups.len();
-        let mut matched = 0;
-        for param in self.params.iter_mut().filter(|p| rule(&p.name)) {
-            param.group = index;
-            matched += 1;
+        self.set(name, |p| rule(&p.name), |p| p.group = index)?;
+        Arc::make_mut(&mut self.groups).push(name.into());
+        Ok(self)
+    }
+
+    /// Multiplies the learning rate of the parameters whose name fulfils `rule` by `scale` ≥ 0, on top
+    /// of what [`ParamSet::with_layerwise_lr_decay`] does.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a bad scale, [`Error::NoMatch`] when no parameter is matched.
+    pub fn with_lr_scale(mut self, scale: f64, rule: impl Fn(&str) -> bool) -> Result<Self> {
+        check::non_negative("ParamSet", "lr_scale", scale)?;
+        self.set("lr_scale", |p| rule(&p.name), |p| p.lr_scale *= scale)?;
+        Ok(self)
+    }
+
+    /// Layer-wise learning rates: lr · decay^(L − l) for a parameter of layer l, L the last layer's
+    /// number (Clark et al. 2020, arXiv:2003.10555). `layer` tells the number from the name; parameters
+    /// without one, such as a head, keep their rate.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when `decay` is outside (0, 1], [`Error::NoMatch`] when nothing has a layer.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Var};
+    /// # use sala_core::ParamSet;
+    /// # let var = || Var::zeros(2, DType::F32, &Device::Cpu).unwrap();
+    /// let named = [("embed.w", var()), ("layer.0.w", var()), ("layer.1.w", var()), ("head.w", var())];
+    /// // the embeddings count as a layer below the first
+    /// let layer = |name: &str| match name.split('.').collect::<Vec<_>>()[..] {
+    ///     ["embed", ..] => Some(0),
+    ///     ["layer", number, ..] => Some(1 + number.parse::<u32>().ok()?),
+    ///     _ => None,
+    /// };
+    /// let params = ParamSet::new(named)?.with_layerwise_lr_decay(0.5, layer)?;
+    /// let scales: Vec<_> = params.iter().map(|p| (p.name(), p.lr_scale())).collect();
+    /// assert_eq!(scales, [("embed.w", 0.25), ("head.w", 1.0), ("layer.0.w", 0.5), ("layer.1.w", 1.0)]);
+    /// # Ok::<(), sala_core::Error>(())
+    /// ```
+    pub fn with_layerwise_lr_decay(
+        mut self,
+        decay: f64,
+        layer: impl Fn(&str) -> Option<u32>,
+    ) -> Result<Self> {
+        check::fraction("ParamSet", "layerwise_lr_decay", decay)?;
+        let last = self.params.iter().filter_map(|p| layer(&p.name)).max();
+        let last = last.unwrap_or(0);
+        let scale = |p: &mut Param| {
+            let below = layer(&p.name).map_or(0, |l| last - l);
+            p.lr_scale *= decay.powf(f64::from(below));
+        };
+        self.set("layerwise_lr_decay", |p| layer(&p.name).is_some(), scale)?;
+        Ok(self)
+    }
+
+    /// Gives the parameters whose name fulfils `rule` a weight decay of their own, ≥ 0.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a bad value, [`Error::NoMatch`] when no parameter is matched.
+    pub fn with_weight_decay(mut self, decay: f64, rule: impl Fn(&str) -> bool) -> Result<Self> {
+        check::non_negative("ParamSet", "weight_decay", decay)?;
+        let decay = Some(decay);
+        self.set(
+            "weight_decay",
+            |p| rule(&p.name),
+            |p| p.weight_decay = decay,
+        )?;
+        Ok(self)
+    }
+
+    /// No weight decay for norms and biases, that is for every parameter with fewer than two
+    /// dimensions, whatever its name.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Var};
+    /// # use sala_core::ParamSet;
+    /// # let w = Var::zeros((3, 2), DType::F32, &Device::Cpu)?;
+    /// # let b = Var::zeros(3, DType::F32, &Device::Cpu)?;
+    /// let params = ParamSet::new([("w", w), ("b", b)])?.without_decay_on_norms_and_biases();
+    /// let decays: Vec<_> = params.iter().map(|p| (p.name(), p.weight_decay())).collect();
+    /// assert_eq!(decays, [("b", Some(0.0)), ("w", None)]);
+    /// # Ok::<(), sala_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn without_decay_on_norms_and_biases(mut self) -> Self {
+        for param in Arc::make_mut(&mut self.params) {
+            if param.var.rank() < 2 {
+                param.weight_decay = Some(0.0);
+            }
         }
-        if matched == 0 {
-            return Err(Error::NoMatch {
-                rule: name.into(),
-                len: self.params.len(),
-            });
+        self
+    }
+
+    /// Multiplies the radius ρ of the parameters whose name fulfils `rule` by `scale` ≥ 0. With 0 they
+    /// are not perturbed, and the ascent is normalised over the others: this is how to perturb norm
+    /// layers only (Mueller et al. 2023, arXiv:2306.04226).
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Var};
+    /// # use sala_core::ParamSet;
+    /// # let var = || Var::zeros(2, DType::F32, &Device::Cpu).unwrap();
+    /// let named = [("bn1.weight", var()), ("bn1.bias", var()), ("conv1.weight", var())];
+    /// let params = ParamSet::new(named)?.with_rho_scale(0.0, |name| !name.starts_with("bn"))?;
+    /// let perturbed: Vec<_> = params.iter().filter(|p| p.rho_scale() > 0.0).map(|p| p.name()).collect();
+    /// assert_eq!(perturbed, ["bn1.bias", "bn1.weight"]);
+    /// # Ok::<(), sala_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a bad scale, [`Error::NoMatch`] when no parameter is matched.
+    pub fn with_rho_scale(mut self, scale: f64, rule: impl Fn(&str) -> bool) -> Result<Self> {
+        check::non_negative("ParamSet", "rho_scale", scale)?;
+        self.set("rho_scale", |p| rule(&p.name), |p| p.rho_scale = scale)?;
+        Ok(self)
+    }
+
+    /// Says for the parameters whose name fulfils `rule` whether an adaptive ascent (ASAM) scales with
+    /// their magnitudes, whatever the method's default is.
+    ///
+    /// # Errors
+    /// [`Error::NoMatch`] when no parameter is matched.
+    pub fn with_adaptive(mut self, adaptive: bool, rule: impl Fn(&str) -> bool) -> Result<Self> {
+        let adaptive = Some(adaptive);
+        self.set("adaptive", |p| rule(&p.name), |p| p.adaptive = adaptive)?;
+        Ok(self)
+    }
+
+    /// Keeps an f32 copy of every bf16 and f16 parameter, which the optimizer works on; the model's
+    /// variable receives its rounded value after each change. Without it an update that is smaller
+    /// than half the distance of two half-precision numbers is lost.
+    ///
+    /// Make it the last rule, before a base is built from the set. The masters are part of the
+    /// optimizer's state. Whoever changes the model's variables afterwards must build the set anew.
+    ///
+    /// # Errors
+    /// Those of converting tensors.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Var};
+    /// # use sala_core::ParamSet;
+    /// let w = Var::ones(3, DType::BF16, &Device::Cpu)?;
+    /// let params = ParamSet::new([("w", w)])?.with_f32_masters()?;
+    /// let w = params.iter().next().unwrap();
+    /// assert_eq!((w.var().dtype(), w.model_var().dtype()), (DType::F32, DType::BF16));
+    /// # Ok::<(), sala_core::Error>(())
+    /// ```
+    pub fn with_f32_masters(mut self) -> Result<Self> {
+        for param in Arc::make_mut(&mut self.params) {
+            if is_half(param.var.dtype()) && param.published.is_none() {
+                let master = Var::from_tensor(&param.var.to_dtype(DType::F32)?.detach())?;
+                param.published = Some(std::mem::replace(&mut param.var, master));
+            }
         }
-        self.groups.push(name.into());
         Ok(self)
     }
 
@@ -184,7 +386,8 @@ impl ParamSet {
     /// [`Error::NoMatch`] when no parameter fulfils it, [`Error::NoParameters`] when all do.
     pub fn freeze(mut self, rule: impl Fn(&str) -> bool) -> Result<Self> {
         let given = self.params.len();
-        let (frozen, kept): (Vec<_>, Vec<_>) = self.params.into_iter().partition(|p| rule(&p.name));
+        let (frozen, kept): (Vec<_>, Vec<_>) =
+            self.params.iter().cloned().partition(|p| rule(&p.name));
         if frozen.is_empty() {
             return Err(Error::NoMatch {
                 rule: "frozen".into(),
@@ -197,9 +400,31 @@ impl ParamSet {
                 frozen: given,
             });
         }
-        self.frozen.extend(frozen);
-        self.params = kept;
+        Arc::make_mut(&mut self.frozen).extend(frozen);
+        self.params = Arc::new(kept);
         Ok(self)
+    }
+
+    /// Changes the parameters that `matches`; `rule` names the rule in the error when none does.
+    fn set(
+        &mut self,
+        rule: &str,
+        matches: impl Fn(&Param) -> bool,
+        change: impl Fn(&mut Param),
+    ) -> Result<()> {
+        let len = self.params.len();
+        let mut matched = 0;
+        for param in Arc::make_mut(&mut self.params) {
+            if matches(param) {
+                change(param);
+                matched += 1;
+            }
+        }
+        if matched == 0 {
+            let rule = rule.into();
+            return Err(Error::NoMatch { rule, len });
+        }
+        Ok(())
     }
 
     /// The trainable parameters in the order of their names.
@@ -218,7 +443,7 @@ impl ParamSet {
         self.params.iter().map(Param::name)
     }
 
-    /// The variables in the order of their names, for constructors that take a `Vec<Var>`.
+    /// The variables to train, in the order of their names, for constructors that take a `Vec<Var>`.
     pub fn vars(&self) -> Vec<Var> {
         self.params.iter().map(|p| p.var.clone()).collect()
     }
@@ -240,26 +465,65 @@ impl ParamSet {
 
     /// A copy of every parameter, in storage of its own.
     pub(crate) fn snapshot(&self) -> Result<Vec<Tensor>> {
-        self.params
-            .iter()
-            .map(|p| Ok(p.var.copy()?.detach()))
-            .collect()
+        let copy = |p: &Param| Ok(p.var.copy()?.detach());
+        self.params.iter().map(copy).collect()
     }
 
-    /// Writes one tensor into each parameter.
+    /// A copy of every parameter in f32 or wider.
+    pub(crate) fn wide_snapshot(&self) -> Result<Vec<Tensor>> {
+        let copy = |p: &Param| Ok(kernels::wide(&p.var.copy()?)?.detach());
+        self.params.iter().map(copy).collect()
+    }
+
+    /// Writes one tensor into each parameter, and publishes.
     pub(crate) fn assign(&self, values: &[Tensor]) -> Result<()> {
         kernels::run(values, |kernels| {
             for (param, value) in self.params.iter().zip(values) {
                 kernels.of(&param.var).assign(&param.var, value)?;
             }
             Ok(())
-        })
+        })?;
+        self.publish()
+    }
+
+    /// Brings the model's variables up to date with their master copies.
+    pub(crate) fn publish(&self) -> Result<()> {
+        for param in self.params.iter() {
+            if let Some(published) = &param.published {
+                let rounded = param.var.as_detached_tensor().to_dtype(published.dtype())?;
+                published.set(&rounded)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the master copies, if there are any, to a state.
+    pub(crate) fn save_masters(&self, state: &mut State) -> Result<()> {
+        for param in self.params.iter().filter(|p| p.published.is_some()) {
+            state.set_tensor(format!("master.{}", param.name), &param.var)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what [`ParamSet::save_masters`] wrote; [`ParamSet::assign_masters`] puts it to use.
+    pub(crate) fn read_masters(&self, reader: &mut StateReader) -> Result<Vec<Tensor>> {
+        let masters = self.params.iter().filter(|p| p.published.is_some());
+        let read = |p: &Param| reader.tensor(&format!("master.{}", p.name), &p.var);
+        masters.map(read).collect()
+    }
+
+    pub(crate) fn assign_masters(&self, masters: &[Tensor]) -> Result<()> {
+        let params = self.params.iter().filter(|p| p.published.is_some());
+        for (param, master) in params.zip(masters) {
+            param.var.set(master)?;
+        }
+        self.publish()
     }
 
     /// Drops the gradients of frozen variables, so that no base can step them.
     pub(crate) fn drop_frozen(&self, grads: &mut GradStore) {
-        for param in &self.frozen {
-            grads.remove(&param.var);
+        for param in self.frozen.iter() {
+            grads.remove(param.model_var());
         }
     }
 }
@@ -271,6 +535,19 @@ impl<'a> IntoIterator for &'a ParamSet {
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
     }
+}
+
+/// Whether numbers of this dtype have a short mantissa or exponent.
+pub(crate) fn is_half(dtype: DType) -> bool {
+    matches!(dtype, DType::BF16 | DType::F16)
+}
+
+fn require_device(name: &str, wanted: DeviceLocation, got: DeviceLocation) -> Result<()> {
+    if wanted == got {
+        return Ok(());
+    }
+    let name = name.into();
+    Err(Error::MixedDevices { name, wanted, got })
 }
 
 fn is_buffer(name: &str) -> bool {
@@ -324,6 +601,91 @@ mod tests {
         assert!(
             message.contains("`ids`") && message.contains("U32"),
             "{message}"
+        );
+    }
+
+    #[test]
+    fn an_empty_name_is_an_error_with_its_place() {
+        let message = ParamSet::new([("w", var(1)), ("", var(1))])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("number 1 (from 0) has an empty name"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn variables_on_different_devices_are_an_error_that_names_both() {
+        let (cpu, gpu) = (DeviceLocation::Cpu, DeviceLocation::Cuda { gpu_id: 0 });
+        assert!(require_device("w", cpu, cpu).is_ok());
+        let message = require_device("w", cpu, gpu).unwrap_err().to_string();
+        assert!(
+            message.contains("`w` is on Cuda") && message.contains("Cpu"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn settings_are_checked_and_a_rule_that_matches_nothing_is_an_error() {
+        let params = || ParamSet::new([("w", var(1)), ("b", var(1))]).unwrap();
+        let none = |_: &str| false;
+        let unmatched = [
+            params().with_lr_scale(0.5, none),
+            params().with_weight_decay(0.5, none),
+            params().with_rho_scale(0.5, none),
+            params().with_adaptive(true, none),
+            params().with_layerwise_lr_decay(0.5, |_| None),
+        ];
+        for outcome in unmatched {
+            assert!(matches!(outcome, Err(Error::NoMatch { len: 2, .. })));
+        }
+        let all = |_: &str| true;
+        let invalid = [
+            params().with_lr_scale(f64::NAN, all),
+            params().with_weight_decay(-1.0, all),
+            params().with_rho_scale(f64::INFINITY, all),
+            params().with_layerwise_lr_decay(0.0, |_| Some(0)),
+        ];
+        for outcome in invalid {
+            assert!(matches!(
+                outcome,
+                Err(Error::Config {
+                    owner: "ParamSet",
+                    ..
+                })
+            ));
+        }
+    }
+
+    #[test]
+    fn rules_combine_and_a_copy_keeps_its_own_settings() {
+        let params = ParamSet::new([("w", var(1)), ("b", var(1))]).unwrap();
+        let changed = params
+            .clone()
+            .with_lr_scale(0.5, |_| true)
+            .and_then(|p| p.with_lr_scale(0.5, |n| n == "w"))
+            .unwrap();
+        let scales = |p: &ParamSet| p.iter().map(Param::lr_scale).collect::<Vec<_>>();
+        assert_eq!(
+            (scales(&changed), scales(&params)),
+            (vec![0.5, 0.25], vec![1.0, 1.0])
+        );
+    }
+
+    #[test]
+    fn a_master_copy_is_published_rounded() {
+        let w = Var::new(&[1f32], &Device::Cpu).unwrap();
+        let half = Var::from_tensor(&w.to_dtype(DType::BF16).unwrap()).unwrap();
+        let params = ParamSet::new([("w", half.clone())]).unwrap();
+        let params = params.with_f32_masters().unwrap();
+        // 1 + 2⁻¹⁰ is between bf16's 1 and 1 + 2⁻⁷.
+        let value = Tensor::new(&[1.0f32 + 2f32.powi(-10)], &Device::Cpu).unwrap();
+        params.assign(std::slice::from_ref(&value)).unwrap();
+        assert_eq!(crate::testing::values(&half), [1.0]);
+        assert_eq!(
+            params.vars()[0].to_vec1::<f32>().unwrap(),
+            [1.0 + 2f32.powi(-10)]
         );
     }
 

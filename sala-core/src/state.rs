@@ -6,9 +6,12 @@
 
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    params::is_half,
+};
 
 /// Named tensors and values, each kind in the order of the names.
 ///
@@ -109,7 +112,8 @@ impl StateReader {
             .map_err(|_| self.error(format!("value `{name}` must be a {kind}, got `{text}`")))
     }
 
-    /// The tensor of that name, with the shape of `like`, moved to its dtype and device.
+    /// The tensor of that name, with the shape of `like`, converted to its dtype and moved to its device:
+    /// a run may be continued in another precision, exactly as far as the values survive the rounding.
     ///
     /// # Errors
     /// [`Error::State`] when it is missing or of another shape.
@@ -123,6 +127,32 @@ impl StateReader {
     /// # Errors
     /// [`Error::State`] when it has another shape.
     pub fn optional_tensor(&mut self, name: &str, like: &Tensor) -> Result<Option<Tensor>> {
+        self.optional_as(name, like, like.dtype())
+    }
+
+    /// As [`StateReader::tensor`], in f32 where `like` is half precision: for what is kept in a
+    /// precision to compute with, moments and slow weights.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is missing or of another shape.
+    pub fn wide(&mut self, name: &str, like: &Tensor) -> Result<Tensor> {
+        let tensor = self.optional_wide(name, like)?;
+        tensor.ok_or_else(|| self.error(format!("tensor `{name}` is missing")))
+    }
+
+    /// As [`StateReader::wide`], or `None` when there is none of that name.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it has another shape.
+    pub fn optional_wide(&mut self, name: &str, like: &Tensor) -> Result<Option<Tensor>> {
+        let dtype = match like.dtype() {
+            half if is_half(half) => DType::F32,
+            dtype => dtype,
+        };
+        self.optional_as(name, like, dtype)
+    }
+
+    fn optional_as(&mut self, name: &str, like: &Tensor, dtype: DType) -> Result<Option<Tensor>> {
         let Some(tensor) = self.rest.tensors.remove(name) else {
             return Ok(None);
         };
@@ -132,7 +162,7 @@ impl StateReader {
                 "tensor `{name}` must have shape {wanted:?}, got {got:?}"
             )));
         }
-        let tensor = tensor.to_dtype(like.dtype())?.to_device(like.device())?;
+        let tensor = tensor.to_dtype(dtype)?.to_device(like.device())?;
         Ok(Some(tensor.copy()?.detach()))
     }
 

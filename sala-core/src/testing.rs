@@ -45,6 +45,21 @@ pub const FUSED_F32: Tolerance = Tolerance {
 /// Half the distance of a central difference.
 pub const GRADCHECK_STEP: f64 = 1e-5;
 
+thread_local! {
+    static SYNCHRONISATIONS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts a read of numbers from a device, which waits for all that was asked of it.
+pub(crate) fn count_synchronisation() {
+    SYNCHRONISATIONS.set(SYNCHRONISATIONS.get() + 1);
+}
+
+/// How often this thread has waited for a device so far. Fused kernels on the CPU have their numbers at
+/// hand; the composed form, which is what accelerators run, waits on the CPU too.
+pub fn synchronisations() -> u64 {
+    SYNCHRONISATIONS.get()
+}
+
 impl Tolerance {
     /// Panics with `what` and both values when they differ by more than the tolerance or one is NaN.
     #[track_caller]

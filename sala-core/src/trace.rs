@@ -1,5 +1,6 @@
 //! The tracing spans of a step, in one place so that names and fields stay the same everywhere:
-//! `sala.step` {step, lr, rho, loss, ascent, gap} and within it one `sala.pass` {pass} a pass.
+//! `sala.step` {step, lr, rho, loss, ascent, gap} and within it one `sala.pass` {pass} a pass. Where the
+//! caller takes the passes there are no spans; both forms emit an event `sala.done` at a step's end.
 
 use tracing::{Span, debug_span, field::Empty};
 
@@ -25,6 +26,19 @@ pub(crate) fn record(span: &Span, report: &StepReport) {
     if let Some(gap) = report.gap {
         span.record("gap", gap);
     }
+}
+
+/// The event of a completed step, in both forms of a step.
+pub(crate) fn done(report: &StepReport) {
+    tracing::debug!(
+        name: "sala.done",
+        step = report.step,
+        loss = report.loss,
+        ascent = report.ascent,
+        evaluations = report.evaluations,
+        gap = report.gap,
+        grad_norm = report.grad_norm,
+    );
 }
 
 /// The span of a pass.

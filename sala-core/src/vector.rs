@@ -19,6 +19,24 @@ pub(crate) fn squared_norms(tensors: &[Tensor]) -> Result<Vec<Scalar>> {
     })
 }
 
+/// Σ xᵢ yᵢ of each pair of tensors.
+pub(crate) fn dots(xs: &[Tensor], ys: &[Tensor]) -> Result<Vec<Scalar>> {
+    kernels::run(xs, |kernels| {
+        let dot = |(x, y)| Ok(kernels.of(x).dot(x, y)?);
+        xs.iter().zip(ys).map(dot).collect()
+    })
+}
+
+/// sumᵢ ← sumᵢ + factor · xᵢ.
+pub(crate) fn accumulate(sums: &mut [Tensor], xs: &[Tensor], factor: f64) -> Result<()> {
+    kernels::run(xs, |kernels| {
+        for (sum, x) in sums.iter_mut().zip(xs) {
+            kernels.of(x).accumulate(sum, x, factor)?;
+        }
+        Ok(())
+    })
+}
+
 /// The numbers on the host; those that are still on a device are brought with one synchronisation.
 pub(crate) fn read_scalars(scalars: Vec<Scalar>) -> Result<Vec<f64>> {
     let mut on_device = Vec::new();
@@ -45,6 +63,8 @@ fn read_tensors(scalars: &[Tensor]) -> Result<Vec<f64>> {
     } else {
         DType::F32
     };
+    #[cfg(any(test, feature = "testing"))]
+    crate::testing::count_synchronisation();
     let flat = scalars
         .iter()
         .map(|s| s.to_dtype(dtype)?.reshape(1))

@@ -15,11 +15,11 @@
 use candle_core::{Result, Tensor, Var, backprop::GradStore};
 use candle_nn::Optimizer;
 
-use super::{Slot, gradients, slots};
+use super::{Around, Rule, Slot, for_each, gradients, slots};
 use crate::{
     error::check,
-    kernels,
-    params::ParamSet,
+    kernels::Scalar,
+    params::{Param, ParamSet},
     state::{State, StateReader, Stateful},
 };
 
@@ -173,16 +173,7 @@ impl Optimizer for Adam {
 
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         let gradients = gradients(&self.slots, grads)?;
-        self.t += 1;
-        let (config, t, slots) = (&self.config, self.t, &mut self.slots);
-        kernels::run(gradients.iter().copied(), |kernels| {
-            for (Slot { param, memory }, g) in slots.iter_mut().zip(&gradients) {
-                kernels
-                    .of(param.var())
-                    .adam(config, t, param.var(), g, memory)?;
-            }
-            Ok(())
-        })?;
+        self.step_around(&gradients, Around::default())?;
         Ok(())
     }
 
@@ -195,10 +186,50 @@ impl Optimizer for Adam {
     }
 }
 
+impl Rule for Adam {
+    fn trained(&self) -> Vec<&Param> {
+        self.slots.iter().map(|slot| &slot.param).collect()
+    }
+
+    fn step_around(&mut self, gradients: &[Tensor], around: Around) -> crate::Result<Vec<Scalar>> {
+        self.t += 1;
+        let (config, t) = (&self.config, self.t);
+        for_each(
+            &mut self.slots,
+            gradients,
+            around,
+            |kernels, Slot { param, memory }, gradient, beside| {
+                let config = ParamsAdam {
+                    lr: config.lr * param.lr_scale(),
+                    weight_decay: param.weight_decay().unwrap_or(config.weight_decay),
+                    ..config.clone()
+                };
+                kernels.adam((&config, t), param.var(), gradient, memory, beside)
+            },
+        )
+    }
+
+    fn momentum(&mut self) -> Vec<Option<&mut Tensor>> {
+        let moments = self.slots.iter_mut();
+        moments
+            .map(|slot| slot.memory.as_mut().map(|(m, _)| m))
+            .collect()
+    }
+
+    fn weight_decay(&self) -> f64 {
+        self.config.weight_decay
+    }
+
+    fn set_weight_decay(&mut self, decay: f64) {
+        self.config.weight_decay = decay;
+    }
+}
+
 impl Stateful for Adam {
     fn state(&self) -> crate::Result<State> {
         let mut state = State::new("Adam");
         state.set("lr", self.config.lr);
+        state.set("weight_decay", self.config.weight_decay);
         state.set("t", self.t);
         for Slot { param, memory } in &self.slots {
             if let Some((m, v)) = memory {
@@ -211,7 +242,8 @@ impl Stateful for Adam {
 
     fn load_state(&mut self, state: &State) -> crate::Result<()> {
         let mut reader = StateReader::new("Adam", state)?;
-        let (lr, t) = (reader.get("lr")?, reader.get::<u64>("t")?);
+        let (lr, weight_decay) = (reader.get("lr")?, reader.get("weight_decay")?);
+        let t = reader.get::<u64>("t")?;
         let moments = self
             .slots
             .iter()
@@ -219,13 +251,13 @@ impl Stateful for Adam {
                 if t == 0 {
                     return Ok(None);
                 }
-                let m = reader.tensor(&format!("m.{}", param.name()), param.var())?;
-                let v = reader.tensor(&format!("v.{}", param.name()), param.var())?;
+                let m = reader.wide(&format!("m.{}", param.name()), param.var())?;
+                let v = reader.wide(&format!("v.{}", param.name()), param.var())?;
                 Ok(Some((m, v)))
             })
             .collect::<crate::Result<Vec<_>>>()?;
         reader.finish()?;
-        self.config.lr = lr;
+        (self.config.lr, self.config.weight_decay) = (lr, weight_decay);
         self.t = t;
         for (slot, moments) in self.slots.iter_mut().zip(moments) {
             slot.memory = moments;

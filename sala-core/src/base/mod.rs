@@ -3,6 +3,11 @@
 //! Each rule stands as a pure function of tensors (its equations) and as an optimizer with
 //! buffers that implements [`candle_nn::Optimizer`]. Any other implementation of that trait can take
 //! their place in the compositions of this crate.
+//!
+//! The built-in ones can do more than candle's trait has room for: obey the learning rate and weight
+//! decay of single parameters ([`ParamSet`]), show their momentum to Lookahead, take a weight decay from
+//! a schedule, and step from the slow weights while they pull them. The compositions find out by
+//! the base's type whether it is one of them.
 
 pub mod adam;
 pub mod sgd;
@@ -10,9 +15,82 @@ pub mod sgd;
 pub use adam::{Adam, ParamsAdam};
 pub use sgd::{ParamsSgd, Sgd};
 
+use std::any::Any;
+
 use candle_core::{Tensor, backprop::GradStore};
 
-use crate::params::{Param, ParamSet};
+use crate::{
+    error::Result,
+    kernels::{self, Beside, Fast, Pull, Scalar},
+    params::{Param, ParamSet},
+};
+
+/// What a step of a built-in base does beside updating, for all parameters at once.
+#[derive(Debug, Default)]
+pub(crate) struct Around<'a> {
+    /// Step from these weights.
+    pub(crate) from: Option<&'a [Tensor]>,
+    /// Pull these slow weights by α towards the result.
+    pub(crate) pull: Option<(&'a mut [Tensor], f64, Fast)>,
+}
+
+impl<'a> Around<'a> {
+    /// The part for each parameter, in order.
+    fn each(self) -> impl Iterator<Item = Beside<'a>> {
+        let mut from = self.from.map(<[Tensor]>::iter);
+        let mut pull = self.pull.map(|(slow, a, fast)| (slow.iter_mut(), a, fast));
+        std::iter::repeat_with(move || Beside {
+            from: from.as_mut().and_then(Iterator::next),
+            pull: pull.as_mut().and_then(|(slow, alpha, fast)| {
+                let (alpha, fast) = (*alpha, *fast);
+                slow.next().map(|slow| Pull { slow, alpha, fast })
+            }),
+        })
+    }
+}
+
+/// What the built-in bases can do beyond candle's trait.
+pub(crate) trait Rule {
+    /// The parameters in the order in which gradients are given.
+    fn trained(&self) -> Vec<&Param>;
+
+    /// A step on gradients in the order of the parameters; yields Σ (θ − φ₀)² of each parameter where
+    /// it pulls.
+    fn step_around(&mut self, gradients: &[Tensor], around: Around) -> Result<Vec<Scalar>>;
+
+    /// The momentum (first moment) of each parameter, `None` before there is any.
+    fn momentum(&mut self) -> Vec<Option<&mut Tensor>>;
+
+    fn weight_decay(&self) -> f64;
+
+    fn set_weight_decay(&mut self, decay: f64);
+}
+
+/// The base as a built-in one, if it is.
+pub(crate) fn as_rule_mut<B: 'static>(base: &mut B) -> Option<&mut dyn Rule> {
+    let base: &mut dyn Any = base;
+    if base.is::<Sgd>() {
+        return base.downcast_mut::<Sgd>().map(|base| base as &mut dyn Rule);
+    }
+    base.downcast_mut::<Adam>()
+        .map(|base| base as &mut dyn Rule)
+}
+
+/// As [`as_rule_mut`], to look at.
+pub(crate) fn as_rule<B: 'static>(base: &B) -> Option<&dyn Rule> {
+    let base: &dyn Any = base;
+    match base.downcast_ref::<Sgd>() {
+        Some(base) => Some(base),
+        None => base.downcast_ref::<Adam>().map(|base| base as &dyn Rule),
+    }
+}
+
+/// Whether a rule was made over the same variables in the same order.
+pub(crate) fn trains(rule: &dyn Rule, params: &ParamSet) -> bool {
+    let trained = rule.trained();
+    let same = |(a, b): (&&Param, &Param)| a.var().id() == b.var().id();
+    trained.len() == params.len() && trained.iter().zip(params).all(same)
+}
 
 /// A parameter with what the rule remembers of it.
 #[derive(Debug)]
@@ -34,15 +112,37 @@ fn slots<S>(params: &ParamSet) -> Vec<Slot<S>> {
 
 /// The gradient of each slot's parameter, or an error that names the first one without: a base
 /// neither skips a parameter silently nor starts a step that it cannot finish.
-fn gradients<'g, S>(
-    slots: &[Slot<S>],
-    grads: &'g GradStore,
-) -> candle_core::Result<Vec<&'g Tensor>> {
+fn gradients<S>(slots: &[Slot<S>], grads: &GradStore) -> candle_core::Result<Vec<Tensor>> {
     let gradient = |slot: &Slot<S>| {
-        grads.get(slot.param.var()).ok_or_else(|| {
+        let found = grads.get(slot.param.var()).cloned();
+        found.ok_or_else(|| {
             let name = slot.param.name();
             candle_core::Error::msg(format!("parameter `{name}` received no gradient"))
         })
     };
     slots.iter().map(gradient).collect()
+}
+
+/// Calls `update` for each slot with its gradient and what goes beside, within the thread pool.
+fn for_each<S: Send>(
+    slots: &mut [Slot<S>],
+    gradients: &[Tensor],
+    around: Around,
+    update: impl Fn(
+        &dyn kernels::Kernels,
+        &mut Slot<S>,
+        &Tensor,
+        Beside,
+    ) -> candle_core::Result<Option<Scalar>>
+    + Send
+    + Sync,
+) -> Result<Vec<Scalar>> {
+    kernels::run(gradients, |kernels| {
+        let mut sums = Vec::new();
+        for ((slot, gradient), beside) in slots.iter_mut().zip(gradients).zip(around.each()) {
+            let kernels = kernels.of(slot.param.var());
+            sums.extend(update(kernels, slot, gradient, beside)?);
+        }
+        Ok(sums)
+    })
 }

@@ -17,11 +17,11 @@
 use candle_core::{Result, Tensor, Var, backprop::GradStore};
 use candle_nn::Optimizer;
 
-use super::{Slot, gradients, slots};
+use super::{Around, Rule, Slot, for_each, gradients, slots};
 use crate::{
     error::check,
-    kernels,
-    params::ParamSet,
+    kernels::Scalar,
+    params::{Param, ParamSet},
     state::{State, StateReader, Stateful},
 };
 
@@ -171,15 +171,7 @@ impl Optimizer for Sgd {
 
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         let gradients = gradients(&self.slots, grads)?;
-        let (config, slots) = (&self.config, &mut self.slots);
-        kernels::run(gradients.iter().copied(), |kernels| {
-            for (Slot { param, memory }, g) in slots.iter_mut().zip(&gradients) {
-                kernels
-                    .of(param.var())
-                    .sgd(config, param.var(), g, memory)?;
-            }
-            Ok(())
-        })?;
+        self.step_around(&gradients, Around::default())?;
         Ok(())
     }
 
@@ -192,10 +184,47 @@ impl Optimizer for Sgd {
     }
 }
 
+impl Rule for Sgd {
+    fn trained(&self) -> Vec<&Param> {
+        self.slots.iter().map(|slot| &slot.param).collect()
+    }
+
+    fn step_around(&mut self, gradients: &[Tensor], around: Around) -> crate::Result<Vec<Scalar>> {
+        let config = &self.config;
+        for_each(
+            &mut self.slots,
+            gradients,
+            around,
+            |kernels, Slot { param, memory }, gradient, beside| {
+                let config = ParamsSgd {
+                    lr: config.lr * param.lr_scale(),
+                    weight_decay: param.weight_decay().unwrap_or(config.weight_decay),
+                    ..config.clone()
+                };
+                kernels.sgd(&config, param.var(), gradient, memory, beside)
+            },
+        )
+    }
+
+    fn momentum(&mut self) -> Vec<Option<&mut Tensor>> {
+        let buffers = self.slots.iter_mut();
+        buffers.map(|slot| slot.memory.as_mut()).collect()
+    }
+
+    fn weight_decay(&self) -> f64 {
+        self.config.weight_decay
+    }
+
+    fn set_weight_decay(&mut self, decay: f64) {
+        self.config.weight_decay = decay;
+    }
+}
+
 impl Stateful for Sgd {
     fn state(&self) -> crate::Result<State> {
         let mut state = State::new("Sgd");
         state.set("lr", self.config.lr);
+        state.set("weight_decay", self.config.weight_decay);
         for Slot { param, memory } in &self.slots {
             if let Some(buffer) = memory {
                 state.set_tensor(format!("momentum.{}", param.name()), buffer)?;
@@ -206,16 +235,16 @@ impl Stateful for Sgd {
 
     fn load_state(&mut self, state: &State) -> crate::Result<()> {
         let mut reader = StateReader::new("Sgd", state)?;
-        let lr = reader.get("lr")?;
+        let (lr, weight_decay) = (reader.get("lr")?, reader.get("weight_decay")?);
         let buffers = self
             .slots
             .iter()
             .map(|Slot { param, .. }| {
-                reader.optional_tensor(&format!("momentum.{}", param.name()), param.var())
+                reader.optional_wide(&format!("momentum.{}", param.name()), param.var())
             })
             .collect::<crate::Result<Vec<_>>>()?;
         reader.finish()?;
-        self.config.lr = lr;
+        (self.config.lr, self.config.weight_decay) = (lr, weight_decay);
         for (slot, buffer) in self.slots.iter_mut().zip(buffers) {
             slot.memory = buffer;
         }

@@ -2,62 +2,85 @@
 //!
 //! ```text
 //! g = ∇L(θ)            direction pass, on a fraction of the batch if so configured
-//! g = ∇L(θ + ε(g))     perturbed pass; left out, with a clean pass in its place, when the policy says so
-//! θ ← base(θ, g)
+//! g' = ∇L(θ + ε(g))    perturbed pass; left out, with a clean pass in its place, when the policy says so
+//! θ ← base(θ, blend(g, g'))
 //! ```
 //!
 //! Foret et al. 2021, arXiv:2010.01412. Cost: 1 + f gradients a step, f the share of steps that climb
-//! (with a direction pass on the share q of the batch: 1 + q f); climbing copies the weights twice.
-//! Memory: once it has climbed, one copy of the weights.
+//! (with a direction pass on the share q of the batch: 1 + q f; without a direction pass: 1). To climb
+//! moves the weights and the direction through memory once. Memory: once it has climbed, one copy of
+//! the weights.
+//!
+//! m-SAM ([`Ascend::per_micro_batch`]) takes the sum over the micro-batches i, each with an ascent of
+//! its own: g' = Σᵢ ∇Lᵢ(θ + ε(∇Lᵢ(θ))) / n. It generalises better the smaller the micro-batches are
+//! (Foret et al. 2021, section 4.1). SAM on an accumulated gradient is another thing: one ascent for
+//! all, with a [`MicroBatches`](crate::MicroBatches) objective.
 
 use candle_nn::Optimizer;
 
 use super::{
     Descend,
-    climb::{Climb, Landing, Passes, clean},
+    climb::{Climb, Outcome, Passes},
 };
 use crate::{
+    blend::{Ascended, Blend},
+    clip::Clip,
     error::Result,
-    minimizer::{Minimizer, StepReport},
-    objective::Objective,
+    minimizer::{Minimizer, Progress, StepReport},
+    objective::{Evaluation, Pass},
     params::ParamSet,
-    perturb::Perturbation,
+    perturb::{Perturbation, Radius},
     policy::{Moment, Policy},
     state::{State, StateReader, Stateful},
     trace,
 };
 
-/// Base × perturbation × policy; see the [catalogue](crate::catalogue) for its named forms.
+/// Base × perturbation × policy × blend; see the [catalogue](crate::catalogue) for its named forms.
 #[derive(Debug)]
-pub struct Ascend<B, P, W> {
+pub struct Ascend<B, P, W, D = Ascended> {
     descent: Descend<B>,
-    climb: Climb<P>,
+    climb: Climb<P, D>,
     policy: W,
 }
 
-impl<B: Optimizer, P: Perturbation, W: Policy> Ascend<B, P, W> {
+impl<B, P, W, D> Ascend<B, P, W, D>
+where
+    B: Optimizer + 'static,
+    P: Perturbation,
+    W: Policy,
+    D: Blend,
+{
     /// Composes the factors.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) when the blend compares with a gradient at the weights
+    /// that the perturbation does not take.
     ///
     /// ```
     /// # use candle_core::{Device, Var};
     /// # use sala_core::{Ascend, Minimizer, ParamSet, ParamsSgd, Pass, Sgd};
-    /// # use sala_core::{perturb::{Adaptive, AscentNorm}, policy::EveryK};
+    /// # use sala_core::{blend::Ascended, perturb::{Adaptive, Radius}, policy::EveryK};
     /// let w = Var::new(&[3f32, 4.0], &Device::Cpu)?;
     /// let params = ParamSet::new([("w", w.clone())])?;
     /// let base = Sgd::new(&params, ParamsSgd::default())?;
-    /// let adaptive = Adaptive::new(0.5, 0.01, AscentNorm::Global)?;
-    /// let mut optimizer = Ascend::compose(params, base, adaptive, EveryK::new(10)?);
+    /// let ascent = (Adaptive::new(0.01, false)?, Radius::absolute(0.5)?);
+    /// let mut optimizer = Ascend::compose(params, base, ascent, EveryK::new(10)?, Ascended::default())?;
     /// let report = optimizer.step(&mut |_pass: Pass| w.sqr()?.sum_all())?;
     /// assert!(!report.ascent && report.evaluations == 1.0);
     /// # Ok::<(), sala_core::Error>(())
     /// ```
-    pub fn compose(params: ParamSet, base: B, perturbation: P, policy: W) -> Self {
-        let descent = Descend::new(params, base);
-        Self {
-            descent,
-            climb: Climb::new(perturbation),
+    pub fn compose(
+        params: ParamSet,
+        base: B,
+        (perturbation, radius): (P, Radius),
+        policy: W,
+        blend: D,
+    ) -> Result<Self> {
+        Ok(Self {
+            descent: Descend::new(params, base),
+            climb: Climb::new("Ascend", perturbation, radius, blend)?,
             policy,
-        }
+        })
     }
 
     /// Takes the direction pass on this share of the batch, in (0, 1].
@@ -69,12 +92,23 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Ascend<B, P, W> {
         Ok(self)
     }
 
-    /// Clips the gradient that updates the weights to the global norm `max`.
+    /// Perturbs each of `count` ≥ 1 micro-batches on its own: m-SAM. The objective of a step must have as
+    /// many; see [`MicroBatches`](crate::MicroBatches).
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) when `max` is not finite and above 0.
-    pub fn with_clip_norm(mut self, max: f64) -> Result<Self> {
-        self.descent = self.descent.with_clip_norm(max)?;
+    /// [`Error::Config`](crate::Error::Config) for 0, and for more than 1 with a perturbation or blend that
+    /// remembers gradients.
+    pub fn per_micro_batch(mut self, count: usize) -> Result<Self> {
+        self.climb = self.climb.per_micro_batch("Ascend", count)?;
+        Ok(self)
+    }
+
+    /// Clips the gradient that updates the weights.
+    ///
+    /// # Errors
+    /// Those of [`Clip::validate`].
+    pub fn with_clip(mut self, clip: Clip) -> Result<Self> {
+        self.descent = self.descent.with_clip(clip)?;
         Ok(self)
     }
 
@@ -82,38 +116,78 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Ascend<B, P, W> {
     pub fn base(&self) -> &B {
         self.descent.base()
     }
-}
 
-impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for Ascend<B, P, W> {
-    fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport> {
+    fn proceed(&mut self, outcome: Result<Outcome>) -> Result<Progress> {
+        match outcome {
+            Ok(Outcome::Perturbed) => Ok(Progress::Perturbed),
+            Ok(Outcome::MicroBatch) => Ok(Progress::MicroBatch(self.begin()?)),
+            Ok(Outcome::Ready(passes)) => Ok(Progress::Done(self.update(passes)?)),
+            Err(error) => {
+                self.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    fn update(&mut self, passes: Passes) -> Result<StepReport> {
         let step = self.descent.next_step();
-        let span = trace::step(step, self.learning_rate(), Some(self.climb.rho()));
-        let _entered = span.enter();
-
-        let ascent = self.policy.climbs(Moment { step, gap: None });
-        let Passes {
-            loss,
-            gradients,
-            evaluations,
-        } = if ascent {
-            self.climb
-                .passes(&self.descent, objective, Landing::Start)?
-        } else {
-            clean(&self.descent, objective)?
-        };
-        let grad_norm = gradients.norm();
-        self.descent.update(gradients)?;
-
+        let grad_norm = passes.gradients.norm();
+        self.descent.update(passes.gradients, None, None)?;
         let report = StepReport {
             step,
-            loss,
-            evaluations,
-            ascent,
+            loss: passes.loss,
+            evaluations: passes.evaluations,
+            ascent: passes.ascent,
             gap: None,
             grad_norm,
         };
-        trace::record(&span, &report);
+        trace::done(&report);
         Ok(report)
+    }
+}
+
+impl<B, P, W, D> Minimizer for Ascend<B, P, W, D>
+where
+    B: Optimizer + 'static,
+    P: Perturbation,
+    W: Policy,
+    D: Blend,
+{
+    fn begin(&mut self) -> Result<Pass> {
+        let moment = Moment {
+            step: self.descent.next_step(),
+            gap: None,
+            rho: self.climb.radius.rho(),
+        };
+        let climbs = self.policy.climbs(moment);
+        let lr = self.learning_rate();
+        self.climb.begin(self.descent.params(), lr, climbs)
+    }
+
+    fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        if !self.climb.has_begun() && self.begin()? == Pass::Displaced {
+            self.climb.abandon();
+        }
+        let (params, lr) = (self.descent.params(), self.learning_rate());
+        let outcome = self.climb.first(params, lr, evaluation);
+        self.proceed(outcome)
+    }
+
+    fn second_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        let outcome = self.climb.second(self.descent.params(), evaluation);
+        self.proceed(outcome)
+    }
+
+    fn abandon(&mut self) {
+        self.climb.abandon();
+    }
+
+    fn micro_batches(&self) -> usize {
+        self.climb.micro_batches()
+    }
+
+    fn next_step(&self) -> u64 {
+        self.descent.next_step()
     }
 
     fn params(&self) -> &ParamSet {
@@ -127,19 +201,43 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for Ascend<B, P, W> {
     fn set_learning_rate(&mut self, lr: f64) {
         self.descent.set_learning_rate(lr);
     }
+
+    fn rho(&self) -> Option<f64> {
+        Some(self.climb.radius.rho())
+    }
+
+    fn set_rho(&mut self, rho: f64) -> Result<()> {
+        self.climb.radius.set_rho(rho)
+    }
+
+    fn weight_decay(&self) -> Option<f64> {
+        self.descent.weight_decay()
+    }
+
+    fn set_weight_decay(&mut self, decay: f64) -> Result<()> {
+        self.descent.set_weight_decay(decay)
+    }
 }
 
-impl<B: Stateful, P, W> Stateful for Ascend<B, P, W> {
+impl<B, P, W, D> Stateful for Ascend<B, P, W, D>
+where
+    B: Optimizer + Stateful + 'static,
+    P: Perturbation,
+    D: Blend,
+{
     fn state(&self) -> Result<State> {
         let mut state = State::new("Ascend");
+        self.climb.save(self.descent.params(), &mut state)?;
         state.nest("descent", self.descent.state()?);
         Ok(state)
     }
 
     fn load_state(&mut self, state: &State) -> Result<()> {
         let mut reader = StateReader::new("Ascend", state)?;
+        let climb = self.climb.read(self.descent.params(), &mut reader)?;
         let descent = reader.part("descent");
         reader.finish()?;
-        self.descent.load_state(&descent)
+        self.descent.load_state(&descent)?;
+        self.climb.restore(climb)
     }
 }

@@ -1,175 +1,524 @@
-//! The ascent: a gradient at perturbed weights, with the weights put back whatever happens.
+//! The passes of a step: at the weights, or at perturbed weights, which are put back whatever happens.
 
 use candle_core::Tensor;
-use candle_nn::Optimizer;
 
-use super::Descend;
+use super::descend::no_second_pass;
 use crate::{
-    error::{Result, check},
-    gradients::Gradients,
-    kernels,
-    minimizer::Minimizer,
-    objective::{Objective, Pass},
+    blend::{Blend, Direction},
+    error::{Error, Result, check},
+    gradients::{Gradients, Read, Unread},
+    kernels::{self, Scalar},
+    memory::Memory,
+    objective::{Evaluation, Pass},
     params::ParamSet,
-    perturb::Perturbation,
-    slow::SlowWeights,
+    perturb::{Ascent, Perturbation, Radius},
+    state::{State, StateReader},
+    vector,
 };
 
 /// What the passes of one step gave.
 pub(crate) struct Passes {
-    /// Loss of the first pass.
+    /// Loss of the first pass, the mean over micro-batches.
     pub(crate) loss: f64,
     /// Gradients for the update.
     pub(crate) gradients: Gradients,
     /// Cost in gradient evaluations of a whole batch.
     pub(crate) evaluations: f64,
+    /// Whether the gradients come from perturbed weights.
+    pub(crate) ascent: bool,
 }
 
-/// The passes of a step that does not climb: a clean one.
-pub(crate) fn clean<B: Optimizer>(
-    descent: &Descend<B>,
-    objective: &mut dyn Objective,
-) -> Result<Passes> {
-    let (loss, gradients) = descent.evaluate(objective, Pass::Clean)?;
-    Ok(Passes {
-        loss,
-        gradients,
-        evaluations: 1.0,
-    })
+/// What comes after a gradient.
+pub(crate) enum Outcome {
+    /// The weights are perturbed; the gradient there is wanted.
+    Perturbed,
+    /// The next micro-batch is wanted.
+    MicroBatch,
+    /// The weights are where they were; they can be updated.
+    Ready(Passes),
 }
 
-/// Where the weights go when a climb has succeeded.
-pub(crate) enum Landing<'a> {
-    /// To where they were.
-    Start,
-    /// To the slow weights, if those exist; else to where they were.
-    Slow(&'a SlowWeights),
-}
-
-/// The weights as they were before a climb.
-type Saved = Vec<Option<Tensor>>;
-
-/// How to climb: a perturbation, and the share of the batch that points it.
+/// How to climb, and where in a step we are.
 #[derive(Debug)]
-pub(crate) struct Climb<P> {
+pub(crate) struct Climb<P, D> {
     perturbation: P,
+    blend: D,
+    pub(crate) radius: Radius,
     direction_fraction: f64,
+    micro_batches: usize,
+    stage: Stage,
+    tally: Option<Tally>,
     /// Kept between climbs: to make buffers anew costs more time than to fill them.
     saved: Saved,
 }
 
-impl<P: Perturbation> Climb<P> {
-    /// With the direction pass on the whole batch.
-    pub(crate) fn new(perturbation: P) -> Self {
-        Self {
+/// Between steps, or what has begun.
+#[derive(Debug)]
+enum Stage {
+    Idle,
+    /// The first gradient is wanted, at weights that may be displaced.
+    Begun(Pass, Option<Displaced>),
+    /// The second gradient is wanted.
+    Climbed {
+        displaced: Displaced,
+        loss: f64,
+        direction: Direction,
+    },
+}
+
+/// The sum over the micro-batches so far.
+#[derive(Debug)]
+struct Tally {
+    count: usize,
+    loss: f64,
+    evaluations: f64,
+    sum: Vec<Tensor>,
+}
+
+impl<P: Perturbation, D: Blend> Climb<P, D> {
+    /// With the direction pass on the whole batch. `owner` names the composition in errors.
+    pub(crate) fn new(
+        owner: &'static str,
+        perturbation: P,
+        radius: Radius,
+        blend: D,
+    ) -> Result<Self> {
+        check::holds(
+            owner,
+            "blend",
+            perturbation.needs_direction() || !blend.needs_direction(),
+            "the gradient at the perturbed weights as it is, for a perturbation without a direction pass",
+            "one that compares it with the gradient at the weights",
+        )?;
+        Ok(Self {
             perturbation,
+            blend,
+            radius,
             direction_fraction: 1.0,
+            micro_batches: 1,
+            stage: Stage::Idle,
+            tally: None,
             saved: Saved::new(),
-        }
+        })
     }
 
-    /// Takes the direction pass on this share of the batch; `owner` names the composition in errors.
+    /// Takes the direction pass on this share of the batch.
     pub(crate) fn on_fraction(mut self, owner: &'static str, fraction: f64) -> Result<Self> {
         check::fraction(owner, "direction_fraction", fraction)?;
         self.direction_fraction = fraction;
         Ok(self)
     }
 
-    /// Radius of the perturbation.
-    pub(crate) fn rho(&self) -> f64 {
-        self.perturbation.rho()
+    /// Perturbs each of so many micro-batches on its own.
+    pub(crate) fn per_micro_batch(mut self, owner: &'static str, count: usize) -> Result<Self> {
+        check::at_least_one(owner, "micro_batches", count as u64)?;
+        let forgetful = self.perturbation.memory().is_none() && self.blend.memory().is_none();
+        let got = "one that remembers the last gradient";
+        let wanted = "1 for a perturbation or blend with memory";
+        check::holds(owner, "micro_batches", forgetful || count == 1, wanted, got)?;
+        self.micro_batches = count;
+        Ok(self)
     }
 
-    /// The passes of a step that climbs: the direction g at θ on a fraction of the batch, then the
-    /// gradient at θ + ε(g). When this returns, the parameters are where they should land; when it
-    /// fails or unwinds they are θ again, bit for bit.
-    pub(crate) fn passes<B: Optimizer>(
-        &mut self,
-        descent: &Descend<B>,
-        objective: &mut dyn Objective,
-        landing: Landing,
-    ) -> Result<Passes> {
+    pub(crate) fn micro_batches(&self) -> usize {
+        self.micro_batches
+    }
+
+    /// ρ' at this learning rate, for policies, given the squared norms of the weights if it needs them.
+    pub(crate) fn effective_rho(&self, lr: f64, weight_squares: &[f64]) -> f64 {
+        self.radius.effective(lr, vector::norm_of(weight_squares))
+    }
+
+    /// The squared norms of the weights, if the radius depends on them.
+    pub(crate) fn weight_squares(&self, params: &ParamSet) -> Result<Vec<Scalar>> {
+        if self.radius.needs_weight_norm() {
+            let weights: Vec<_> = params.tensors().map(Tensor::detach).collect();
+            vector::squared_norms(&weights)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Whether a step has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        !matches!(self.stage, Stage::Idle)
+    }
+
+    /// Begins a step, or goes on with a step that has begun.
+    pub(crate) fn begin(&mut self, params: &ParamSet, lr: f64, climbs: bool) -> Result<Pass> {
+        match &self.stage {
+            Stage::Begun(pass, _) => return Ok(*pass),
+            Stage::Climbed { .. } => return Err(outstanding()),
+            Stage::Idle => {}
+        }
         let fraction = self.direction_fraction;
-        // The first gradients are freed before the second pass makes its own.
-        let (loss, perturbed) = {
-            let (loss, direction) = descent.evaluate(objective, Pass::Direction { fraction })?;
-            let steps = self
-                .perturbation
-                .displacement(descent.params(), &direction)?;
-            (
-                loss,
-                Perturbed::new(descent.params(), &mut self.saved, &steps)?,
-            )
+        let (pass, displaced) = if !climbs {
+            (Pass::Clean, None)
+        } else if self.perturbation.needs_direction() {
+            (Pass::Direction { fraction }, None)
+        } else {
+            match self.perturbation.ascent(params, &[])? {
+                Some(ascent) => (Pass::Displaced, Some(self.displace(params, lr, ascent)?)),
+                None => (Pass::Clean, None),
+            }
         };
-        let (_, gradients) = descent.evaluate(objective, Pass::Perturbed)?;
-        perturbed.land(landing)?;
-        Ok(Passes {
+        self.stage = Stage::Begun(pass, displaced);
+        Ok(pass)
+    }
+
+    /// Perturbs along a direction that no gradient comes with, and so reads its norm by itself.
+    fn displace(&mut self, params: &ParamSet, lr: f64, ascent: Ascent) -> Result<Displaced> {
+        let mut scalars = ascent
+            .along
+            .as_ref()
+            .map_or(Vec::new(), |a| a.squares.clone());
+        scalars.extend(self.weight_squares(params)?);
+        let mut squares = vector::read_scalars(scalars)?;
+        let weights = squares.split_off(params.len().min(squares.len()));
+        self.perturb(params, lr, ascent, &[], &squares, &weights)
+    }
+
+    /// θ ← θ + ε.
+    fn perturb(
+        &mut self,
+        params: &ParamSet,
+        lr: f64,
+        ascent: Ascent,
+        gradients: &[Tensor],
+        squares: &[f64],
+        weight_squares: &[f64],
+    ) -> Result<Displaced> {
+        let effective = ascent.sign * self.effective_rho(lr, weight_squares);
+        let factors = self.radius.factors(params, squares, effective);
+        let along = ascent.along.map(|along| along.directions);
+        let directions = along.as_deref().unwrap_or(gradients);
+        let saved = std::mem::take(&mut self.saved);
+        Displaced::new(params, saved, directions, &factors)
+    }
+
+    /// Takes the first gradient. An error leaves the step to be abandoned.
+    pub(crate) fn first(
+        &mut self,
+        params: &ParamSet,
+        lr: f64,
+        evaluation: Evaluation,
+    ) -> Result<Outcome> {
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Begun(pass @ Pass::Direction { .. }, _) => {
+                self.direct(params, lr, pass, evaluation)
+            }
+            Stage::Begun(pass, Some(displaced)) => {
+                let unread = Unread::collect(params, pass, evaluation)?;
+                let Read {
+                    loss, gradients, ..
+                } = unread.read(params, Vec::new())?;
+                self.saved = displaced.put_back()?;
+                self.finish((loss, 1.0, true), gradients, None)
+            }
+            Stage::Begun(pass, None) => self.clean(params, pass, evaluation),
+            climbed @ Stage::Climbed { .. } => {
+                self.stage = climbed;
+                Err(outstanding())
+            }
+            Stage::Idle => Err(Error::Order {
+                problem: "first_step before begin, which displaces the weights of this method",
+            }),
+        }
+    }
+
+    fn direct(
+        &mut self,
+        params: &ParamSet,
+        lr: f64,
+        pass: Pass,
+        evaluation: Evaluation,
+    ) -> Result<Outcome> {
+        let unread = Unread::collect(params, pass, evaluation)?;
+        let Some(ascent) = self.perturbation.ascent(params, unread.tensors())? else {
+            return Err(Error::Order {
+                problem: "a perturbation that takes a direction pass must give a direction",
+            });
+        };
+        // The direction's norms, if they are not those of the gradient, and ‖w‖, if it is needed.
+        let mut others = self.weight_squares(params)?;
+        let weights = others.len();
+        if let Some(along) = &ascent.along {
+            others.extend(along.squares.iter().cloned());
+        }
+        let Read {
             loss,
             gradients,
-            evaluations: fraction + 1.0,
-        })
-    }
-}
-
-/// While it lives, the parameters are perturbed. Restoring copies the saved weights: subtracting ε
-/// again would leave rounding errors behind.
-struct Perturbed<'a> {
-    params: &'a ParamSet,
-    saved: &'a [Option<Tensor>],
-    /// How many parameters, from the first, are perturbed.
-    moved: usize,
-}
-
-impl<'a> Perturbed<'a> {
-    fn new(params: &'a ParamSet, saved: &'a mut Saved, steps: &[(Tensor, f64)]) -> Result<Self> {
-        saved.resize(params.len(), None);
-        let mut moved = 0;
-        let outcome = kernels::run(params.tensors(), |kernels| {
-            for ((param, (step, scale)), saved) in params.iter().zip(steps).zip(&mut *saved) {
-                let var = param.var();
-                kernels.of(var).perturb(var, saved, step, *scale)?;
-                moved += 1;
-            }
-            Ok(())
-        });
-        let guard = Self {
-            params,
-            saved,
-            moved,
+            squares,
+            mut others,
+        } = unread.read(params, others)?;
+        let along = others.split_off(weights);
+        let squares = if along.is_empty() { squares } else { along };
+        let displaced = self.perturb(params, lr, ascent, gradients.tensors(), &squares, &others)?;
+        let keep = self.blend.keeps_direction() || self.perturbation.memory().is_some();
+        let direction = Direction {
+            norm: gradients.norm(),
+            tensors: if keep {
+                gradients.into_tensors()
+            } else {
+                Vec::new()
+            },
         };
-        outcome.map(|()| guard)
+        self.stage = Stage::Climbed {
+            displaced,
+            loss,
+            direction,
+        };
+        Ok(Outcome::Perturbed)
     }
 
-    fn land(mut self, landing: Landing) -> Result<()> {
-        match landing {
-            // Copying θ back first would be for nothing. If this fails, the guard still does.
-            Landing::Slow(slow) if slow.tensors().is_some() => slow.copy_to(self.params)?,
-            Landing::Start | Landing::Slow(_) => self.put_back()?,
+    fn clean(&mut self, params: &ParamSet, pass: Pass, evaluation: Evaluation) -> Result<Outcome> {
+        let unread = Unread::collect(params, pass, evaluation)?;
+        let mut others = Vec::new();
+        if let Some(addition) = self.blend.addition() {
+            others.extend(vector::squared_norms(addition)?);
+            others.extend(vector::dots(addition, unread.tensors())?);
         }
-        self.moved = 0;
+        let Read {
+            loss,
+            mut gradients,
+            others,
+            ..
+        } = unread.read(params, others)?;
+        let at_weights = self
+            .perturbation
+            .memory()
+            .map(|_| gradients.tensors().to_vec());
+        if !others.is_empty() {
+            let (squares, dots) = others.split_at(params.len());
+            let numbers = (vector::norm_of(squares), dots.iter().sum());
+            self.blend.between(numbers, &mut gradients)?;
+        }
+        self.finish((loss, 1.0, false), gradients, at_weights)
+    }
+
+    /// Takes the second gradient. An error leaves the step to be abandoned.
+    pub(crate) fn second(&mut self, params: &ParamSet, evaluation: Evaluation) -> Result<Outcome> {
+        let (displaced, loss, direction) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Climbed {
+                displaced,
+                loss,
+                direction,
+            } => (displaced, loss, direction),
+            other => {
+                self.stage = other;
+                return Err(no_second_pass());
+            }
+        };
+        let unread = Unread::collect(params, Pass::Perturbed, evaluation)?;
+        let dots = if self.blend.keeps_direction() {
+            vector::dots(&direction.tensors, unread.tensors())?
+        } else {
+            Vec::new()
+        };
+        let Read {
+            mut gradients,
+            others,
+            ..
+        } = unread.read(params, dots)?;
+        self.saved = displaced.put_back()?;
+        let dot = others.iter().sum();
+        self.blend.climbed(&direction, dot, &mut gradients)?;
+        let at_weights = Some(direction.tensors).filter(|t| !t.is_empty());
+        let evaluations = 1.0 + self.direction_fraction;
+        self.finish((loss, evaluations, true), gradients, at_weights)
+    }
+
+    /// Adds one micro-batch, or is done with the only one.
+    fn finish(
+        &mut self,
+        (loss, evaluations, ascent): (f64, f64, bool),
+        gradients: Gradients,
+        at_weights: Option<Vec<Tensor>>,
+    ) -> Result<Outcome> {
+        let mut passes = Passes {
+            loss,
+            gradients,
+            evaluations,
+            ascent,
+        };
+        if self.micro_batches == 1 {
+            let (at_weights, descent) = (at_weights.as_deref(), passes.gradients.tensors());
+            self.perturbation.remember(at_weights, descent)?;
+            return Ok(Outcome::Ready(passes));
+        }
+        let mut tally = match self.tally.take() {
+            Some(tally) => tally,
+            None => Tally::new(passes.gradients.tensors())?,
+        };
+        tally.add(1.0 / self.micro_batches as f64, &passes)?;
+        if tally.count < self.micro_batches {
+            self.tally = Some(tally);
+            return Ok(Outcome::MicroBatch);
+        }
+        (passes.loss, passes.evaluations) = (tally.loss, tally.evaluations);
+        let squares = vector::read_scalars(vector::squared_norms(&tally.sum)?)?;
+        passes
+            .gradients
+            .replace(tally.sum, vector::norm_of(&squares));
+        Ok(Outcome::Ready(passes))
+    }
+
+    /// Forgets a step that has begun; displaced weights return.
+    pub(crate) fn abandon(&mut self) {
+        self.tally = None;
+        // Dropping puts the weights back.
+        self.stage = Stage::Idle;
+    }
+
+    pub(crate) fn save(&self, params: &ParamSet, state: &mut State) -> Result<()> {
+        state.set("rho", self.radius.rho());
+        let parts = [
+            ("perturbation", self.perturbation.memory()),
+            ("blend", self.blend.memory()),
+        ];
+        for (name, memory) in parts {
+            if let Some(memory) = memory {
+                let mut part = State::new("Memory");
+                memory.save(params, &mut part)?;
+                state.nest(name, part);
+            }
+        }
         Ok(())
     }
 
-    fn put_back(&self) -> Result<()> {
-        let moved = || self.params.iter().zip(self.saved).take(self.moved);
-        kernels::run(moved().map(|(p, _)| &**p.var()), |kernels| {
-            for (param, saved) in moved() {
-                if let Some(saved) = saved {
-                    kernels.of(param.var()).assign(param.var(), saved)?;
-                }
+    /// Reads what [`Climb::save`] wrote, for [`Climb::restore`].
+    pub(crate) fn read(&self, params: &ParamSet, reader: &mut StateReader) -> Result<Saveable> {
+        let rho = reader.get("rho")?;
+        let mut memory = |name: &str, there: bool| -> Result<Option<Memory>> {
+            if !there {
+                return Ok(None);
             }
-            Ok(())
+            let mut part = StateReader::new("Memory", &reader.part(name))?;
+            let memory = Memory::read(params, &mut part)?;
+            part.finish()?;
+            Ok(Some(memory))
+        };
+        Ok(Saveable {
+            rho,
+            perturbation: memory("perturbation", self.perturbation.memory().is_some())?,
+            blend: memory("blend", self.blend.memory().is_some())?,
         })
+    }
+
+    pub(crate) fn restore(&mut self, saved: Saveable) -> Result<()> {
+        self.radius.set_rho(saved.rho)?;
+        if let (Some(mine), Some(saved)) = (self.perturbation.memory_mut(), saved.perturbation) {
+            *mine = saved;
+        }
+        if let (Some(mine), Some(saved)) = (self.blend.memory_mut(), saved.blend) {
+            *mine = saved;
+        }
+        self.abandon();
+        Ok(())
     }
 }
 
-impl Drop for Perturbed<'_> {
+/// The part of a climb's state that lasts from step to step.
+pub(crate) struct Saveable {
+    rho: f64,
+    perturbation: Option<Memory>,
+    blend: Option<Memory>,
+}
+
+fn outstanding() -> Error {
+    Error::Order {
+        problem: "a step has begun: its second pass is outstanding (second_step, or abandon)",
+    }
+}
+
+impl Tally {
+    fn new(like: &[Tensor]) -> Result<Self> {
+        let zeros = like.iter().map(Tensor::zeros_like);
+        Ok(Self {
+            count: 0,
+            loss: 0.0,
+            evaluations: 0.0,
+            sum: zeros.collect::<candle_core::Result<_>>()?,
+        })
+    }
+
+    fn add(&mut self, share: f64, passes: &Passes) -> Result<()> {
+        self.count += 1;
+        self.loss += share * passes.loss;
+        self.evaluations += share * passes.evaluations;
+        vector::accumulate(&mut self.sum, passes.gradients.tensors(), share)
+    }
+}
+
+/// The weights as they were before a climb.
+type Saved = Vec<Option<Tensor>>;
+
+/// While it lives, the parameters are displaced; when it is dropped, they are put back. Putting back
+/// exchanges the saved weights in: subtracting ε again would leave rounding errors behind.
+#[derive(Debug)]
+struct Displaced {
+    params: ParamSet,
+    saved: Saved,
+    /// How many parameters, from the first, are displaced.
+    moved: usize,
+}
+
+impl Displaced {
+    /// θ ← θ + factor · direction. If this fails, the parameters are as they were.
+    fn new(
+        params: &ParamSet,
+        mut saved: Saved,
+        directions: &[Tensor],
+        factors: &[f64],
+    ) -> Result<Self> {
+        saved.resize(params.len(), None);
+        let mut displaced = Self {
+            params: params.clone(),
+            saved,
+            moved: 0,
+        };
+        let (saved, moved) = (&mut displaced.saved, &mut displaced.moved);
+        kernels::run(directions, |kernels| {
+            let steps = directions.iter().zip(factors).zip(saved);
+            for (param, ((direction, factor), saved)) in params.iter().zip(steps) {
+                let var = param.var();
+                kernels.of(var).perturb(var, saved, direction, *factor)?;
+                *moved += 1;
+            }
+            Ok(())
+        })?;
+        params.publish()?;
+        Ok(displaced)
+    }
+
+    /// θ as it was; hands back the buffers.
+    fn put_back(mut self) -> Result<Saved> {
+        self.exchange()?;
+        Ok(std::mem::take(&mut self.saved))
+    }
+
+    fn exchange(&mut self) -> Result<()> {
+        let (params, saved, moved) = (&self.params, &mut self.saved, self.moved);
+        kernels::run(params.tensors(), |kernels| {
+            for (param, saved) in params.iter().zip(saved).take(moved) {
+                if let Some(saved) = saved {
+                    kernels.of(param.var()).exchange(param.var(), saved)?;
+                }
+            }
+            Ok(())
+        })?;
+        self.moved = 0;
+        params.publish()
+    }
+}
+
+impl Drop for Displaced {
     fn drop(&mut self) {
         if self.moved == 0 {
             return;
         }
-        if let Err(error) = self.put_back() {
-            tracing::error!(%error, "the unperturbed weights could not be put back");
+        if let Err(error) = self.exchange() {
+            tracing::error!(%error, "the undisplaced weights could not be put back");
         }
     }
 }

@@ -3,11 +3,15 @@
 use candle_nn::Optimizer;
 
 use crate::{
-    error::{Result, check},
-    gradients::Gradients,
-    minimizer::{Minimizer, StepReport},
-    objective::{Objective, Pass},
+    base::{self, Around},
+    clip::Clip,
+    error::{Error, Result, check},
+    gradients::{Gradients, Unread},
+    kernels::{Fast, Scalar},
+    minimizer::{Minimizer, Progress, StepReport},
+    objective::{Evaluation, Pass},
     params::ParamSet,
+    slow::SlowWeights,
     state::{State, StateReader, Stateful},
     trace,
 };
@@ -18,11 +22,11 @@ use crate::{
 /// ```
 /// # use candle_core::{Device, Tensor, Var};
 /// # use candle_nn::{AdamW, Optimizer, ParamsAdamW};
-/// # use sala_core::{Descend, Minimizer, ParamSet, Pass};
+/// # use sala_core::{Clip, Descend, Minimizer, ParamSet, Pass};
 /// let w = Var::new(&[3f32, 4.0], &Device::Cpu)?;
 /// let params = ParamSet::new([("w", w.clone())])?;
 /// let base = AdamW::new(params.vars(), ParamsAdamW::default())?; // any candle_nn::Optimizer
-/// let mut optimizer = Descend::new(params, base).with_clip_norm(1.0)?;
+/// let mut optimizer = Descend::new(params, base).with_clip(Clip::Norm(1.0))?;
 /// let report = optimizer.step(&mut |_pass: Pass| w.sqr()?.sum_all())?;
 /// assert_eq!((report.loss, report.grad_norm), (25.0, 10.0));
 /// # Ok::<(), sala_core::Error>(())
@@ -31,28 +35,28 @@ use crate::{
 pub struct Descend<B> {
     params: ParamSet,
     base: B,
-    clip_norm: Option<f64>,
+    clip: Option<Clip>,
     steps: u64,
 }
 
-impl<B: Optimizer> Descend<B> {
+impl<B: Optimizer + 'static> Descend<B> {
     /// Steps `base`, which must train the same variables, with gradients checked against `params`.
     pub fn new(params: ParamSet, base: B) -> Self {
         Self {
             params,
             base,
-            clip_norm: None,
+            clip: None,
             steps: 0,
         }
     }
 
-    /// Clips the gradient that updates the weights to the global norm `max`.
+    /// Clips the gradient that updates the weights.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) when `max` is not finite and above 0.
-    pub fn with_clip_norm(mut self, max: f64) -> Result<Self> {
-        check::positive("Descend", "clip_norm", max)?;
-        self.clip_norm = Some(max);
+    /// Those of [`Clip::validate`].
+    pub fn with_clip(mut self, clip: Clip) -> Result<Self> {
+        clip.validate()?;
+        self.clip = Some(clip);
         Ok(self)
     }
 
@@ -61,27 +65,38 @@ impl<B: Optimizer> Descend<B> {
         &self.base
     }
 
-    /// Number of the step that is under way or comes next, from 1.
-    pub(crate) fn next_step(&self) -> u64 {
-        self.steps + 1
+    pub(crate) fn base_mut(&mut self) -> &mut B {
+        &mut self.base
     }
 
-    /// Loss and checked gradients of one pass.
-    pub(crate) fn evaluate(
-        &self,
-        objective: &mut dyn Objective,
-        pass: Pass,
-    ) -> Result<(f64, Gradients)> {
-        let _span = trace::pass(pass).entered();
-        Gradients::check(&self.params, pass, objective.evaluate(pass)?)
-    }
-
-    /// Updates the weights; the step is then done.
-    pub(crate) fn update(&mut self, gradients: Gradients) -> Result<()> {
-        let store = gradients.into_clipped(&self.params, self.clip_norm)?;
-        self.base.step(&store)?;
+    /// Updates the weights, from the slow weights and with a pull of them if so asked; the step is then
+    /// done. Yields the parts of ‖θ − φ₀‖² of a pull.
+    pub(crate) fn update(
+        &mut self,
+        mut gradients: Gradients,
+        from: Option<&SlowWeights>,
+        pull: Option<Pulled>,
+    ) -> Result<Vec<Scalar>> {
+        if let Some(clip) = self.clip {
+            gradients.clip(clip)?;
+        }
+        let params = &self.params;
+        let rule = base::as_rule_mut(&mut self.base).filter(|rule| base::trains(*rule, params));
+        let squares = if let Some(rule) = rule {
+            step_rule(rule, params, &gradients, from, pull)?
+        } else {
+            if let Some(slow) = from {
+                slow.copy_to(params)?;
+            }
+            self.base.step(&gradients.into_store(params)?)?;
+            match pull {
+                Some((slow, alpha, fast)) => slow.pull(params, alpha, fast)?,
+                None => Vec::new(),
+            }
+        };
+        params.publish()?;
         self.steps += 1;
-        Ok(())
+        Ok(squares)
     }
 
     /// Counts a step that the base took by itself.
@@ -90,26 +105,79 @@ impl<B: Optimizer> Descend<B> {
         self.steps += 1;
         Ok(())
     }
+
+    /// Loss and gradients of a clean pass.
+    pub(crate) fn take(&self, evaluation: Evaluation) -> Result<(f64, Gradients)> {
+        let unread = Unread::collect(&self.params, Pass::Clean, evaluation)?;
+        let read = unread.read(&self.params, Vec::new())?;
+        Ok((read.loss, read.gradients))
+    }
 }
 
-impl<B: Optimizer> Minimizer for Descend<B> {
-    fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport> {
-        let span = trace::step(self.next_step(), self.learning_rate(), None);
-        let _entered = span.enter();
-        let (loss, gradients) = self.evaluate(objective, Pass::Clean)?;
+/// Slow weights, how far they are pulled, and what becomes of the fast ones.
+type Pulled<'a> = (&'a mut SlowWeights, f64, Fast);
+
+/// A built-in base's step with what goes around it in the same sweep.
+fn step_rule(
+    rule: &mut dyn base::Rule,
+    params: &ParamSet,
+    gradients: &Gradients,
+    from: Option<&SlowWeights>,
+    pull: Option<Pulled>,
+) -> Result<Vec<Scalar>> {
+    let from = from.and_then(SlowWeights::tensors);
+    let gradients = gradients.tensors();
+    match pull {
+        // The first synchronisation makes the slow weights, so it cannot be within the step.
+        Some((slow, alpha, fast)) if slow.tensors().is_none() => {
+            rule.step_around(gradients, Around { from, pull: None })?;
+            slow.pull(params, alpha, fast)
+        }
+        pull => {
+            let pull =
+                pull.and_then(|(slow, alpha, fast)| Some((slow.tensors_mut()?, alpha, fast)));
+            rule.step_around(gradients, Around { from, pull })
+        }
+    }
+}
+
+/// The error of a second step where there is no second pass.
+pub(crate) fn no_second_pass() -> Error {
+    Error::Order {
+        problem: "second_step without an outstanding second pass: first_step returns \
+                  Progress::Perturbed when there is one",
+    }
+}
+
+impl<B: Optimizer + 'static> Minimizer for Descend<B> {
+    fn begin(&mut self) -> Result<Pass> {
+        Ok(Pass::Clean)
+    }
+
+    fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        let (loss, gradients) = self.take(evaluation)?;
         let grad_norm = gradients.norm();
-        self.update(gradients)?;
-        let step = self.steps;
+        self.update(gradients, None, None)?;
         let report = StepReport {
-            step,
+            step: self.steps,
             loss,
             evaluations: 1.0,
             ascent: false,
             gap: None,
             grad_norm,
         };
-        trace::record(&span, &report);
-        Ok(report)
+        trace::done(&report);
+        Ok(Progress::Done(report))
+    }
+
+    fn second_step(&mut self, _: Evaluation) -> Result<Progress> {
+        Err(no_second_pass())
+    }
+
+    fn abandon(&mut self) {}
+
+    fn next_step(&self) -> u64 {
+        self.steps + 1
     }
 
     fn params(&self) -> &ParamSet {
@@ -123,12 +191,30 @@ impl<B: Optimizer> Minimizer for Descend<B> {
     fn set_learning_rate(&mut self, lr: f64) {
         self.base.set_learning_rate(lr);
     }
+
+    fn weight_decay(&self) -> Option<f64> {
+        base::as_rule(&self.base).map(base::Rule::weight_decay)
+    }
+
+    fn set_weight_decay(&mut self, decay: f64) -> Result<()> {
+        check::non_negative("Minimizer", "weight_decay", decay)?;
+        match base::as_rule_mut(&mut self.base) {
+            Some(rule) => {
+                rule.set_weight_decay(decay);
+                Ok(())
+            }
+            None => Err(Error::ForeignBase {
+                what: "a weight decay that is set from outside",
+            }),
+        }
+    }
 }
 
 impl<B: Stateful> Stateful for Descend<B> {
     fn state(&self) -> Result<State> {
         let mut state = State::new("Descend");
         state.set("steps", self.steps);
+        self.params.save_masters(&mut state)?;
         state.nest("base", self.base.state()?);
         Ok(state)
     }
@@ -136,9 +222,11 @@ impl<B: Stateful> Stateful for Descend<B> {
     fn load_state(&mut self, state: &State) -> Result<()> {
         let mut reader = StateReader::new("Descend", state)?;
         let steps = reader.get("steps")?;
+        let masters = self.params.read_masters(&mut reader)?;
         let base = reader.part("base");
         reader.finish()?;
         self.base.load_state(&base)?;
+        self.params.assign_masters(&masters)?;
         self.steps = steps;
         Ok(())
     }

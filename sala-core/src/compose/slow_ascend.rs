@@ -18,40 +18,44 @@
 //! Accelerating Convergence and Improving Generalization", TPAMI 2024, doi:10.1109/TPAMI.2024.3444002.
 //!
 //! Cost: 1 + q f / k gradients a step, with f the share of cycles that climb and q the fraction of the
-//! batch of the direction pass; in each cycle one pull and one or two copies of the weights, and one more
-//! when it climbs. Memory: one copy of the weights, two once it has climbed.
+//! batch of the direction pass. Over a built-in base the pull and the return to φ happen within the base's
+//! steps and add one pass over φ a cycle; a cycle that climbs adds a copy θ ← φ and the ascent. Over another
+//! base they are a pull and a copy of their own. Memory: one copy of the weights, two once it has climbed.
 //!
 //! Decisions:
 //! - the policy is asked once a cycle, at the pull, and its answer kept for the last step of the cycle:
 //!   a radius that changes in between cannot make a step climb from weights that were not copied;
 //! - before the first pull the gap is 0, which matters for k = 1 alone: there every step is both the
 //!   last and the (k − 1)th of its cycle, so it takes its gradient, returns to φ, steps and pulls;
+//! - the gap is compared with the radius at the pull, scaled by its [`RhoScale`](crate::perturb::RhoScale);
 //! - slow weights of [`SlowInit::FirstSync`] that do not exist yet are not returned to.
 
 use candle_nn::Optimizer;
 
 use super::{
     Descend,
-    climb::{Climb, Landing, Passes, clean},
+    climb::{Climb, Outcome, Passes},
 };
 use crate::{
+    blend::{Ascended, Blend},
+    clip::Clip,
     error::{Result, check},
-    kernels::Fast,
-    minimizer::{Minimizer, StepReport},
-    objective::Objective,
+    kernels::{Fast, Scalar},
+    minimizer::{Minimizer, Progress, StepReport},
+    objective::{Evaluation, Pass},
     params::ParamSet,
-    perturb::Perturbation,
+    perturb::{Perturbation, Radius},
     policy::{Moment, Policy},
-    slow::{SlowInit, SlowWeights},
+    slow::{SlowInit, SlowWeights, weights},
     state::{State, StateReader, Stateful},
-    trace,
+    trace, vector,
 };
 
-/// Base × slow weights × perturbation × policy; [`Sala`](crate::Sala) is its named form.
+/// Base × slow weights × perturbation × policy × blend; [`Sala`](crate::Sala) is its named form.
 #[derive(Debug)]
-pub struct SlowAscend<B, P, W> {
+pub struct SlowAscend<B, P, W, D = Ascended> {
     descent: Descend<B>,
-    climb: Climb<P>,
+    climb: Climb<P, D>,
     policy: W,
     k: u64,
     alpha: f64,
@@ -60,51 +64,56 @@ pub struct SlowAscend<B, P, W> {
     near: bool,
 }
 
-impl<B: Optimizer, P: Perturbation, W: Policy> SlowAscend<B, P, W> {
+impl<B, P, W, D> SlowAscend<B, P, W, D>
+where
+    B: Optimizer + 'static,
+    P: Perturbation,
+    W: Policy,
+    D: Blend,
+{
     /// Composes the factors, with cycles of `k` ≥ 1 steps and a pull of `alpha` in [0, 1].
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) when `k` or `alpha` is outside.
+    /// [`Error::Config`](crate::Error::Config) when `k` or `alpha` is outside, or the blend compares with
+    /// a gradient at the weights that the perturbation does not take.
     ///
     /// ```
     /// # use candle_core::{Device, Var};
     /// # use sala_core::{ParamSet, ParamsSgd, Sgd, SlowAscend, SlowInit};
-    /// # use sala_core::{perturb::{Adaptive, AscentNorm}, policy::Always};
+    /// # use sala_core::{blend::Ascended, perturb::{Adaptive, Radius}, policy::Always};
     /// let w = Var::new(&[3f32, 4.0], &Device::Cpu)?;
     /// let params = ParamSet::new([("w", w)])?;
     /// let base = Sgd::new(&params, ParamsSgd::default())?;
-    /// let adaptive = Adaptive::new(0.5, 0.01, AscentNorm::Global)?;
     /// // climbs at the end of every cycle, along ASAM's direction
-    /// let init = SlowInit::Construction;
-    /// let optimizer = SlowAscend::compose(params, base, (5, 0.8, init), adaptive, Always)?;
+    /// let ascent = (Adaptive::new(0.01, false)?, Radius::absolute(0.5)?);
+    /// let slow = (5, 0.8, SlowInit::Construction);
+    /// let optimizer = SlowAscend::compose(params, base, slow, ascent, Always, Ascended::default())?;
     /// # Ok::<(), sala_core::Error>(())
     /// ```
     pub fn compose(
         params: ParamSet,
         base: B,
         (k, alpha, init): (u64, f64, SlowInit),
-        perturbation: P,
+        (perturbation, radius): (P, Radius),
         policy: W,
+        blend: D,
     ) -> Result<Self> {
         check::at_least_one("SlowAscend", "k", k)?;
         check::unit("SlowAscend", "alpha", alpha)?;
         let slow = SlowWeights::new(&params, init)?;
-        let gap = 0.0;
-        let near = policy.climbs(Moment {
-            step: 0,
-            gap: Some(gap),
-        });
-        let descent = Descend::new(params, base);
-        Ok(Self {
-            descent,
-            climb: Climb::new(perturbation),
+        let climb = Climb::new("SlowAscend", perturbation, radius, blend)?;
+        let mut optimizer = Self {
+            descent: Descend::new(params, base),
+            climb,
             policy,
             k,
             alpha,
             slow,
-            gap,
-            near,
-        })
+            gap: 0.0,
+            near: false,
+        };
+        optimizer.decide(0, &[], optimizer.climb.weight_squares(optimizer.params())?)?;
+        Ok(optimizer)
     }
 
     /// Takes the direction pass on this share of the batch, in (0, 1].
@@ -116,12 +125,23 @@ impl<B: Optimizer, P: Perturbation, W: Policy> SlowAscend<B, P, W> {
         Ok(self)
     }
 
-    /// Clips the gradient that updates the weights to the global norm `max`.
+    /// Perturbs each of `count` ≥ 1 micro-batches on its own when it climbs, as m-SAM does. The objective
+    /// of a step must have as many; see [`MicroBatches`](crate::MicroBatches).
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) when `max` is not finite and above 0.
-    pub fn with_clip_norm(mut self, max: f64) -> Result<Self> {
-        self.descent = self.descent.with_clip_norm(max)?;
+    /// [`Error::Config`](crate::Error::Config) for 0, and for more than 1 with a perturbation or blend that
+    /// remembers gradients.
+    pub fn per_micro_batch(mut self, count: usize) -> Result<Self> {
+        self.climb = self.climb.per_micro_batch("SlowAscend", count)?;
+        Ok(self)
+    }
+
+    /// Clips the gradient that updates the weights.
+    ///
+    /// # Errors
+    /// Those of [`Clip::validate`].
+    pub fn with_clip(mut self, clip: Clip) -> Result<Self> {
+        self.descent = self.descent.with_clip(clip)?;
         Ok(self)
     }
 
@@ -130,60 +150,105 @@ impl<B: Optimizer, P: Perturbation, W: Policy> SlowAscend<B, P, W> {
         self.descent.base()
     }
 
-    /// φ moves towards θ; near its end, the next step starts from φ.
-    fn synchronise(&mut self, step: u64) -> Result<()> {
-        // The pull cannot copy back as it goes: whether to is known when it is done.
-        let params = self.descent.params();
-        self.gap = self.slow.pull(params, self.alpha, Fast::Stay)?;
-        self.near = self.policy.climbs(Moment {
-            step,
-            gap: Some(self.gap),
-        });
-        if self.near {
+    /// Reads how far a pull went, in one synchronisation, and decides whether the cycle's end climbs.
+    fn decide(&mut self, step: u64, pulled: &[Scalar], weight_squares: Vec<Scalar>) -> Result<()> {
+        let mut scalars = pulled.to_vec();
+        scalars.extend(weight_squares);
+        let squares = vector::read_scalars(scalars)?;
+        let (pulled, weights) = squares.split_at(pulled.len());
+        self.gap = weights::gap(self.alpha, pulled);
+        let rho = self.climb.effective_rho(self.learning_rate(), weights);
+        let gap = Some(self.gap);
+        self.near = self.policy.climbs(Moment { step, gap, rho });
+        Ok(())
+    }
+
+    fn proceed(&mut self, outcome: Result<Outcome>) -> Result<Progress> {
+        match outcome {
+            Ok(Outcome::Perturbed) => Ok(Progress::Perturbed),
+            Ok(Outcome::MicroBatch) => Ok(Progress::MicroBatch(self.begin()?)),
+            Ok(Outcome::Ready(passes)) => Ok(Progress::Done(self.update(passes)?)),
+            Err(error) => {
+                self.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// The weights are θ, which is φ if the passes climbed: the base's step, with the return before it and
+    /// the pull after it where they are due.
+    fn update(&mut self, passes: Passes) -> Result<StepReport> {
+        let step = self.descent.next_step();
+        let returns = step.is_multiple_of(self.k) && !self.near;
+        let pulls = (step + 1).is_multiple_of(self.k);
+        let grad_norm = passes.gradients.norm();
+        if returns && pulls {
+            // k = 1: the slow weights cannot be read and pulled in one sweep.
             self.slow.copy_to(self.descent.params())?;
         }
-        Ok(())
+        if pulls {
+            // The pull cannot copy back as it goes: whether to is known when it is done.
+            let pull = Some((&mut self.slow, self.alpha, Fast::Stay));
+            let pulled = self.descent.update(passes.gradients, None, pull)?;
+            let weight_squares = self.climb.weight_squares(self.descent.params())?;
+            self.decide(step, &pulled, weight_squares)?;
+            if self.near {
+                self.slow.copy_to(self.descent.params())?;
+            }
+        } else {
+            let from = Some(&self.slow).filter(|_| returns);
+            self.descent.update(passes.gradients, from, None)?;
+        }
+        let report = StepReport {
+            step,
+            loss: passes.loss,
+            evaluations: passes.evaluations,
+            ascent: passes.ascent,
+            gap: Some(self.gap),
+            grad_norm,
+        };
+        trace::done(&report);
+        Ok(report)
     }
 }
 
-impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for SlowAscend<B, P, W> {
-    fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport> {
-        let step = self.descent.next_step();
-        let span = trace::step(step, self.learning_rate(), Some(self.climb.rho()));
-        let _entered = span.enter();
+impl<B, P, W, D> Minimizer for SlowAscend<B, P, W, D>
+where
+    B: Optimizer + 'static,
+    P: Perturbation,
+    W: Policy,
+    D: Blend,
+{
+    fn begin(&mut self) -> Result<Pass> {
+        let climbs = self.near && self.descent.next_step().is_multiple_of(self.k);
+        let lr = self.learning_rate();
+        self.climb.begin(self.descent.params(), lr, climbs)
+    }
 
-        let last_of_cycle = step.is_multiple_of(self.k);
-        let ascent = last_of_cycle && self.near;
-        let Passes {
-            loss,
-            gradients,
-            evaluations,
-        } = if ascent {
-            let landing = Landing::Slow(&self.slow);
-            self.climb.passes(&self.descent, objective, landing)?
-        } else {
-            clean(&self.descent, objective)?
-        };
-        let grad_norm = gradients.norm();
-        if last_of_cycle && !ascent {
-            self.slow.copy_to(self.descent.params())?;
+    fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        if !self.climb.has_begun() && self.begin()? == Pass::Displaced {
+            self.climb.abandon();
         }
-        self.descent.update(gradients)?;
-        if (step + 1).is_multiple_of(self.k) {
-            self.synchronise(step)?;
-        }
+        let (params, lr) = (self.descent.params(), self.learning_rate());
+        let outcome = self.climb.first(params, lr, evaluation);
+        self.proceed(outcome)
+    }
 
-        let gap = Some(self.gap);
-        let report = StepReport {
-            step,
-            loss,
-            evaluations,
-            ascent,
-            gap,
-            grad_norm,
-        };
-        trace::record(&span, &report);
-        Ok(report)
+    fn second_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        let outcome = self.climb.second(self.descent.params(), evaluation);
+        self.proceed(outcome)
+    }
+
+    fn abandon(&mut self) {
+        self.climb.abandon();
+    }
+
+    fn micro_batches(&self) -> usize {
+        self.climb.micro_batches()
+    }
+
+    fn next_step(&self) -> u64 {
+        self.descent.next_step()
     }
 
     fn params(&self) -> &ParamSet {
@@ -198,17 +263,39 @@ impl<B: Optimizer, P: Perturbation, W: Policy> Minimizer for SlowAscend<B, P, W>
         self.descent.set_learning_rate(lr);
     }
 
+    fn rho(&self) -> Option<f64> {
+        Some(self.climb.radius.rho())
+    }
+
+    fn set_rho(&mut self, rho: f64) -> Result<()> {
+        self.climb.radius.set_rho(rho)
+    }
+
+    fn weight_decay(&self) -> Option<f64> {
+        self.descent.weight_decay()
+    }
+
+    fn set_weight_decay(&mut self, decay: f64) -> Result<()> {
+        self.descent.set_weight_decay(decay)
+    }
+
     fn slow_weights(&self) -> Option<&SlowWeights> {
         Some(&self.slow)
     }
 }
 
-impl<B: Optimizer + Stateful, P: Perturbation, W: Policy> Stateful for SlowAscend<B, P, W> {
+impl<B, P, W, D> Stateful for SlowAscend<B, P, W, D>
+where
+    B: Optimizer + Stateful + 'static,
+    P: Perturbation,
+    D: Blend,
+{
     fn state(&self) -> Result<State> {
         let mut state = State::new("SlowAscend");
         state.set("gap", self.gap);
         state.set("near", self.near);
         self.slow.save(self.descent.params(), &mut state)?;
+        self.climb.save(self.descent.params(), &mut state)?;
         state.nest("descent", self.descent.state()?);
         Ok(state)
     }
@@ -217,10 +304,11 @@ impl<B: Optimizer + Stateful, P: Perturbation, W: Policy> Stateful for SlowAscen
         let mut reader = StateReader::new("SlowAscend", state)?;
         let (gap, near) = (reader.get("gap")?, reader.get("near")?);
         let slow = SlowWeights::read(self.descent.params(), &mut reader)?;
+        let climb = self.climb.read(self.descent.params(), &mut reader)?;
         let descent = reader.part("descent");
         reader.finish()?;
         self.descent.load_state(&descent)?;
         (self.gap, self.near, self.slow) = (gap, near, slow);
-        Ok(())
+        self.climb.restore(climb)
     }
 }

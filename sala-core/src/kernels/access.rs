@@ -3,7 +3,7 @@
 //! A storage is behind a lock, and locking one twice would never return. [`separate`] is what makes
 //! an operand safe to lock beside the tensors that are written.
 
-use std::cell::Cell;
+use std::{cell::Cell, ops::Range};
 
 use candle_core::{
     CpuStorage, Error, InplaceOp1, Layout, Result, Shape, Storage, Tensor, WithDType,
@@ -12,11 +12,11 @@ use candle_core::{
 
 /// An element type that has fused kernels.
 pub(super) trait Element: WithDType {
-    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+    fn vec_mut(storage: &mut CpuStorage) -> Option<&mut Vec<Self>>;
 }
 
 impl Element for f32 {
-    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+    fn vec_mut(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
         match storage {
             CpuStorage::F32(values) => Some(values),
             _ => None,
@@ -25,7 +25,7 @@ impl Element for f32 {
 }
 
 impl Element for f64 {
-    fn slice_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+    fn vec_mut(storage: &mut CpuStorage) -> Option<&mut Vec<Self>> {
         match storage {
             CpuStorage::F64(values) => Some(values),
             _ => None,
@@ -34,7 +34,7 @@ impl Element for f64 {
 }
 
 /// The range of a contiguous tensor's elements in its storage.
-fn range(layout: &Layout) -> Result<std::ops::Range<usize>> {
+fn range(layout: &Layout) -> Result<Range<usize>> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(start..end),
         None => bail!("a fused kernel needs a contiguous tensor, got {layout:?}"),
@@ -53,38 +53,88 @@ pub(super) fn read<T: Element, R>(
     work(&storage.as_slice::<T>()?[range(layout)?])
 }
 
+/// As [`read`], of a tensor that may not be there.
+pub(super) fn read_some<T: Element, R>(
+    tensor: Option<&Tensor>,
+    work: impl FnOnce(Option<&[T]>) -> Result<R>,
+) -> Result<R> {
+    match tensor {
+        Some(tensor) => read(tensor, |values| work(Some(values))),
+        None => work(None),
+    }
+}
+
 /// Hands the elements of a contiguous tensor to `work`, which may change them in place.
-///
-/// candle gives mutable access to a storage only to in-place operations, so this is one, whose
-/// "operation" is the closure. It is called exactly once; the cells move it in and its result out.
 pub(super) fn write<T: Element, R>(
     tensor: &Tensor,
     work: impl FnOnce(&mut [T]) -> Result<R>,
 ) -> Result<R> {
+    with_storage(tensor, |values: &mut Vec<T>, range| {
+        work(&mut values[range])
+    })
+}
+
+/// As [`write`], of a tensor that may not be there.
+pub(super) fn write_some<T: Element, R>(
+    tensor: Option<&Tensor>,
+    work: impl FnOnce(Option<&mut [T]>) -> Result<R>,
+) -> Result<R> {
+    match tensor {
+        Some(tensor) => write(tensor, |values| work(Some(values))),
+        None => work(None),
+    }
+}
+
+/// Exchanges the elements of two contiguous tensors of one shape in storages of their own: by
+/// exchanging the storages' memory where both tensors fill theirs, without touching an element.
+pub(super) fn exchange<T: Element>(a: &Tensor, b: &Tensor) -> Result<()> {
+    same_kind(b, a)?;
+    with_storage(a, |a: &mut Vec<T>, in_a| {
+        with_storage(b, |b: &mut Vec<T>, in_b| {
+            if in_a == (0..a.len()) && in_b == (0..b.len()) {
+                std::mem::swap(a, b);
+            } else {
+                a[in_a].swap_with_slice(&mut b[in_b]);
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Hands the storage of a contiguous tensor to `work`, with the range of the tensor's elements in it.
+///
+/// candle gives mutable access to a storage only to in-place operations, so this is one, whose
+/// "operation" is the closure. It is called exactly once; the cells move it in and its result out.
+fn with_storage<T: Element, R>(
+    tensor: &Tensor,
+    work: impl FnOnce(&mut Vec<T>, Range<usize>) -> Result<R>,
+) -> Result<R> {
     let outcome = Cell::new(None);
-    let work = Cell::new(Some(|values: &mut [T]| {
-        outcome.set(Some(work(values)?));
+    let work = Cell::new(Some(|values: &mut Vec<T>, range| {
+        outcome.set(Some(work(values, range)?));
         Ok(())
     }));
-    tensor.inplace_op1(&Write(&work, std::marker::PhantomData))?;
+    tensor.inplace_op1(&InPlace(&work, std::marker::PhantomData))?;
     let done = outcome.take();
     done.ok_or_else(|| Error::msg("candle did not run an in-place operation"))
 }
 
-struct Write<'a, T, F>(&'a Cell<Option<F>>, std::marker::PhantomData<T>);
+struct InPlace<'a, T, F>(&'a Cell<Option<F>>, std::marker::PhantomData<T>);
 
-impl<T: Element, F: FnOnce(&mut [T]) -> Result<()>> InplaceOp1 for Write<'_, T, F> {
+impl<T: Element, F: FnOnce(&mut Vec<T>, Range<usize>) -> Result<()>> InplaceOp1
+    for InPlace<'_, T, F>
+{
     fn name(&self) -> &'static str {
         "sala-kernel"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
         let got = storage.dtype();
-        let Some(values) = T::slice_mut(storage) else {
+        let Some(values) = T::vec_mut(storage) else {
             bail!("a fused kernel needs {:?}, got {got:?}", T::DTYPE);
         };
         match self.0.take() {
-            Some(work) => work(&mut values[range(layout)?]),
+            Some(work) => work(values, range(layout)?),
             None => bail!("an in-place operation was run twice"),
         }
     }

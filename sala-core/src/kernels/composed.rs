@@ -1,19 +1,30 @@
 //! The updates in plain candle operations: every device, every dtype, a new tensor for each operation.
+//!
+//! Half precision is computed in f32 and rounded once, as the weights are written.
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
 
-use super::{Fast, Kernels, Scalar};
+use super::{Beside, Fast, Kernels, Pull, Scalar, wide};
 use crate::base::{ParamsAdam, ParamsSgd, adam, sgd};
 
 /// The readable reference.
 pub(super) struct Composed;
 
-/// w ← new. candle's operations hand back an empty tensor itself, which a variable refuses to take.
+/// w ← new, in the dtype of w. candle's operations hand back an empty tensor itself, which a variable
+/// refuses to take.
 fn set(weights: &Var, new: &Tensor) -> Result<()> {
     if weights.elem_count() == 0 {
         return Ok(());
     }
-    weights.set(new)
+    weights.set(&new.to_dtype(weights.dtype())?)
+}
+
+/// Where a step starts.
+fn start(weights: &Var, from: Option<&Tensor>) -> Result<Tensor> {
+    match from {
+        Some(from) => wide(from),
+        None => wide(&weights.as_detached_tensor()),
+    }
 }
 
 impl Kernels for Composed {
@@ -23,45 +34,50 @@ impl Kernels for Composed {
         weights: &Var,
         gradient: &Tensor,
         buffer: &mut Option<Tensor>,
-    ) -> Result<()> {
-        let (new, new_buffer) = sgd::rule(
-            config,
-            &weights.as_detached_tensor(),
-            &gradient.detach(),
-            buffer.as_ref(),
-        )?;
+        beside: Beside,
+    ) -> Result<Option<Scalar>> {
+        let w = start(weights, beside.from)?;
+        let g = wide(&gradient.detach())?;
+        let (new, new_buffer) = sgd::rule(config, &w, &g, buffer.as_ref())?;
         set(weights, &new)?;
         *buffer = new_buffer;
-        Ok(())
+        beside.pull.map(|pull| self.pull(weights, pull)).transpose()
     }
 
     fn adam(
         &self,
-        config: &ParamsAdam,
-        t: u64,
+        (config, t): (&ParamsAdam, u64),
         weights: &Var,
         gradient: &Tensor,
         moments: &mut Option<(Tensor, Tensor)>,
-    ) -> Result<()> {
-        let (new, new_moments) = adam::rule(
-            config,
-            t,
-            &weights.as_detached_tensor(),
-            &gradient.detach(),
-            moments.as_ref(),
-        )?;
+        beside: Beside,
+    ) -> Result<Option<Scalar>> {
+        let w = start(weights, beside.from)?;
+        let g = wide(&gradient.detach())?;
+        let (new, new_moments) = adam::rule(config, t, &w, &g, moments.as_ref())?;
         set(weights, &new)?;
         *moments = Some(new_moments);
-        Ok(())
+        beside.pull.map(|pull| self.pull(weights, pull)).transpose()
     }
 
     fn squared_norm(&self, x: &Tensor) -> Result<Scalar> {
-        // f64 for f64, f32 for everything narrower: half precision would overflow.
-        let wide = match x.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
-        Ok(Scalar::Device(x.to_dtype(wide)?.sqr()?.sum_all()?))
+        Ok(Scalar::Device(wide(x)?.sqr()?.sum_all()?))
+    }
+
+    fn dot(&self, x: &Tensor, y: &Tensor) -> Result<Scalar> {
+        Ok(Scalar::Device((wide(x)? * wide(y)?)?.sum_all()?))
+    }
+
+    fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()> {
+        *sum = (&*sum + (x * factor)?)?;
+        Ok(())
+    }
+
+    fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)> {
+        let magnitude = (wide(&weights.as_detached_tensor())?.abs()? + eta)?;
+        let scaled = (&magnitude * gradient)?;
+        let square = self.squared_norm(&scaled)?;
+        Ok(((magnitude * scaled)?, square))
     }
 
     fn perturb(
@@ -72,8 +88,15 @@ impl Kernels for Composed {
         scale: f64,
     ) -> Result<()> {
         let start = weights.copy()?.detach();
-        set(weights, &(&start + (direction * scale)?)?)?;
+        set(weights, &(wide(&start)? + (direction * scale)?)?)?;
         *saved = Some(start);
+        Ok(())
+    }
+
+    fn exchange(&self, weights: &Var, saved: &mut Tensor) -> Result<()> {
+        let now = weights.copy()?.detach();
+        set(weights, saved)?;
+        *saved = now;
         Ok(())
     }
 
@@ -81,8 +104,9 @@ impl Kernels for Composed {
         set(weights, values)
     }
 
-    fn pull(&self, slow: &mut Tensor, weights: &Var, alpha: f64, fast: Fast) -> Result<Scalar> {
-        let difference = (weights.as_detached_tensor() - &*slow)?;
+    fn pull(&self, weights: &Var, pull: Pull) -> Result<Scalar> {
+        let Pull { slow, alpha, fast } = pull;
+        let difference = (wide(&weights.as_detached_tensor())? - &*slow)?;
         let square = self.squared_norm(&difference)?;
         let moved = (&*slow + (difference * alpha)?)?;
         if fast == Fast::Return {

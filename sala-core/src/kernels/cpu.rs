@@ -10,9 +10,9 @@ use candle_core::{Result, Tensor, Var};
 
 pub(super) use super::loops::CHUNK;
 use super::{
-    Fast, Kernels, Scalar,
-    access::{Element, read, separate, write},
-    loops::{self, Real, drive},
+    Beside, Fast, Kernels, Pull, Scalar,
+    access::{Element, exchange, read, read_some, separate, write, write_some},
+    loops::{self, Real, Update, drive},
 };
 use crate::base::{ParamsAdam, ParamsSgd};
 
@@ -33,6 +33,38 @@ fn decay<T: Real>(lr: f64, weight_decay: f64, decoupled: bool) -> (Option<T>, T)
     (coupled.then(|| T::of(weight_decay)), T::of(shrink))
 }
 
+/// A step with what goes beside it: locks everything and runs the loop once. The gradient is separate
+/// from the weights.
+fn step<T: Element + Real, U: Update<T>>(
+    update: U,
+    weights: &Var,
+    gradient: &Tensor,
+    (first, second): (Option<&Tensor>, Option<&Tensor>),
+    beside: Beside,
+) -> Result<Option<Scalar>> {
+    let Beside { from, pull } = beside;
+    let from = from.map(|from| separate(from, &[weights])).transpose()?;
+    let (slow, after) = match &pull {
+        Some(Pull { slow, alpha, fast }) => (Some(&**slow), Some((T::of(*alpha), *fast))),
+        None => (None, None),
+    };
+    let rule = loops::Step { update, after };
+    let sum = write::<T, _>(weights, |w| {
+        write_some(first, |first| {
+            write_some(second, |second| {
+                write_some(slow, |slow| {
+                    read(gradient, |g| {
+                        read_some(from.as_ref(), |from| {
+                            Ok(drive(rule, (((w, g), (first, second)), (from, slow))))
+                        })
+                    })
+                })
+            })
+        })
+    })?;
+    Ok(slow.map(|_| Scalar::Host(sum)))
+}
+
 impl<T: Element + Real> Kernels for Cpu<T> {
     fn sgd(
         &self,
@@ -40,9 +72,10 @@ impl<T: Element + Real> Kernels for Cpu<T> {
         weights: &Var,
         gradient: &Tensor,
         buffer: &mut Option<Tensor>,
-    ) -> Result<()> {
+        beside: Beside,
+    ) -> Result<Option<Scalar>> {
         let (decay, shrink) = decay(config.lr, config.weight_decay, config.decoupled);
-        let rule = loops::Sgd {
+        let update = loops::Sgd {
             lr: T::of(config.lr),
             decay,
             shrink,
@@ -53,36 +86,29 @@ impl<T: Element + Real> Kernels for Cpu<T> {
         };
         let gradient = separate(gradient, &[weights])?;
         if config.momentum > 0.0 {
-            let buffer = match buffer {
-                Some(buffer) => buffer,
-                None => buffer.insert(weights.zeros_like()?),
-            };
-            write::<T, _>(weights, |w| {
-                write::<T, _>(buffer, |b| {
-                    read(&gradient, |g| Ok(drive(rule, ((w, g), b))))
-                })
-            })?;
+            if buffer.is_none() {
+                *buffer = Some(weights.zeros_like()?);
+            }
         } else {
             *buffer = None;
-            write::<T, _>(weights, |w| read(&gradient, |g| Ok(drive(rule, (w, g)))))?;
         }
-        Ok(())
+        step(update, weights, &gradient, (buffer.as_ref(), None), beside)
     }
 
     fn adam(
         &self,
-        config: &ParamsAdam,
-        t: u64,
+        (config, t): (&ParamsAdam, u64),
         weights: &Var,
         gradient: &Tensor,
         moments: &mut Option<(Tensor, Tensor)>,
-    ) -> Result<()> {
+        beside: Beside,
+    ) -> Result<Option<Scalar>> {
         let ParamsAdam {
             lr, beta1, beta2, ..
         } = *config;
         let (decay, shrink) = decay(lr, config.weight_decay, config.decoupled);
         let t = t as f64;
-        let rule = loops::Adam {
+        let update = loops::Adam {
             decay,
             shrink,
             first: (T::of(beta1), T::of(1.0 - beta1)),
@@ -97,19 +123,37 @@ impl<T: Element + Real> Kernels for Cpu<T> {
             Some(moments) => moments,
             None => moments.insert((zeros()?, zeros()?)),
         };
-        write::<T, _>(weights, |w| {
-            write::<T, _>(m, |m| {
-                write::<T, _>(v, |v| {
-                    read(&gradient, |g| Ok(drive(rule, ((w, g), (m, v)))))
-                })
-            })
-        })?;
-        Ok(())
+        step(update, weights, &gradient, (Some(m), Some(v)), beside)
     }
 
     fn squared_norm(&self, x: &Tensor) -> Result<Scalar> {
         let sum = read::<T, _>(&x.contiguous()?, |x| Ok(drive(loops::SquaredNorm, x)))?;
         Ok(Scalar::Host(sum))
+    }
+
+    fn dot(&self, x: &Tensor, y: &Tensor) -> Result<Scalar> {
+        let (x, y) = (x.contiguous()?, y.contiguous()?);
+        let sum = read::<T, _>(&x, |x| read(&y, |y| Ok(drive(loops::Dot, (x, y)))))?;
+        Ok(Scalar::Host(sum))
+    }
+
+    fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()> {
+        let x = separate(x, &[sum])?;
+        let rule = loops::Accumulate(T::of(factor));
+        write::<T, _>(sum, |sum| read(&x, |x| Ok(drive(rule, (sum, x)))))?;
+        Ok(())
+    }
+
+    fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)> {
+        let direction = gradient.contiguous()?.zeros_like()?;
+        let gradient = separate(gradient, &[&direction])?;
+        let rule = loops::Adaptive(T::of(eta));
+        let sum = write::<T, _>(&direction, |d| {
+            read(weights, |w| {
+                read(&gradient, |g| Ok(drive(rule, ((d, w), g))))
+            })
+        })?;
+        Ok((direction, Scalar::Host(sum)))
     }
 
     fn perturb(
@@ -120,19 +164,21 @@ impl<T: Element + Real> Kernels for Cpu<T> {
         scale: f64,
     ) -> Result<()> {
         let direction = separate(direction, &[weights])?;
-        let saved = match saved {
+        let beside = match saved {
             Some(saved) => saved,
             None => saved.insert(weights.zeros_like()?),
         };
-        let rule = loops::Perturb {
-            scale: T::of(scale),
-        };
-        write::<T, _>(weights, |w| {
-            write::<T, _>(saved, |s| {
-                read(&direction, |d| Ok(drive(rule, ((w, s), d))))
+        let rule = loops::Offset(T::of(scale));
+        write::<T, _>(beside, |new| {
+            read(weights, |w| {
+                read(&direction, |d| Ok(drive(rule, ((new, w), d))))
             })
         })?;
-        Ok(())
+        exchange::<T>(weights, beside)
+    }
+
+    fn exchange(&self, weights: &Var, saved: &mut Tensor) -> Result<()> {
+        exchange::<T>(weights, saved)
     }
 
     fn assign(&self, weights: &Var, values: &Tensor) -> Result<()> {
@@ -143,10 +189,9 @@ impl<T: Element + Real> Kernels for Cpu<T> {
         Ok(())
     }
 
-    fn pull(&self, slow: &mut Tensor, weights: &Var, alpha: f64, fast: Fast) -> Result<Scalar> {
-        let rule = loops::Pull {
-            alpha: T::of(alpha),
-        };
+    fn pull(&self, weights: &Var, pull: Pull) -> Result<Scalar> {
+        let Pull { slow, alpha, fast } = pull;
+        let rule = loops::Pull(T::of(alpha));
         let sum = match fast {
             Fast::Stay => write::<T, _>(slow, |slow| read(weights, |w| Ok(drive(rule, (slow, w))))),
             Fast::Return => write::<T, _>(slow, |slow| {

@@ -18,6 +18,8 @@
 
 use std::ops::{Add, Div, Mul, Sub};
 
+use super::Fast;
+
 /// Elements of a piece. At 16 Ki the arrays of one piece fit a second-level cache, and handing a
 /// piece to another thread costs a hundredth of the work in it.
 pub(super) const CHUNK: usize = 16 * 1024;
@@ -38,6 +40,7 @@ pub(super) trait Real:
     fn of(x: f64) -> Self;
     fn wide(self) -> f64;
     fn root(self) -> Self;
+    fn magnitude(self) -> Self;
 }
 
 impl Real for f32 {
@@ -59,6 +62,11 @@ impl Real for f32 {
     fn root(self) -> Self {
         self.sqrt()
     }
+
+    #[inline(always)]
+    fn magnitude(self) -> Self {
+        self.abs()
+    }
 }
 
 impl Real for f64 {
@@ -75,6 +83,11 @@ impl Real for f64 {
     #[inline(always)]
     fn root(self) -> Self {
         self.sqrt()
+    }
+
+    #[inline(always)]
+    fn magnitude(self) -> Self {
+        self.abs()
     }
 }
 
@@ -115,6 +128,17 @@ impl<A: Bundle, B: Bundle> Bundle for (A, B) {
     }
 }
 
+/// Slices that may not be there; never the first of a bundle, whose length counts.
+impl<A: Bundle> Bundle for Option<A> {
+    fn len(&self) -> usize {
+        self.as_ref().map_or(0, Bundle::len)
+    }
+
+    fn cut(self, at: usize) -> (Self, Self) {
+        self.map(|all| all.cut(at)).unzip()
+    }
+}
+
 /// A loop over one piece; what it yields is summed, 0 if it has nothing to say.
 pub(super) trait Rule<D>: Copy + Send + Sync {
     fn run(self, data: D) -> f64;
@@ -146,6 +170,46 @@ impl<D, R: Rule<D>> pulp::WithSimd for Piece<R, D> {
     }
 }
 
+/// The first and the second buffer of a base, if it has them.
+type Buffers<'a, T> = (Option<&'a mut [T]>, Option<&'a mut [T]>);
+
+/// How a base changes the weights of a piece.
+pub(super) trait Update<T>: Copy + Send + Sync {
+    fn update(self, weights: &mut [T], gradient: &[T], buffers: Buffers<T>);
+}
+
+/// A base's update with what goes beside it. A piece stays in cache between the three loops, so memory
+/// sees each array once.
+#[derive(Clone, Copy)]
+pub(super) struct Step<U, T> {
+    pub(super) update: U,
+    /// α, and what becomes of the fast weights, where there are slow weights to pull.
+    pub(super) after: Option<(T, Fast)>,
+}
+
+/// Weights and gradient; buffers; the weights to start from and the slow weights.
+type StepData<'a, T> = (
+    ((&'a mut [T], &'a [T]), Buffers<'a, T>),
+    (Option<&'a [T]>, Option<&'a mut [T]>),
+);
+
+impl<'a, T: Real, U: Update<T>> Rule<StepData<'a, T>> for Step<U, T> {
+    #[inline(always)]
+    fn run(self, (((weights, gradient), buffers), (from, slow)): StepData<'a, T>) -> f64 {
+        if let Some(from) = from {
+            weights.copy_from_slice(from);
+        }
+        self.update.update(weights, gradient, buffers);
+        match (slow, self.after) {
+            (Some(slow), Some((alpha, Fast::Stay))) => Pull(alpha).run((slow, &*weights)),
+            (Some(slow), Some((alpha, Fast::Return))) => {
+                PullAndReturn(Pull(alpha)).run((slow, weights))
+            }
+            _ => 0.0,
+        }
+    }
+}
+
 /// A rule's constants, rounded to the tensors' precision.
 #[derive(Clone, Copy)]
 pub(super) struct Sgd<T> {
@@ -162,24 +226,18 @@ pub(super) struct Sgd<T> {
     pub(super) first: bool,
 }
 
-/// Weights and gradient: no momentum.
-impl<T: Real> Rule<(&mut [T], &[T])> for Sgd<T> {
+/// The buffer is the momentum; without one there is none.
+impl<T: Real> Update<T> for Sgd<T> {
     #[inline(always)]
-    fn run(self, (weights, gradient): (&mut [T], &[T])) -> f64 {
+    fn update(self, weights: &mut [T], gradient: &[T], (buffer, _): Buffers<T>) {
         let (coupled, decay) = (self.decay.is_some(), self.decay.unwrap_or(self.lr));
-        for (w, &g) in weights.iter_mut().zip(gradient) {
-            let d = if coupled { g + *w * decay } else { g };
-            *w = *w * self.shrink - d * self.lr;
-        }
-        0.0
-    }
-}
-
-/// Weights, gradient and momentum buffer.
-impl<T: Real> Rule<((&mut [T], &[T]), &mut [T])> for Sgd<T> {
-    #[inline(always)]
-    fn run(self, ((weights, gradient), buffer): ((&mut [T], &[T]), &mut [T])) -> f64 {
-        let (coupled, decay) = (self.decay.is_some(), self.decay.unwrap_or(self.lr));
+        let Some(buffer) = buffer else {
+            for (w, &g) in weights.iter_mut().zip(gradient) {
+                let d = if coupled { g + *w * decay } else { g };
+                *w = *w * self.shrink - d * self.lr;
+            }
+            return;
+        };
         for ((w, &g), b) in weights.iter_mut().zip(gradient).zip(buffer) {
             let d = if coupled { g + *w * decay } else { g };
             *b = if self.first {
@@ -194,7 +252,6 @@ impl<T: Real> Rule<((&mut [T], &[T]), &mut [T])> for Sgd<T> {
             };
             *w = *w * self.shrink - d * self.lr;
         }
-        0.0
     }
 }
 
@@ -216,12 +273,13 @@ pub(super) struct Adam<T> {
     pub(super) step: T,
 }
 
-/// Weights and gradient; first and second moments.
-type AdamData<'a, T> = ((&'a mut [T], &'a [T]), (&'a mut [T], &'a mut [T]));
-
-impl<'a, T: Real> Rule<AdamData<'a, T>> for Adam<T> {
+/// The buffers are the moments, which are always there.
+impl<T: Real> Update<T> for Adam<T> {
     #[inline(always)]
-    fn run(self, ((weights, gradient), (first, second)): AdamData<'a, T>) -> f64 {
+    fn update(self, weights: &mut [T], gradient: &[T], moments: Buffers<T>) {
+        let (Some(first), Some(second)) = moments else {
+            return;
+        };
         let (coupled, decay) = (self.decay.is_some(), self.decay.unwrap_or(self.eps));
         let pairs = weights.iter_mut().zip(gradient);
         for ((w, &g), (m, v)) in pairs.zip(first.iter_mut().zip(second)) {
@@ -231,7 +289,6 @@ impl<'a, T: Real> Rule<AdamData<'a, T>> for Adam<T> {
             let root = v.root() * self.unbias + self.eps;
             *w = *w * self.shrink - *m / root * self.step;
         }
-        0.0
     }
 }
 
@@ -281,19 +338,89 @@ fn total(sums: [f64; LANES]) -> f64 {
     sums.iter().sum()
 }
 
-/// saved ← w, w ← w + scale · direction.
+/// Σ xᵢ yᵢ.
 #[derive(Clone, Copy)]
-pub(super) struct Perturb<T> {
-    pub(super) scale: T,
+pub(super) struct Dot;
+
+impl<T: Real> Rule<(&[T], &[T])> for Dot {
+    #[inline(always)]
+    fn run(self, (x, y): (&[T], &[T])) -> f64 {
+        let mut sums = [0.0; LANES];
+        let (x, x_rest) = x.as_chunks::<LANES>();
+        let (y, y_rest) = y.as_chunks::<LANES>();
+        for (x, y) in x.iter().zip(y) {
+            add_products(&mut sums, x, y);
+        }
+        add_products(&mut sums, x_rest, y_rest);
+        total(sums)
+    }
 }
 
-/// Weights, where they are saved, and the direction.
-impl<T: Real> Rule<((&mut [T], &mut [T]), &[T])> for Perturb<T> {
+#[inline(always)]
+fn add_products<T: Real>(sums: &mut [f64; LANES], x: &[T], y: &[T]) {
+    for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+        *sum += x.wide() * y.wide();
+    }
+}
+
+/// sum ← sum + factor · x.
+#[derive(Clone, Copy)]
+pub(super) struct Accumulate<T>(pub(super) T);
+
+impl<T: Real> Rule<(&mut [T], &[T])> for Accumulate<T> {
     #[inline(always)]
-    fn run(self, ((weights, saved), direction): ((&mut [T], &mut [T]), &[T])) -> f64 {
-        for ((w, saved), &d) in weights.iter_mut().zip(saved).zip(direction) {
-            *saved = *w;
-            *w = *w + d * self.scale;
+    fn run(self, (sum, x): (&mut [T], &[T])) -> f64 {
+        for (sum, &x) in sum.iter_mut().zip(x) {
+            *sum = *sum + x * self.0;
+        }
+        0.0
+    }
+}
+
+/// direction ← T² g; yields Σ (T g)² with T = |w| + η.
+#[derive(Clone, Copy)]
+pub(super) struct Adaptive<T>(pub(super) T);
+
+impl<T: Real> Adaptive<T> {
+    #[inline(always)]
+    fn row(self, row: (&mut [T], &[T], &[T]), sums: &mut [f64; LANES]) {
+        let (direction, weights, gradient) = row;
+        let columns = direction.iter_mut().zip(weights).zip(gradient);
+        for (((d, &w), &g), sum) in columns.zip(sums) {
+            let magnitude = w.magnitude() + self.0;
+            let scaled = magnitude * g;
+            *d = magnitude * scaled;
+            *sum += scaled.wide() * scaled.wide();
+        }
+    }
+}
+
+/// Direction, weights, gradient.
+impl<T: Real> Rule<((&mut [T], &[T]), &[T])> for Adaptive<T> {
+    #[inline(always)]
+    fn run(self, ((direction, weights), gradient): ((&mut [T], &[T]), &[T])) -> f64 {
+        let mut sums = [0.0; LANES];
+        let (d, d_rest) = direction.as_chunks_mut::<LANES>();
+        let (w, w_rest) = weights.as_chunks::<LANES>();
+        let (g, g_rest) = gradient.as_chunks::<LANES>();
+        for ((d, w), g) in d.iter_mut().zip(w).zip(g) {
+            self.row((d, w, g), &mut sums);
+        }
+        self.row((d_rest, w_rest, g_rest), &mut sums);
+        total(sums)
+    }
+}
+
+/// new ← w + scale · direction.
+#[derive(Clone, Copy)]
+pub(super) struct Offset<T>(pub(super) T);
+
+/// Where the sum goes, the weights, and the direction.
+impl<T: Real> Rule<((&mut [T], &[T]), &[T])> for Offset<T> {
+    #[inline(always)]
+    fn run(self, ((new, weights), direction): ((&mut [T], &[T]), &[T])) -> f64 {
+        for ((new, &w), &d) in new.iter_mut().zip(weights).zip(direction) {
+            *new = w + d * self.0;
         }
         0.0
     }
@@ -313,9 +440,7 @@ impl<T: Real> Rule<(&mut [T], &[T])> for Assign {
 
 /// φ ← φ + α (θ − φ); yields Σ (θ − φ)².
 #[derive(Clone, Copy)]
-pub(super) struct Pull<T> {
-    pub(super) alpha: T,
-}
+pub(super) struct Pull<T>(pub(super) T);
 
 impl<T: Real> Pull<T> {
     /// The new slow weights of a row. Whole rows by value: between slices the compiler would have to
@@ -325,7 +450,7 @@ impl<T: Real> Pull<T> {
         let mut new = slow;
         for i in 0..N {
             let difference = fast[i] - slow[i];
-            new[i] = slow[i] + difference * self.alpha;
+            new[i] = slow[i] + difference * self.0;
             sums[i] += difference.wide() * difference.wide();
         }
         new

@@ -16,9 +16,16 @@
 //! | squared norm | g | | 4 |
 //! | SGD without / with momentum | w, g / w, g, b | w / w, b | 12 / 20 |
 //! | Adam, AdamW | w, g, m, v | w, m, v | 28 |
-//! | perturb | w, ε | w, saved | 16 |
-//! | restore, copy | source | destination | 8 |
-//! | pull, with return | φ, θ | φ / φ, θ | 12 / 16 |
+//! | perturb | w, ε | w + ε | 12 |
+//! | restore | | | 0 |
+//! | copy | source | destination | 8 |
+//! | a step that starts from φ | the step's | the step's | 0 more |
+//! | pull within a step | φ | φ | 8 more |
+//! | pull alone, with return | φ, θ | φ / φ, θ | 12 / 16 |
+//!
+//! A perturbation writes w + ε beside w and exchanges the memory of the two, so that to restore is to
+//! exchange again. A step of a built-in base can start from the slow weights, and pull them towards its
+//! result, while both are in the processor's cache.
 //!
 //! The choice is made for each tensor by its device and dtype. The environment variable
 //! `SALA_KERNELS`, read once, can overrule it: `auto` (the default) or `composed`, which forces the
@@ -43,6 +50,7 @@ use candle_core::{DType, Result, Tensor, Var};
 use crate::{
     base::{ParamsAdam, ParamsSgd},
     error::check,
+    params::is_half,
 };
 
 /// Which implementations may be used.
@@ -71,29 +79,57 @@ pub(crate) enum Fast {
     Return,
 }
 
-/// The updates of one tensor. Buffers that are `None` are made by the first call.
+/// φ ← φ₀ + α (θ − φ₀), with θ ← φ if so wanted.
+#[derive(Debug)]
+pub(crate) struct Pull<'a> {
+    pub(crate) slow: &'a mut Tensor,
+    pub(crate) alpha: f64,
+    pub(crate) fast: Fast,
+}
+
+/// What a base's step does beside updating, so that nothing is moved through memory twice.
+#[derive(Debug, Default)]
+pub(crate) struct Beside<'a> {
+    /// Step from these weights instead of the current ones: θ ← base(φ, g).
+    pub(crate) from: Option<&'a Tensor>,
+    /// Pull the slow weights towards the result.
+    pub(crate) pull: Option<Pull<'a>>,
+}
+
+/// The updates of one tensor. Buffers that are `None` are made by the first call, in f32 for weights of
+/// half precision; gradients and slow weights are f32 then, too.
 pub(crate) trait Kernels: Sync {
-    /// One step of [`sgd`](crate::base::sgd).
+    /// One step of [`sgd`](crate::base::sgd); yields Σ (θ − φ₀)² if it pulls.
     fn sgd(
         &self,
         config: &ParamsSgd,
         weights: &Var,
         gradient: &Tensor,
         buffer: &mut Option<Tensor>,
-    ) -> Result<()>;
+        beside: Beside,
+    ) -> Result<Option<Scalar>>;
 
-    /// Step number t, from 1, of [`adam`](crate::base::adam).
+    /// Step number t, from 1, of [`adam`](crate::base::adam); yields Σ (θ − φ₀)² if it pulls.
     fn adam(
         &self,
-        config: &ParamsAdam,
-        t: u64,
+        config_and_t: (&ParamsAdam, u64),
         weights: &Var,
         gradient: &Tensor,
         moments: &mut Option<(Tensor, Tensor)>,
-    ) -> Result<()>;
+        beside: Beside,
+    ) -> Result<Option<Scalar>>;
 
     /// Σ xᵢ²; NaN or infinite when an element is.
     fn squared_norm(&self, x: &Tensor) -> Result<Scalar>;
+
+    /// Σ xᵢ yᵢ.
+    fn dot(&self, x: &Tensor, y: &Tensor) -> Result<Scalar>;
+
+    /// sum ← sum + factor · x.
+    fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()>;
+
+    /// T² g and Σ (Tᵢ gᵢ)² with T = |w| + η.
+    fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)>;
 
     /// saved ← w, then w ← w + scale · direction.
     fn perturb(
@@ -104,11 +140,23 @@ pub(crate) trait Kernels: Sync {
         scale: f64,
     ) -> Result<()>;
 
+    /// w ↔ saved, which undoes [`Kernels::perturb`] bit for bit.
+    fn exchange(&self, weights: &Var, saved: &mut Tensor) -> Result<()>;
+
     /// w ← values.
     fn assign(&self, weights: &Var, values: &Tensor) -> Result<()>;
 
-    /// φ ← φ₀ + α (θ − φ₀), with θ ← φ if so wanted; yields Σ (θ − φ₀)².
-    fn pull(&self, slow: &mut Tensor, weights: &Var, alpha: f64, fast: Fast) -> Result<Scalar>;
+    /// A pull by itself; yields Σ (θ − φ₀)².
+    fn pull(&self, weights: &Var, pull: Pull) -> Result<Scalar>;
+}
+
+/// `x` in a precision to compute with: f32 for half precision, else as it is.
+pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
+    if is_half(x.dtype()) {
+        x.to_dtype(DType::F32)
+    } else {
+        Ok(x.clone())
+    }
 }
 
 impl Choice {

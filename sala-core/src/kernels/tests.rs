@@ -3,7 +3,9 @@
 use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use candle_nn::Optimizer;
 
-use super::{Choice, Fast, Kernels, Scalar, access, composed::Composed, cpu, with_choice};
+use super::{
+    Beside, Choice, Fast, Kernels, Pull, Scalar, access, composed::Composed, cpu, with_choice,
+};
 use crate::{
     Adam, ParamSet, ParamsAdam, ParamsSgd, Sgd, Stateful, testing,
     testing::{FUSED_F32, TRAJECTORY_F64, Tolerance, assert_same_bits, values},
@@ -122,8 +124,12 @@ fn sgd_is_the_composed_rule_over_three_steps() {
             for step in 0..3 {
                 let g = wave(len, 1.0 + f64::from(step), dtype);
                 let fused = fused(dtype);
-                fused.sgd(&config, &a, &g, &mut buffer_a).unwrap();
-                Composed.sgd(&config, &b, &g, &mut buffer_b).unwrap();
+                fused
+                    .sgd(&config, &a, &g, &mut buffer_a, Beside::default())
+                    .unwrap();
+                Composed
+                    .sgd(&config, &b, &g, &mut buffer_b, Beside::default())
+                    .unwrap();
                 assert_near(&format!("weights, {config:?}"), &a, &b);
             }
             assert_eq!(buffer_a.is_some(), config.momentum > 0.0);
@@ -144,9 +150,11 @@ fn adam_is_the_composed_rule_over_three_steps() {
             for t in 1..4 {
                 let g = wave(len, t as f64, dtype);
                 fused(dtype)
-                    .adam(&config, t, &a, &g, &mut moments_a)
+                    .adam((&config, t), &a, &g, &mut moments_a, Beside::default())
                     .unwrap();
-                Composed.adam(&config, t, &b, &g, &mut moments_b).unwrap();
+                Composed
+                    .adam((&config, t), &b, &g, &mut moments_b, Beside::default())
+                    .unwrap();
                 assert_near(&format!("weights, {config:?}"), &a, &b);
             }
             let (a, b) = (moments_a.unwrap(), moments_b.unwrap());
@@ -203,10 +211,117 @@ fn a_perturbation_saves_the_weights_bit_for_bit_and_moves_them() {
             Composed.perturb(&b, &mut saved_b, &direction, 0.3).unwrap();
             assert_near("perturbed", &a, &b);
             assert_same_bits("saved", saved.as_ref().unwrap(), &before);
-            fused.assign(&a, saved.as_ref().unwrap()).unwrap();
+            fused.exchange(&a, saved.as_mut().unwrap()).unwrap();
             assert_same_bits("restored", &a, &before);
+            assert_near("exchanged", saved.as_ref().unwrap(), &b);
+            Composed.exchange(&b, saved_b.as_mut().unwrap()).unwrap();
+            assert_same_bits("restored, composed", &b, &before);
             b.set(&a.as_detached_tensor().copy().unwrap()).unwrap();
         }
+    });
+}
+
+// Catches a storage that is exchanged although the tensor is only a part of it.
+#[test]
+fn an_exchange_leaves_the_rest_of_a_shared_storage_alone() {
+    for dtype in DTYPES {
+        let whole = wave(12, 0.3, dtype);
+        let rows = whole.reshape((3, 4)).unwrap();
+        let (middle, other) = (rows.get(1).unwrap(), wave(4, 0.8, dtype));
+        let wanted = (values(&middle), values(&other));
+        if dtype == DType::F32 {
+            access::exchange::<f32>(&middle, &other).unwrap();
+        } else {
+            access::exchange::<f64>(&middle, &other).unwrap();
+        }
+        assert_eq!((values(&other), values(&middle)), wanted);
+        let untouched = wave(12, 0.3, dtype);
+        assert_eq!(values(&whole)[..4], values(&untouched)[..4]);
+        assert_eq!(values(&whole)[8..], values(&untouched)[8..]);
+    }
+}
+
+// Catches a step that starts from the current weights all the same, and a pull towards weights of before
+// the step.
+#[test]
+fn a_step_from_the_slow_weights_that_pulls_is_what_the_parts_are_one_by_one() {
+    for_all(|len, dtype| {
+        let (config, adam) = (&sgd_configs()[4], &adam_configs()[2]);
+        for fast in [Fast::Stay, Fast::Return] {
+            let g = wave(len, 0.5, dtype);
+            let start = wave(len, 0.7, dtype);
+            let run = |kernels: &dyn Kernels, fused: bool| {
+                let w = var(len, 0.1, dtype);
+                let (mut slow, mut sums) = (wave(len, 0.9, dtype), Vec::new());
+                let (mut buffer, mut moments) = (None, None);
+                for rule in 0..2 {
+                    let mut beside = Beside::default();
+                    if fused {
+                        beside.from = Some(&start);
+                        beside.pull = Some(Pull {
+                            slow: &mut slow,
+                            alpha: 0.6,
+                            fast,
+                        });
+                    } else if len > 0 {
+                        w.set(&start).unwrap();
+                    }
+                    let sum = match rule {
+                        0 => kernels.sgd(config, &w, &g, &mut buffer, beside),
+                        _ => kernels.adam((adam, 1), &w, &g, &mut moments, beside),
+                    };
+                    let sum = sum.unwrap().unwrap_or_else(|| {
+                        let pull = Pull {
+                            slow: &mut slow,
+                            alpha: 0.6,
+                            fast,
+                        };
+                        kernels.pull(&w, pull).unwrap()
+                    });
+                    sums.push(number(sum));
+                }
+                (w, slow, sums)
+            };
+            let parts = run(fused(dtype), false);
+            for whole in [run(fused(dtype), true), run(&Composed, true)] {
+                assert_near("weights", &whole.0, &parts.0);
+                assert_near("slow weights", &whole.1, &parts.1);
+                for (whole, part) in whole.2.iter().zip(&parts.2) {
+                    // The composed form sums f32 in f32.
+                    let allowed = 1e-4 * part.abs().max(1e-12);
+                    assert!((whole - part).abs() <= allowed, "{whole} {part}");
+                }
+            }
+        }
+    });
+}
+
+// Catches a factor that is left out, and magnitudes without their offset.
+#[test]
+fn products_sums_and_adaptive_directions_are_the_composed_ones() {
+    for_all(|len, dtype| {
+        let (x, y) = (wave(len, 0.2, dtype), wave(len, 1.1, dtype));
+        let wanted: f64 = values(&x).iter().zip(values(&y)).map(|(x, y)| x * y).sum();
+        let got = number(fused(dtype).dot(&x, &y).unwrap());
+        let near = testing::Tolerance {
+            atol: 1e-9,
+            rtol: 1e-9,
+        };
+        near.assert("dot", got, wanted);
+
+        let (mut a, mut b) = (y.copy().unwrap(), y.copy().unwrap());
+        fused(dtype).accumulate(&mut a, &x, 0.3).unwrap();
+        Composed.accumulate(&mut b, &x, 0.3).unwrap();
+        assert_near("sum", &a, &b);
+
+        let w = var(len, 0.4, dtype);
+        let (a, sum) = fused(dtype).adaptive(&w, &x, 0.01).unwrap();
+        let (b, _) = Composed.adaptive(&w, &x, 0.01).unwrap();
+        assert_near("adaptive direction", &a, &b);
+        let scaled = values(&w).into_iter().zip(values(&x));
+        let wanted: f64 = scaled.map(|(w, g)| ((w.abs() + 0.01) * g).powi(2)).sum();
+        let allowed = if dtype == DType::F64 { 1e-12 } else { 1e-5 };
+        assert!((number(sum) - wanted).abs() <= allowed * wanted.max(1e-12));
     });
 }
 
@@ -220,8 +335,26 @@ fn a_pull_is_the_composed_pull_and_its_gap_is_exact() {
             let (mut phi_a, mut phi_b) = (wave(len, 0.9, dtype), wave(len, 0.9, dtype));
             let difference = (a.as_detached_tensor() - &phi_a).unwrap();
             let wanted: f64 = values(&difference).iter().map(|d| d * d).sum();
-            let got = fused(dtype).pull(&mut phi_a, &a, 0.7, fast).unwrap();
-            Composed.pull(&mut phi_b, &b, 0.7, fast).unwrap();
+            let got = fused(dtype)
+                .pull(
+                    &a,
+                    Pull {
+                        slow: &mut phi_a,
+                        alpha: 0.7,
+                        fast,
+                    },
+                )
+                .unwrap();
+            Composed
+                .pull(
+                    &b,
+                    Pull {
+                        slow: &mut phi_b,
+                        alpha: 0.7,
+                        fast,
+                    },
+                )
+                .unwrap();
             testing::SCALAR.assert("gap²", number(got), wanted);
             assert_near("slow", &phi_a, &phi_b);
             assert_near("fast", &a, &b);
@@ -247,9 +380,17 @@ fn strided_and_shifted_gradients_are_read_as_what_they_are() {
             let w = wave(6, 0.1, dtype).reshape((2, 3)).unwrap();
             let run = |kernels: &dyn Kernels| {
                 let w = Var::from_tensor(&w).unwrap();
-                kernels.sgd(&sgd_configs()[4], &w, &g, &mut None).unwrap();
                 kernels
-                    .adam(&adam_configs()[2], 1, &w, &g, &mut None)
+                    .sgd(&sgd_configs()[4], &w, &g, &mut None, Beside::default())
+                    .unwrap();
+                kernels
+                    .adam(
+                        (&adam_configs()[2], 1),
+                        &w,
+                        &g,
+                        &mut None,
+                        Beside::default(),
+                    )
                     .unwrap();
                 kernels.perturb(&w, &mut None, &g, 0.1).unwrap();
                 (w, number(kernels.squared_norm(&g).unwrap()))
@@ -267,9 +408,17 @@ fn a_gradient_that_is_the_weights_themselves_is_copied() {
     let run = |kernels: &dyn Kernels| {
         let w = var(65, 0.1, DType::F32);
         let g = w.as_detached_tensor();
-        kernels.sgd(&sgd_configs()[4], &w, &g, &mut None).unwrap();
         kernels
-            .adam(&adam_configs()[0], 1, &w, &g, &mut None)
+            .sgd(&sgd_configs()[4], &w, &g, &mut None, Beside::default())
+            .unwrap();
+        kernels
+            .adam(
+                (&adam_configs()[0], 1),
+                &w,
+                &g,
+                &mut None,
+                Beside::default(),
+            )
             .unwrap();
         kernels.perturb(&w, &mut None, &g, 0.1).unwrap();
         w
@@ -288,12 +437,20 @@ fn operands_that_do_not_fit_are_errors_that_change_nothing() {
         (wave(4, 0.0, DType::F64), "dtype"),
     ] {
         let mut buffer = None;
-        let error = cpu::F32.sgd(&config, &w, &bad, &mut buffer).unwrap_err();
+        let error = cpu::F32
+            .sgd(&config, &w, &bad, &mut buffer, Beside::default())
+            .unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
         assert!(buffer.is_none());
         assert!(
             cpu::F32
-                .adam(&adam_configs()[0], 1, &w, &bad, &mut None)
+                .adam(
+                    (&adam_configs()[0], 1),
+                    &w,
+                    &bad,
+                    &mut None,
+                    Beside::default()
+                )
                 .is_err()
         );
         assert!(cpu::F32.perturb(&w, &mut None, &bad, 1.0).is_err());
@@ -309,13 +466,30 @@ fn everything(dtype: DType) -> (Vec<Tensor>, Vec<u64>) {
     let kernels = fused(dtype);
     let (mut buffer, mut moments, mut saved) = (None, None, None);
     let mut phi = wave(len, 0.3, dtype);
-    kernels.sgd(&sgd_configs()[4], &w, &g, &mut buffer).unwrap();
     kernels
-        .adam(&adam_configs()[2], 1, &w, &g, &mut moments)
+        .sgd(&sgd_configs()[4], &w, &g, &mut buffer, Beside::default())
+        .unwrap();
+    kernels
+        .adam(
+            (&adam_configs()[2], 1),
+            &w,
+            &g,
+            &mut moments,
+            Beside::default(),
+        )
         .unwrap();
     kernels.perturb(&w, &mut saved, &g, 0.1).unwrap();
     let norm = kernels.squared_norm(&g).unwrap();
-    let gap = kernels.pull(&mut phi, &w, 0.8, Fast::Stay).unwrap();
+    let gap = kernels
+        .pull(
+            &w,
+            Pull {
+                slow: &mut phi,
+                alpha: 0.8,
+                fast: Fast::Stay,
+            },
+        )
+        .unwrap();
     let bits = [norm, gap].map(|s| number(s).to_bits()).to_vec();
     let (m, v) = moments.unwrap();
     let tensors = vec![
@@ -358,12 +532,30 @@ fn weights_and_buffers_stay_where_they_are() {
     let mut seen = Vec::new();
     for t in 1..4 {
         let kernels = Choice::Auto.of(&w);
-        kernels.sgd(&sgd_configs()[4], &w, &g, &mut buffer).unwrap();
         kernels
-            .adam(&adam_configs()[2], t, &w, &g, &mut moments)
+            .sgd(&sgd_configs()[4], &w, &g, &mut buffer, Beside::default())
+            .unwrap();
+        kernels
+            .adam(
+                (&adam_configs()[2], t),
+                &w,
+                &g,
+                &mut moments,
+                Beside::default(),
+            )
             .unwrap();
         kernels.perturb(&w, &mut saved, &g, 0.1).unwrap();
-        kernels.pull(&mut phi, &w, 0.8, Fast::Return).unwrap();
+        kernels.exchange(&w, saved.as_mut().unwrap()).unwrap();
+        kernels
+            .pull(
+                &w,
+                Pull {
+                    slow: &mut phi,
+                    alpha: 0.8,
+                    fast: Fast::Return,
+                },
+            )
+            .unwrap();
         let (m, v) = moments.as_ref().unwrap();
         let all = [
             &w,

@@ -1,56 +1,135 @@
 //! Perturbations: where to look for a higher loss near the weights.
+//!
+//! A [`Perturbation`] gives a direction; a [`Radius`] says how far to go.
+//!
+//! | perturbation | direction | extra gradient | memory |
+//! |---|---|---|---|
+//! | [`L2`] (SAM) | g | yes | |
+//! | [`Adaptive`] (ASAM) | T² g, T = \|w\| + η | yes | |
+//! | [`Friendly`] (F-SAM) | g − σ m, m the mean of past gradients | yes | one copy of the weights |
+//! | [`Momentum`] (MSAM) | −v, v the momentum | no | one copy of the weights |
 
 mod adaptive;
+mod friendly;
 mod l2;
+mod momentum;
+mod radius;
 
 pub use adaptive::Adaptive;
+pub use friendly::Friendly;
 pub use l2::L2;
+pub use momentum::Momentum;
+pub use radius::{AscentNorm, Radius, RhoScale};
 
 use candle_core::Tensor;
 
-use crate::{error::Result, gradients::Gradients, params::ParamSet};
+use crate::{error::Result, kernels::Scalar, memory::Memory, params::ParamSet};
 
-/// Added to the norm that a direction is divided by, as in the released SAM and SALA code; it keeps a
-/// zero gradient from becoming 0/0.
-pub(crate) const NORM_EPS: f64 = 1e-12;
-
-/// Points from the weights to where the second gradient is taken.
+/// Points from the weights to where the gradient that updates them is taken.
 pub trait Perturbation {
-    /// Radius ρ of the neighbourhood, for reports.
-    fn rho(&self) -> f64;
+    /// Whether the direction depends on the gradient at the weights, and so costs a pass.
+    fn needs_direction(&self) -> bool {
+        true
+    }
 
-    /// ε at the current weights, for each parameter in order: a tensor and the factor that turns it into
-    /// ε, so that kernels multiply while they add.
+    /// The direction at the current weights, from the gradients there (one f32 or f64 tensor for each
+    /// parameter, in order; empty if the perturbation does not need them). `None`: stay.
     ///
     /// # Errors
     /// Those of candle's operations.
-    fn displacement(&self, params: &ParamSet, gradients: &Gradients) -> Result<Vec<(Tensor, f64)>>;
+    fn ascent(&self, params: &ParamSet, gradients: &[Tensor]) -> Result<Option<Ascent>>;
+
+    /// Learns from a step that has succeeded: the gradient at the unperturbed weights, if one was
+    /// taken, and the gradient that updates them.
+    ///
+    /// # Errors
+    /// Those of candle's operations.
+    fn remember(&mut self, _at_weights: Option<&[Tensor]>, _descent: &[Tensor]) -> Result<()> {
+        Ok(())
+    }
+
+    /// What is remembered between steps, for perturbations that do; it is part of the state.
+    fn memory(&self) -> Option<&Memory> {
+        None
+    }
+
+    /// As [`Perturbation::memory`], to be replaced by a saved one.
+    fn memory_mut(&mut self) -> Option<&mut Memory> {
+        None
+    }
 }
 
-/// Over which parameters an ascent direction is normalised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AscentNorm {
-    /// Over all of them: ‖ε‖₂ = ρ, the theory of SAM.
-    #[default]
-    Global,
-    /// Over each group of the [`ParamSet`] on its own, so every group is moved by ρ: what the
-    /// released PyTorch code of SALA does with its parameter groups.
-    PerGroup,
+impl<P: Perturbation + ?Sized> Perturbation for Box<P> {
+    fn needs_direction(&self) -> bool {
+        (**self).needs_direction()
+    }
+
+    fn ascent(&self, params: &ParamSet, gradients: &[Tensor]) -> Result<Option<Ascent>> {
+        (**self).ascent(params, gradients)
+    }
+
+    fn remember(&mut self, at_weights: Option<&[Tensor]>, descent: &[Tensor]) -> Result<()> {
+        (**self).remember(at_weights, descent)
+    }
+
+    fn memory(&self) -> Option<&Memory> {
+        (**self).memory()
+    }
+
+    fn memory_mut(&mut self) -> Option<&mut Memory> {
+        (**self).memory_mut()
+    }
 }
 
-impl AscentNorm {
-    /// ρ / (‖·‖₂ + 1e-12) for each parameter, from the squared norms of the directions.
-    fn scales(self, params: &ParamSet, squared: &[f64], rho: f64) -> Vec<f64> {
-        let scale = |sum: f64| rho / (sum.sqrt() + NORM_EPS);
-        match self {
-            Self::Global => vec![scale(squared.iter().sum()); squared.len()],
-            Self::PerGroup => {
-                let mut sums = vec![0.0; params.groups().len()];
-                for (param, square) in params.iter().zip(squared) {
-                    sums[param.group()] += square;
-                }
-                params.iter().map(|p| scale(sums[p.group()])).collect()
-            }
+/// A direction, to be scaled to the radius.
+#[derive(Debug)]
+pub struct Ascent {
+    /// `None`: along the gradients themselves, whose norms are known.
+    pub(crate) along: Option<Along>,
+    /// 1, or −1 to go against the direction.
+    pub(crate) sign: f64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Along {
+    pub(crate) directions: Vec<Tensor>,
+    /// ‖·‖² by which they are normalised.
+    pub(crate) squares: Vec<Scalar>,
+}
+
+impl Ascent {
+    /// Along the gradients.
+    pub fn gradient() -> Self {
+        Self {
+            along: None,
+            sign: 1.0,
         }
+    }
+
+    /// Along one tensor for each parameter, normalised by their norm.
+    ///
+    /// # Errors
+    /// Those of candle's operations.
+    pub fn along(directions: Vec<Tensor>) -> Result<Self> {
+        let squares = crate::vector::squared_norms(&directions)?;
+        Ok(Self::normalised(directions, squares))
+    }
+
+    /// Along one tensor for each parameter, normalised by numbers of their own.
+    pub(crate) fn normalised(directions: Vec<Tensor>, squares: Vec<Scalar>) -> Self {
+        Self {
+            along: Some(Along {
+                directions,
+                squares,
+            }),
+            sign: 1.0,
+        }
+    }
+
+    /// The other way.
+    #[must_use]
+    pub fn reversed(mut self) -> Self {
+        self.sign = -self.sign;
+        self
     }
 }

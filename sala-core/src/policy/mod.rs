@@ -16,6 +16,8 @@ pub struct Moment {
     /// Distance of fast and slow weights at their last synchronisation, 0 before the first; `None`
     /// in compositions without slow weights.
     pub gap: Option<f64>,
+    /// Radius of the ascent, scaled.
+    pub rho: f64,
 }
 
 /// Decides whether a step climbs before it descends.

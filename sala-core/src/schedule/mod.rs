@@ -19,6 +19,7 @@ mod multistep;
 mod one_cycle;
 mod polynomial;
 mod restarts;
+mod scheduler;
 mod warm_up;
 
 pub use chain::Chain;
@@ -29,6 +30,7 @@ pub use multistep::MultiStep;
 pub use one_cycle::OneCycle;
 pub use polynomial::Polynomial;
 pub use restarts::CosineRestarts;
+pub use scheduler::Scheduler;
 pub use warm_up::WarmUp;
 
 /// A pure function of the position.

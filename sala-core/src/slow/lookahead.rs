@@ -4,23 +4,48 @@
 //! every k steps:  φ ← φ + α (θ − φ),   θ ← φ
 //! ```
 //!
-//! Zhang, Lucas, Hinton and Ba 2019, arXiv:1907.08610. The base keeps its buffers across a
-//! synchronisation. Cost: no extra gradient; every k steps a pull, which copies back as it goes.
-//! Memory: one copy of the weights.
+//! Zhang, Lucas, Hinton and Ba 2019, arXiv:1907.08610. Cost: no extra gradient; every k steps a pull, which
+//! happens within the step of a built-in base. Memory: one copy of the weights.
+//!
+//! The base's momentum m at a synchronisation ([`MomentumAtPull`]), as in the paper's appendix:
+//!
+//! ```text
+//! keep:       m stays
+//! reset:      m ← 0
+//! pull back:  s ← s + α (m − s),   m ← s      from s = 0; one more copy of the weights
+//! ```
+//!
+//! For Adam m is the first moment; the second and the step number stay.
 
-use candle_core::{Var, backprop::GradStore};
+use candle_core::{Tensor, Var, backprop::GradStore};
 use candle_nn::Optimizer;
 
 use super::{SlowInit, SlowWeights};
 use crate::{
-    compose::Descend,
-    error::{Result, check},
+    base::{self, Rule},
+    clip::Clip,
+    compose::{Descend, no_second_pass},
+    error::{Error, Result, check},
     kernels::Fast,
-    minimizer::{Minimizer, StepReport},
-    objective::Objective,
+    memory::Memory,
+    minimizer::{Minimizer, Progress, StepReport},
+    objective::{Evaluation, Pass},
     params::ParamSet,
     state::{State, StateReader, Stateful},
+    trace,
 };
+
+/// What becomes of the base's momentum when fast and slow weights meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MomentumAtPull {
+    /// It stays.
+    #[default]
+    Keep,
+    /// It is set to 0.
+    Reset,
+    /// It is pulled as the weights are, towards a slow momentum.
+    PullBack,
+}
 
 /// Configuration of [`Lookahead`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +56,8 @@ pub struct ParamsLookahead {
     pub alpha: f64,
     /// When the slow weights begin.
     pub init: SlowInit,
+    /// What becomes of the base's momentum; other than [`MomentumAtPull::Keep`] for built-in bases only.
+    pub momentum: MomentumAtPull,
 }
 
 impl Default for ParamsLookahead {
@@ -40,6 +67,7 @@ impl Default for ParamsLookahead {
             k: 5,
             alpha: 0.8,
             init: SlowInit::Construction,
+            momentum: MomentumAtPull::Keep,
         }
     }
 }
@@ -80,29 +108,37 @@ pub struct Lookahead<B> {
     descent: Descend<B>,
     config: ParamsLookahead,
     slow: SlowWeights,
+    slow_momentum: Memory,
 }
 
-impl<B: Optimizer> Lookahead<B> {
+impl<B: Optimizer + 'static> Lookahead<B> {
     /// Lookahead over `params`, which `base` trains.
     ///
     /// # Errors
-    /// Those of [`ParamsLookahead::validate`] and of copying the parameters.
+    /// Those of [`ParamsLookahead::validate`] and of copying the parameters, and
+    /// [`Error::ForeignBase`] when the momentum of a base that does not show it is to be changed.
     pub fn new(params: ParamSet, base: B, config: ParamsLookahead) -> Result<Self> {
         config.validate()?;
+        if config.momentum != MomentumAtPull::Keep && base::as_rule(&base).is_none() {
+            return Err(Error::ForeignBase {
+                what: "Lookahead that resets the momentum or pulls it back",
+            });
+        }
         let slow = SlowWeights::new(&params, config.init)?;
         Ok(Self {
             descent: Descend::new(params, base),
             config,
             slow,
+            slow_momentum: Memory::new(),
         })
     }
 
-    /// Clips the gradient to the global norm `max`; in the [`Minimizer`] form only.
+    /// Clips the gradient; in the [`Minimizer`] form only.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) when `max` is not finite and above 0.
-    pub fn with_clip_norm(mut self, max: f64) -> Result<Self> {
-        self.descent = self.descent.with_clip_norm(max)?;
+    /// Those of [`Clip::validate`].
+    pub fn with_clip(mut self, clip: Clip) -> Result<Self> {
+        self.descent = self.descent.with_clip(clip)?;
         Ok(self)
     }
 
@@ -111,18 +147,43 @@ impl<B: Optimizer> Lookahead<B> {
         self.descent.base()
     }
 
-    /// Synchronises when the step that was just taken is the last of its cycle.
-    fn after_step(&mut self) -> Result<()> {
-        let steps_taken = self.descent.next_step() - 1;
-        if steps_taken.is_multiple_of(self.config.k) {
-            let (params, alpha) = (self.descent.params(), self.config.alpha);
-            self.slow.pull(params, alpha, Fast::Return)?;
+    /// Whether the cycle ends with this step.
+    fn ends_cycle(&self, step: u64) -> bool {
+        step.is_multiple_of(self.config.k)
+    }
+
+    /// Treats the base's momentum when a cycle has ended.
+    fn treat_momentum(&mut self) -> Result<()> {
+        let Some(rule) = base::as_rule_mut(self.descent.base_mut()) else {
+            return Ok(());
+        };
+        match self.config.momentum {
+            MomentumAtPull::Keep => Ok(()),
+            MomentumAtPull::Reset => reset(rule),
+            MomentumAtPull::PullBack => pull_back(rule, &mut self.slow_momentum, self.config.alpha),
         }
-        Ok(())
     }
 }
 
-impl<B: Optimizer> Optimizer for Lookahead<B> {
+fn reset(rule: &mut dyn Rule) -> Result<()> {
+    for momentum in rule.momentum().into_iter().flatten() {
+        *momentum = momentum.zeros_like()?;
+    }
+    Ok(())
+}
+
+fn pull_back(rule: &mut dyn Rule, slow: &mut Memory, alpha: f64) -> Result<()> {
+    let mut fast: Vec<&mut Tensor> = rule.momentum().into_iter().flatten().collect();
+    let now: Vec<Tensor> = fast.iter().map(|m| (**m).clone()).collect();
+    slow.blend(1.0 - alpha, alpha, &now)?;
+    for (fast, slow) in fast.iter_mut().zip(slow.tensors().unwrap_or_default()) {
+        // A copy: the base updates its buffers in place.
+        **fast = slow.copy()?;
+    }
+    Ok(())
+}
+
+impl<B: Optimizer + 'static> Optimizer for Lookahead<B> {
     type Config = (ParamsLookahead, B::Config);
 
     fn new(vars: Vec<Var>, (config, base): Self::Config) -> candle_core::Result<Self> {
@@ -131,8 +192,14 @@ impl<B: Optimizer> Optimizer for Lookahead<B> {
     }
 
     fn step(&mut self, grads: &GradStore) -> candle_core::Result<()> {
+        let step = self.descent.next_step();
         self.descent.update_from(grads)?;
-        Ok(self.after_step()?)
+        if self.ends_cycle(step) {
+            let params = self.descent.params();
+            self.slow.pull(params, self.config.alpha, Fast::Return)?;
+            self.treat_momentum()?;
+        }
+        Ok(())
     }
 
     fn learning_rate(&self) -> f64 {
@@ -144,11 +211,41 @@ impl<B: Optimizer> Optimizer for Lookahead<B> {
     }
 }
 
-impl<B: Optimizer> Minimizer for Lookahead<B> {
-    fn step(&mut self, objective: &mut dyn Objective) -> Result<StepReport> {
-        let report = self.descent.step(objective)?;
-        self.after_step()?;
-        Ok(report)
+impl<B: Optimizer + 'static> Minimizer for Lookahead<B> {
+    fn begin(&mut self) -> Result<Pass> {
+        Ok(Pass::Clean)
+    }
+
+    fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        let step = self.descent.next_step();
+        let (loss, gradients) = self.descent.take(evaluation)?;
+        let grad_norm = gradients.norm();
+        let ends = self.ends_cycle(step);
+        let pull = ends.then_some((&mut self.slow, self.config.alpha, Fast::Return));
+        self.descent.update(gradients, None, pull)?;
+        if ends {
+            self.treat_momentum()?;
+        }
+        let report = StepReport {
+            step,
+            loss,
+            evaluations: 1.0,
+            ascent: false,
+            gap: None,
+            grad_norm,
+        };
+        trace::done(&report);
+        Ok(Progress::Done(report))
+    }
+
+    fn second_step(&mut self, _: Evaluation) -> Result<Progress> {
+        Err(no_second_pass())
+    }
+
+    fn abandon(&mut self) {}
+
+    fn next_step(&self) -> u64 {
+        self.descent.next_step()
     }
 
     fn params(&self) -> &ParamSet {
@@ -163,26 +260,42 @@ impl<B: Optimizer> Minimizer for Lookahead<B> {
         self.descent.set_learning_rate(lr);
     }
 
+    fn weight_decay(&self) -> Option<f64> {
+        self.descent.weight_decay()
+    }
+
+    fn set_weight_decay(&mut self, decay: f64) -> Result<()> {
+        self.descent.set_weight_decay(decay)
+    }
+
     fn slow_weights(&self) -> Option<&SlowWeights> {
         Some(&self.slow)
     }
 }
 
-impl<B: Optimizer + Stateful> Stateful for Lookahead<B> {
+impl<B: Optimizer + Stateful + 'static> Stateful for Lookahead<B> {
     fn state(&self) -> Result<State> {
         let mut state = State::new("Lookahead");
-        self.slow.save(self.descent.params(), &mut state)?;
+        let params = self.descent.params();
+        self.slow.save(params, &mut state)?;
+        let mut momentum = State::new("Memory");
+        self.slow_momentum.save(params, &mut momentum)?;
+        state.nest("slow_momentum", momentum);
         state.nest("descent", self.descent.state()?);
         Ok(state)
     }
 
     fn load_state(&mut self, state: &State) -> Result<()> {
         let mut reader = StateReader::new("Lookahead", state)?;
-        let slow = SlowWeights::read(self.descent.params(), &mut reader)?;
+        let params = self.descent.params();
+        let slow = SlowWeights::read(params, &mut reader)?;
+        let mut momentum = StateReader::new("Memory", &reader.part("slow_momentum"))?;
+        let slow_momentum = Memory::read(params, &mut momentum)?;
+        momentum.finish()?;
         let descent = reader.part("descent");
         reader.finish()?;
         self.descent.load_state(&descent)?;
-        self.slow = slow;
+        (self.slow, self.slow_momentum) = (slow, slow_momentum);
         Ok(())
     }
 }

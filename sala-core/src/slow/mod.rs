@@ -1,7 +1,9 @@
 //! Slow weights: a second copy of the parameters that follows the trained (fast) ones.
 
+pub mod average;
 pub mod lookahead;
 pub mod weights;
 
-pub use lookahead::{Lookahead, ParamsLookahead};
+pub use average::{Average, Averaged, ParamsAveraged};
+pub use lookahead::{Lookahead, MomentumAtPull, ParamsLookahead};
 pub use weights::{SlowInit, SlowView, SlowWeights};

@@ -11,8 +11,9 @@
 use candle_core::Tensor;
 
 use crate::{
-    error::{Error, Result},
-    kernels::{self, Fast},
+    error::Result,
+    kernels::{self, Fast, Pull, Scalar},
+    memory,
     params::{Param, ParamSet},
     state::{State, StateReader},
     vector,
@@ -32,7 +33,7 @@ pub enum SlowInit {
 /// The slow copy of a [`ParamSet`]'s trainable parameters.
 #[derive(Debug)]
 pub struct SlowWeights {
-    /// In the order of the parameters; `None` until the first synchronisation of
+    /// In the order of the parameters, f32 where those are half precision; `None` until the first synchronisation of
     /// [`SlowInit::FirstSync`].
     weights: Option<Vec<Tensor>>,
 }
@@ -40,7 +41,7 @@ pub struct SlowWeights {
 impl SlowWeights {
     pub(crate) fn new(params: &ParamSet, init: SlowInit) -> Result<Self> {
         let weights = match init {
-            SlowInit::Construction => Some(params.snapshot()?),
+            SlowInit::Construction => Some(params.wide_snapshot()?),
             SlowInit::FirstSync => None,
         };
         Ok(Self { weights })
@@ -52,20 +53,34 @@ impl SlowWeights {
         self.weights.as_deref()
     }
 
-    /// φ ← φ₀ + α (θ − φ₀), and θ ← φ if `fast` says so; returns (1 − α) ‖θ − φ₀‖₂.
-    pub(crate) fn pull(&mut self, params: &ParamSet, alpha: f64, fast: Fast) -> Result<f64> {
+    pub(crate) fn tensors_mut(&mut self) -> Option<&mut [Tensor]> {
+        self.weights.as_deref_mut()
+    }
+
+    /// φ ← φ₀ + α (θ − φ₀), and θ ← φ if `fast` says so; yields the parts of ‖θ − φ₀‖₂², from which
+    /// [`gap`] computes.
+    pub(crate) fn pull(
+        &mut self,
+        params: &ParamSet,
+        alpha: f64,
+        fast: Fast,
+    ) -> Result<Vec<Scalar>> {
         let slow = match &mut self.weights {
             Some(slow) => slow,
-            None => self.weights.insert(params.snapshot()?),
+            None => self.weights.insert(params.wide_snapshot()?),
         };
         let squares = kernels::run(params.tensors(), |kernels| {
-            let pairs = slow.iter_mut().zip(params);
-            let pull = |(phi, p): (&mut Tensor, &Param)| {
-                Ok(kernels.of(p.var()).pull(phi, p.var(), alpha, fast)?)
+            let pull = |(slow, p): (&mut Tensor, &Param)| {
+                Ok(kernels
+                    .of(p.var())
+                    .pull(p.var(), Pull { slow, alpha, fast })?)
             };
-            pairs.map(pull).collect::<Result<Vec<_>>>()
+            slow.iter_mut().zip(params).map(pull).collect()
         })?;
-        Ok((1.0 - alpha) * vector::norm_of(&vector::read_scalars(squares)?))
+        if fast == Fast::Return {
+            params.publish()?;
+        }
+        Ok(squares)
     }
 
     /// θ ← φ; nothing before φ exists.
@@ -98,25 +113,14 @@ impl SlowWeights {
 
     /// Reads what [`SlowWeights::save`] wrote: all the weights or none.
     pub(crate) fn read(params: &ParamSet, reader: &mut StateReader) -> Result<Self> {
-        let read = |name: &str, var: &Tensor, reader: &mut StateReader| {
-            reader.optional_tensor(&format!("slow.{name}"), var)
-        };
-        let weights = params
-            .iter()
-            .map(|p| read(p.name(), p.var(), reader))
-            .collect::<Result<Vec<_>>>()?;
-        let found = weights.iter().flatten().count();
-        if found != 0 && found != params.len() {
-            let problem = format!("slow weights of {found} of {} parameters", params.len());
-            return Err(Error::State {
-                owner: "SlowWeights".into(),
-                problem,
-            });
-        }
-        Ok(Self {
-            weights: weights.into_iter().collect(),
-        })
+        let weights = memory::read_all(params, reader, "slow.")?;
+        Ok(Self { weights })
     }
+}
+
+/// (1 − α) ‖θ − φ₀‖₂ from the parts of the square.
+pub(crate) fn gap(alpha: f64, squares: &[f64]) -> f64 {
+    (1.0 - alpha) * vector::norm_of(squares)
 }
 
 /// While it lives, the parameters hold the slow weights; dropping it puts the fast ones back, also
@@ -167,6 +171,11 @@ mod tests {
         w.set(&Tensor::new(values, &Device::Cpu).unwrap()).unwrap();
     }
 
+    fn pull(weights: &mut SlowWeights, params: &ParamSet, alpha: f64) -> f64 {
+        let squares = weights.pull(params, alpha, Fast::Stay).unwrap();
+        gap(alpha, &vector::read_scalars(squares).unwrap())
+    }
+
     fn slow(weights: &SlowWeights) -> Vec<f64> {
         weights.tensors().unwrap()[0].to_vec1().unwrap()
     }
@@ -176,7 +185,7 @@ mod tests {
         let (w, params) = params(&[0.0, 0.0]);
         let mut weights = SlowWeights::new(&params, SlowInit::Construction).unwrap();
         set(&w, &[3.0, 4.0]);
-        let gap = weights.pull(&params, 0.8, Fast::Stay).unwrap();
+        let gap = pull(&mut weights, &params, 0.8);
         assert!((gap - 1.0).abs() < 1e-14, "(1 − 0.8) · 5, got {gap}");
         assert!((slow(&weights)[0] - 2.4).abs() < 1e-14 && (slow(&weights)[1] - 3.2).abs() < 1e-14);
     }
@@ -194,10 +203,7 @@ mod tests {
         let (w, params) = params(&[1.0]);
         let mut weights = SlowWeights::new(&params, SlowInit::FirstSync).unwrap();
         set(&w, &[5.0]);
-        assert_eq!(
-            weights.pull(&params, 0.5, Fast::Stay).unwrap().to_bits(),
-            0f64.to_bits()
-        );
+        assert_eq!(pull(&mut weights, &params, 0.5).to_bits(), 0f64.to_bits());
         assert_eq!(slow(&weights), [5.0]);
     }
 

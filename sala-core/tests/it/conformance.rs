@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use proptest::prelude::*;
 use sala_core::{
-    Minimizer, ParamSet, ParamsAsam, ParamsLookahead, ParamsSala, ParamsSam, ParamsSamEvery,
+    Clip, Minimizer, ParamSet, ParamsAsam, ParamsLookahead, ParamsSala, ParamsSam, ParamsSamEvery,
     ParamsSgd, Pass, Sam, Sgd,
     catalogue::{Base, Method, build},
     testing::{SCALAR, TRAJECTORY_F32, TRAJECTORY_F64, assert_same_bits, values},
@@ -142,7 +142,7 @@ fn clipping_bounds_the_update_and_reports_the_norm_before_it() {
         lr: 1.0,
         ..Default::default()
     });
-    let mut optimizer = build(params, &base, &Method::Base, Some(5.0)).unwrap();
+    let mut optimizer = build(params, &base, &Method::Base, Some(Clip::Norm(5.0))).unwrap();
     let report = optimizer.step(&mut |_: Pass| w.sqr()?.sum_all()).unwrap();
     SCALAR.assert("norm before clipping", report.grad_norm, 100.0);
     // The gradient (60, 80) becomes (3, 4).
@@ -159,7 +159,8 @@ fn clipping_applies_to_the_descent_gradient_of_every_method_and_not_to_the_ascen
             lr: 1.0,
             ..Default::default()
         });
-        let mut optimizer = build(problem.params(), &base, &method, Some(1e-3)).unwrap();
+        let mut optimizer =
+            build(problem.params(), &base, &method, Some(Clip::Norm(1e-3))).unwrap();
         optimizer
             .step(&mut |pass: Pass| problem.loss(pass))
             .unwrap();

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use sala_core::{
-    Error, Evaluation, Minimizer, Objective, ParamSet, ParamsSala, ParamsSam, ParamsSamEvery,
+    Clip, Error, Evaluation, Minimizer, Objective, ParamSet, ParamsSala, ParamsSam, ParamsSamEvery,
     ParamsSgd, Pass, Sala, Sam, SamEvery, Sgd,
     catalogue::{Base, Method, build},
     testing::assert_same_bits,
@@ -122,7 +122,7 @@ fn a_loss_that_is_no_scalar_is_refused() {
         fn evaluate(&mut self, _: Pass) -> candle_core::Result<Evaluation> {
             let loss = self.0.sqr()?;
             let grads = loss.sum_all()?.backward()?;
-            Ok(Evaluation { loss, grads })
+            Ok(Evaluation::new(loss, grads))
         }
     }
     let w = Var::new(&[1f64, 2.0], &Device::Cpu).unwrap();
@@ -246,7 +246,7 @@ fn configurations_are_checked_by_every_constructor() {
         .unwrap_err(),
         Sam::new(params(), base(), ParamsSam::default())
             .unwrap()
-            .with_clip_norm(0.0)
+            .with_clip(Clip::Norm(0.0))
             .unwrap_err(),
     ]
     .map(|error| error.to_string());
@@ -258,7 +258,7 @@ fn configurations_are_checked_by_every_constructor() {
         "ParamsSam.rho must be finite and >= 0, got -0.1",
         "EveryK.k must be >= 1, got 0",
         "ParamsSgd.lr must be finite and >= 0, got -1",
-        "Descend.clip_norm must be finite and > 0, got 0",
+        "Clip.Norm must be finite and > 0, got 0",
     ];
     assert_eq!(messages, wanted);
 }

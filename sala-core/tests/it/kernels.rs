@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use sala_core::{
-    ParamSet, Pass,
+    Clip, ParamSet, Pass,
     catalogue::{Base, Method, build},
     kernels::{Choice, with_choice},
     testing::{TRAJECTORY_F32, TRAJECTORY_F64, Tolerance, assert_same_bits},
@@ -48,7 +48,7 @@ impl Bowl {
 fn run(choice: Choice, dtype: DType, base: &Base, method: &Method) -> [Tensor; 2] {
     with_choice(choice, || {
         let bowl = Bowl::new(dtype);
-        let mut optimizer = build(bowl.params(), base, method, Some(0.9)).unwrap();
+        let mut optimizer = build(bowl.params(), base, method, Some(Clip::Norm(0.9))).unwrap();
         for step in 0..9 {
             let before = bowl.weights();
             let outcome = optimizer.step(&mut |pass: Pass| {

@@ -159,6 +159,7 @@ impl Oracle {
                 k: self.k() as u64,
                 alpha: number("alpha"),
                 init,
+                ..Default::default()
             }),
             "sam" if config["adaptive"] == true => Method::Asam(ParamsAsam {
                 rho: number("rho"),

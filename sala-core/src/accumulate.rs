@@ -1,0 +1,133 @@
+//! Gradient accumulation: a batch in parts that fit into memory one by one.
+//!
+//! ```text
+//! L = Σᵢ Lᵢ / n          g = Σᵢ gᵢ / n
+//! ```
+//!
+//! With [`MicroBatches`] as its objective every optimizer sees the whole batch: SAM takes one ascent
+//! along the accumulated gradient, and both of its passes run over all parts. An optimizer that was
+//! told to perturb each micro-batch on its own
+//! ([`Ascend::per_micro_batch`](crate::Ascend::per_micro_batch), m-SAM) asks for the parts one by one. For
+//! half precision the sum is kept in f32.
+
+use candle_core::{Result, Tensor};
+
+use crate::{
+    kernels,
+    objective::{Evaluation, Objective, Pass},
+    params::{Param, ParamSet},
+    vector,
+};
+
+/// The mean of the losses of n equally weighted micro-batches.
+///
+/// ```
+/// # use candle_core::{DType, Device, Tensor, Var};
+/// # use sala_core::{MicroBatches, Minimizer, ParamSet, ParamsSam, ParamsSgd, Pass, Sam, Sgd};
+/// # let w = Var::new(&[3f64, 4.0], &Device::Cpu)?;
+/// # let batch = Tensor::ones((8, 2), DType::F64, &Device::Cpu)?;
+/// let params = ParamSet::new([("w", w.clone())])?;
+/// let base = Sgd::new(&params, ParamsSgd::default())?;
+/// let mut sam = Sam::new(params.clone(), base, ParamsSam::default())?;
+/// let mut loss = |part: usize, _pass: Pass| {
+///     let rows = batch.narrow(0, 2 * part, 2)?;
+///     rows.broadcast_mul(&w)?.sqr()?.mean_all()
+/// };
+/// let report = sam.step(&mut MicroBatches::new(&params, 4, &mut loss))?;
+/// assert_eq!(report.evaluations, 2.0);
+/// # Ok::<(), sala_core::Error>(())
+/// ```
+pub struct MicroBatches<'a, F> {
+    params: ParamSet,
+    count: usize,
+    loss: &'a mut F,
+    scale: f64,
+}
+
+impl<'a, F> MicroBatches<'a, F>
+where
+    F: FnMut(usize, Pass) -> Result<Tensor>,
+{
+    /// From the loss of each micro-batch (its number from 0, and the pass), a mean over its rows.
+    pub fn new(params: &ParamSet, count: usize, loss: &'a mut F) -> Self {
+        Self {
+            params: params.clone(),
+            count,
+            loss,
+            scale: 1.0,
+        }
+    }
+
+    /// Multiplies each loss before its backward pass, as [`LossScaler`](crate::LossScaler) asks for.
+    #[must_use]
+    pub fn scaled(mut self, scale: f64) -> Self {
+        self.scale = scale;
+        self
+    }
+
+    /// Adds a part's gradients into those of the first, which become the sum.
+    fn add(&self, total: &mut Evaluation, part: &Evaluation) -> crate::Result<()> {
+        let mut sums = Vec::with_capacity(self.params.len());
+        let mut parts = Vec::with_capacity(self.params.len());
+        for param in &self.params {
+            // A part without a gradient is left to the check of the whole, which names the parameter.
+            let Some((sum, part)) = both(param, total, part) else {
+                total.grads.remove(param.model_var());
+                continue;
+            };
+            sums.push((param.model_var(), sum));
+            parts.push(kernels::wide(&part)?);
+        }
+        let (vars, mut sums): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
+        vector::accumulate(&mut sums, &parts, 1.0)?;
+        for (var, sum) in vars.into_iter().zip(sums) {
+            total.grads.insert(var, sum);
+        }
+        total.loss = (&total.loss + &part.loss)?;
+        Ok(())
+    }
+}
+
+fn both(param: &Param, total: &Evaluation, part: &Evaluation) -> Option<(Tensor, Tensor)> {
+    let var = param.model_var();
+    Some((total.grads.get(var)?.clone(), part.grads.get(var)?.clone()))
+}
+
+impl<F> Objective for MicroBatches<'_, F>
+where
+    F: FnMut(usize, Pass) -> Result<Tensor>,
+{
+    fn evaluate(&mut self, pass: Pass) -> Result<Evaluation> {
+        if self.count == 0 {
+            candle_core::bail!("an objective of 0 micro-batches has no loss");
+        }
+        let mut total = self.evaluate_micro_batch(0, pass)?;
+        for param in &self.params {
+            // Storage of its own, in f32 for half precision: the sum grows in place.
+            if let Some(gradient) = total.grads.get(param.model_var()) {
+                let own = kernels::wide(&gradient.copy()?)?.detach();
+                total.grads.insert(param.model_var(), own);
+            }
+        }
+        total.loss = total.loss.detach();
+        for index in 1..self.count {
+            let part = self.evaluate_micro_batch(index, pass)?;
+            self.add(&mut total, &part)?;
+        }
+        total.loss = (total.loss / self.count as f64)?;
+        total.scale *= self.count as f64;
+        Ok(total)
+    }
+
+    fn micro_batches(&self) -> usize {
+        self.count
+    }
+
+    fn evaluate_micro_batch(&mut self, index: usize, pass: Pass) -> Result<Evaluation> {
+        let loss = (self.loss)(index, pass)?;
+        if (self.scale - 1.0).abs() > 0.0 {
+            return Evaluation::of_scaled_loss(loss, self.scale);
+        }
+        Evaluation::of_loss(loss)
+    }
+}
