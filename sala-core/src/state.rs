@@ -58,6 +58,13 @@ impl State {
         Ok(())
     }
 
+    /// The tensors, in the order of their names.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
     /// Takes in the state of a part; its names get the prefix `part/`.
     pub fn nest(&mut self, part: &str, state: State) {
         let name = |inner: String| format!("{part}/{inner}");

@@ -2,7 +2,7 @@
 //!
 //! Half precision is computed in f32 and rounded once, as the weights are written.
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var};
 
 use super::{Beside, Fast, Kernels, Pull, Scalar, wide};
 use crate::base::{ParamsAdam, ParamsSgd, adam, sgd};
@@ -24,6 +24,16 @@ fn start(weights: &Var, from: Option<&Tensor>) -> Result<Tensor> {
     match from {
         Some(from) => wide(from),
         None => wide(&weights.as_detached_tensor()),
+    }
+}
+
+/// In f64 on the CPU, where candle adds one element after the other and f32 would lose the last digits
+/// of a long sum; accelerators add along a tree, and Metal has no f64.
+fn summable(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        x.to_dtype(DType::F64)
+    } else {
+        wide(x)
     }
 }
 
@@ -61,11 +71,12 @@ impl Kernels for Composed {
     }
 
     fn squared_norm(&self, x: &Tensor) -> Result<Scalar> {
-        Ok(Scalar::Device(wide(x)?.sqr()?.sum_all()?))
+        Ok(Scalar::Device(summable(x)?.sqr()?.sum_all()?))
     }
 
     fn dot(&self, x: &Tensor, y: &Tensor) -> Result<Scalar> {
-        Ok(Scalar::Device((wide(x)? * wide(y)?)?.sum_all()?))
+        let product = (summable(x)? * summable(y)?)?;
+        Ok(Scalar::Device(product.sum_all()?))
     }
 
     fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()> {

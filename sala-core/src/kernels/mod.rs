@@ -34,7 +34,8 @@
 //! Rounding: the fused element-wise forms perform the composed forms' operations in their order, one
 //! rounding each and never a fused multiply-add, on every instruction set. Sums are taken in f64, in a
 //! fixed order that depends neither on the instruction set nor on the number of threads, so the same
-//! run gives the same bits everywhere; the composed forms sum f32 in f32.
+//! run gives the same bits everywhere; the composed forms sum in f64 on the CPU, and elsewhere in f32 along
+//! the tree of the device.
 
 mod access;
 mod composed;

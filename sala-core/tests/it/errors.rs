@@ -1,10 +1,14 @@
 //! Whatever goes wrong in a pass leaves weights and state as they were, and says what it was.
 
 use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::Optimizer;
 use sala_core::{
-    Clip, Error, Evaluation, Minimizer, Objective, ParamSet, ParamsSala, ParamsSam, ParamsSamEvery,
-    ParamsSgd, Pass, Sala, Sam, SamEvery, Sgd,
-    catalogue::{Base, Method, build},
+    Averaged, Clip, Descend, Error, Evaluation, Lookahead, Minimizer, MomentumAtPull, Objective,
+    ParamSet, ParamsAsam, ParamsAveraged, ParamsFriendlySam, ParamsGsam, ParamsLookSam,
+    ParamsLookahead, ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSamEvery, ParamsSgd, Pass,
+    Sam, Sgd,
+    catalogue::{Base, Direction, Method, build},
+    perturb::RhoScale,
     testing::assert_same_bits,
 };
 
@@ -51,7 +55,11 @@ fn survives(
         }
         let climbs = matches!(
             method,
-            Method::Sam(_) | Method::Asam(_) | Method::SamEvery(_)
+            Method::Sam(_)
+                | Method::Asam(_)
+                | Method::SamEvery(_)
+                | Method::LookSam(_)
+                | Method::Gsam(_)
         );
         assert!(
             failures > 0 || !climbs || failing == Pass::Clean,
@@ -192,73 +200,243 @@ fn a_panic_in_the_perturbed_pass_leaves_the_weights_unperturbed() {
 }
 
 #[test]
+fn a_gradient_of_another_dtype_is_refused() {
+    struct Wide(Var);
+    impl Objective for Wide {
+        fn evaluate(&mut self, _: Pass) -> candle_core::Result<Evaluation> {
+            let mut outcome = Evaluation::of_loss(self.0.sqr()?.sum_all()?)?;
+            let wrong = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
+            outcome.grads.insert(&self.0, wrong);
+            Ok(outcome)
+        }
+    }
+    let w = Var::new(&[1f64, 2.0], &Device::Cpu).unwrap();
+    let params = ParamSet::new([("w", w.clone())]).unwrap();
+    let base = Base::Sgd(ParamsSgd::default());
+    let mut optimizer = build(params, &base, &Method::Base, None).unwrap();
+    let message = optimizer.step(&mut Wide(w)).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "clean pass: the gradient of `w` must be F64 on Cpu, got F32 on Cpu"
+    );
+}
+
+/// Every constructor with a value that it must refuse, and how the error must begin.
+#[test]
 fn configurations_are_checked_by_every_constructor() {
     let problem = Problem::new(DType::F32);
     let params = || problem.params();
-    let base = || Sgd::new(&params(), ParamsSgd::default()).unwrap();
-    let sala = ParamsSala::default();
-    let messages = [
-        Sala::new(params(), base(), ParamsSala { k: 0, ..sala }).unwrap_err(),
-        Sala::new(params(), base(), ParamsSala { alpha: 1.5, ..sala }).unwrap_err(),
-        Sala::new(
-            params(),
-            base(),
-            ParamsSala {
+    let sgd = || Sgd::new(&params(), ParamsSgd::default()).unwrap();
+    let built = |method| build(params(), &Base::Sgd(ParamsSgd::default()), &method, None).err();
+    let (sam, sala) = (ParamsSam::default(), ParamsSala::default());
+    let bad_sam = ParamsSam { rho: -0.1, ..sam };
+    let stable = ParamsSam {
+        stable: true,
+        ..sam
+    };
+    let zero_rate = RhoScale::LearningRate { reference: 0.0 };
+    let adaptive = Direction::Adaptive {
+        eta: -1.0,
+        weights_only: false,
+    };
+    let momentum = Direction::Momentum { mu: 0.9 };
+    let errors = [
+        (
+            built(Method::Sala(ParamsSala { k: 0, ..sala })),
+            "ParamsSala.k must be >= 1, got 0",
+        ),
+        (
+            built(Method::Sala(ParamsSala { alpha: 1.5, ..sala })),
+            "ParamsSala.alpha must be in [0, 1], got 1.5",
+        ),
+        (
+            built(Method::Sala(ParamsSala {
                 rho: f64::NAN,
                 ..sala
-            },
-        )
-        .unwrap_err(),
-        Sala::new(
-            params(),
-            base(),
-            ParamsSala {
+            })),
+            "ParamsSala.rho must be finite and >= 0, got NaN",
+        ),
+        (
+            built(Method::Sala(ParamsSala {
                 direction_fraction: 0.0,
                 ..sala
-            },
-        )
-        .unwrap_err(),
-        Sam::new(
-            params(),
-            base(),
-            ParamsSam {
-                rho: -0.1,
+            })),
+            "ParamsSala.direction_fraction must be in (0, 1], got 0",
+        ),
+        (
+            built(Method::Sala(ParamsSala {
+                scale: zero_rate,
+                ..sala
+            })),
+            "RhoScale::LearningRate.reference must be finite and > 0, got 0",
+        ),
+        (
+            built(Method::SalaOver(sala, adaptive)),
+            "Adaptive.eta must be finite and >= 0, got -1",
+        ),
+        (
+            built(Method::SalaOver(
+                ParamsSala {
+                    stable: true,
+                    ..sala
+                },
+                momentum,
+            )),
+            "SlowAscend.blend must be the gradient at the perturbed weights as it is",
+        ),
+        (
+            built(Method::Sam(bad_sam)),
+            "ParamsSam.rho must be finite and >= 0, got -0.1",
+        ),
+        (
+            built(Method::Sam(ParamsSam {
+                micro_batches: 0,
+                ..sam
+            })),
+            "ParamsSam.micro_batches must be >= 1, got 0",
+        ),
+        (
+            built(Method::Asam(ParamsAsam {
+                eta: f64::INFINITY,
                 ..Default::default()
-            },
-        )
-        .unwrap_err(),
-        SamEvery::new(
-            params(),
-            base(),
-            ParamsSamEvery {
+            })),
+            "ParamsAsam.eta must be finite and >= 0, got inf",
+        ),
+        (
+            built(Method::SamEvery(ParamsSamEvery {
                 k: 0,
                 ..Default::default()
-            },
-        )
-        .unwrap_err(),
-        Sgd::new(
-            &params(),
-            ParamsSgd {
-                lr: -1.0,
+            })),
+            "EveryK.k must be >= 1, got 0",
+        ),
+        (
+            built(Method::LookSam(ParamsLookSam {
+                alpha: -0.5,
                 ..Default::default()
-            },
-        )
-        .unwrap_err(),
-        Sam::new(params(), base(), ParamsSam::default())
-            .unwrap()
-            .with_clip(Clip::Norm(0.0))
-            .unwrap_err(),
-    ]
-    .map(|error| error.to_string());
-    let wanted = [
-        "ParamsSala.k must be >= 1, got 0",
-        "ParamsSala.alpha must be in [0, 1], got 1.5",
-        "ParamsSala.rho must be finite and >= 0, got NaN",
-        "ParamsSala.direction_fraction must be in (0, 1], got 0",
-        "ParamsSam.rho must be finite and >= 0, got -0.1",
-        "EveryK.k must be >= 1, got 0",
-        "ParamsSgd.lr must be finite and >= 0, got -1",
-        "Clip.Norm must be finite and > 0, got 0",
+            })),
+            "Reuse.alpha must be finite and >= 0, got -0.5",
+        ),
+        (
+            built(Method::LookSam(ParamsLookSam {
+                sam: stable,
+                ..Default::default()
+            })),
+            "ParamsLookSam.sam.stable must be false",
+        ),
+        (
+            built(Method::Gsam(ParamsGsam {
+                alpha: f64::NAN,
+                ..Default::default()
+            })),
+            "SurrogateGap.alpha must be finite and >= 0, got NaN",
+        ),
+        (
+            built(Method::FriendlySam(ParamsFriendlySam {
+                lambda: 1.0,
+                ..Default::default()
+            })),
+            "Friendly.lambda must be in [0, 1), got 1",
+        ),
+        (
+            built(Method::MomentumSam(ParamsMomentumSam {
+                mu: 1.0,
+                ..Default::default()
+            })),
+            "Momentum.mu must be in [0, 1), got 1",
+        ),
+        (
+            built(Method::Lookahead(ParamsLookahead {
+                k: 0,
+                ..Default::default()
+            })),
+            "ParamsLookahead.k must be >= 1, got 0",
+        ),
+        (
+            Sgd::new(
+                &params(),
+                ParamsSgd {
+                    lr: -1.0,
+                    ..Default::default()
+                },
+            )
+            .err(),
+            "ParamsSgd.lr must be finite and >= 0, got -1",
+        ),
+        (
+            Sam::new(params(), sgd(), sam)
+                .unwrap()
+                .with_clip(Clip::Norm(0.0))
+                .err(),
+            "Clip.Norm must be finite and > 0, got 0",
+        ),
+        (
+            Sam::new(params(), sgd(), sam)
+                .unwrap()
+                .with_clip(Clip::Value(-1.0))
+                .err(),
+            "Clip.Value must be finite and > 0, got -1",
+        ),
+        (
+            Sam::new(params(), sgd(), sam)
+                .unwrap()
+                .set_rho(f64::NAN)
+                .err(),
+            "Radius.rho must be finite and >= 0, got NaN",
+        ),
+        (
+            Sam::new(params(), sgd(), sam)
+                .unwrap()
+                .set_weight_decay(-1.0)
+                .err(),
+            "Minimizer.weight_decay must be finite and >= 0, got -1",
+        ),
+        (
+            Averaged::new(
+                sgd_alone(&params()),
+                ParamsAveraged {
+                    every: 0,
+                    ..Default::default()
+                },
+            )
+            .err(),
+            "ParamsAveraged.every must be >= 1, got 0",
+        ),
     ];
-    assert_eq!(messages, wanted);
+    for (error, wanted) in errors {
+        let message = error.map(|e| e.to_string()).unwrap_or_default();
+        assert!(
+            message.starts_with(wanted),
+            "wanted {wanted}, got {message}"
+        );
+    }
+}
+
+fn sgd_alone(params: &ParamSet) -> Descend<Sgd> {
+    Descend::new(
+        params.clone(),
+        Sgd::new(params, ParamsSgd::default()).unwrap(),
+    )
+}
+
+#[test]
+fn what_only_built_in_bases_can_do_is_refused_over_another_by_name() {
+    let problem = Problem::new(DType::F32);
+    let adamw = || candle_nn::AdamW::new(problem.params().vars(), Default::default()).unwrap();
+    let config = ParamsLookahead {
+        momentum: MomentumAtPull::Reset,
+        ..Default::default()
+    };
+    let message = Lookahead::new(problem.params(), adamw(), config)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("needs Sgd or Adam as its base"),
+        "{message}"
+    );
+    let mut sam = Sam::new(problem.params(), adamw(), ParamsSam::default()).unwrap();
+    assert!(sam.weight_decay().is_none());
+    assert!(matches!(
+        sam.set_weight_decay(0.1),
+        Err(Error::ForeignBase { .. })
+    ));
 }

@@ -15,18 +15,23 @@ use crate::methods::combinations;
 struct Bowl {
     large: Var,
     small: Var,
+    /// aᵢ of the large one, between ½ and 1½: where all were the same, a gradient would hardly turn on
+    /// the way up, and methods that divide by how much it turns would amplify rounding.
+    curvature: Tensor,
 }
 
 impl Bowl {
     fn new(dtype: DType) -> Self {
-        let wave = |len: usize| {
-            let values: Vec<f64> = (0..len).map(|i| (0.3 * i as f64).cos()).collect();
+        let wave = |len: usize, pace: f64| {
+            let values: Vec<f64> = (0..len).map(|i| (pace * i as f64).cos()).collect();
             let tensor = Tensor::new(values, &Device::Cpu).unwrap();
-            Var::from_tensor(&tensor.to_dtype(dtype).unwrap()).unwrap()
+            tensor.to_dtype(dtype).unwrap()
         };
+        let len = 50_001;
         Self {
-            large: wave(50_001),
-            small: wave(3),
+            large: Var::from_tensor(&wave(len, 0.3)).unwrap(),
+            small: Var::from_tensor(&wave(3, 0.3)).unwrap(),
+            curvature: wave(len, 0.7).affine(0.5, 1.0).unwrap(),
         }
     }
 
@@ -35,7 +40,7 @@ impl Bowl {
     }
 
     fn loss(&self) -> candle_core::Result<Tensor> {
-        let large = (self.large.sqr()?.sum_all()? * 0.5)?;
+        let large = ((self.large.sqr()? * &self.curvature)?.sum_all()? * 0.5)?;
         (self.small.sqr()?.sum_all()? * 0.8)? + large
     }
 

@@ -10,10 +10,13 @@
 
 mod conformance;
 mod errors;
+mod forms;
 mod kernels;
 mod methods;
 mod oracle;
 mod order;
+mod precision;
 mod resume;
+mod settings;
 mod threelines;
 mod trajectory;

@@ -2,9 +2,11 @@
 
 use candle_core::{Device, Tensor, Var};
 use sala_core::{
-    ParamSet, ParamsAdam, ParamsAsam, ParamsLookahead, ParamsSala, ParamsSam, ParamsSamEvery,
-    ParamsSgd, Pass, SlowInit,
-    catalogue::{Base, Method},
+    MomentumAtPull, ParamSet, ParamsAdam, ParamsAsam, ParamsFriendlySam, ParamsGsam, ParamsLookSam,
+    ParamsLookahead, ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSamEvery, ParamsSgd, Pass,
+    SlowInit,
+    catalogue::{Base, Direction, Method},
+    perturb::RhoScale,
 };
 
 pub fn bases() -> Vec<(&'static str, Base)> {
@@ -37,15 +39,69 @@ pub fn methods() -> Vec<(&'static str, Method)> {
         rho: 0.15,
         ..Default::default()
     };
+    let mut all = without_slow_weights(sam);
+    all.extend(with_slow_weights(sala));
+    all
+}
+
+fn without_slow_weights(sam: ParamsSam) -> Vec<(&'static str, Method)> {
+    let stable = ParamsSam {
+        stable: true,
+        ..sam
+    };
+    let look = ParamsLookSam {
+        k: 3,
+        sam,
+        ..Default::default()
+    };
+    let friendly = ParamsFriendlySam {
+        sam,
+        ..Default::default()
+    };
+    let momentum = ParamsMomentumSam {
+        rho: 0.1,
+        ..Default::default()
+    };
+    let gsam = ParamsGsam {
+        sam,
+        ..Default::default()
+    };
     vec![
         ("base", Method::Base),
-        ("lookahead", Method::Lookahead(ParamsLookahead::default())),
         ("sam", Method::Sam(sam)),
+        ("stable-sam", Method::Sam(stable)),
         ("asam", Method::Asam(ParamsAsam::default())),
         (
             "sam-every-2",
             Method::SamEvery(ParamsSamEvery { k: 2, sam }),
         ),
+        ("look-sam", Method::LookSam(look)),
+        ("gsam", Method::Gsam(gsam)),
+        ("friendly-sam", Method::FriendlySam(friendly)),
+        ("momentum-sam", Method::MomentumSam(momentum)),
+    ]
+}
+
+fn with_slow_weights(sala: ParamsSala) -> Vec<(&'static str, Method)> {
+    let lookahead = |momentum| {
+        Method::Lookahead(ParamsLookahead {
+            momentum,
+            ..Default::default()
+        })
+    };
+    let adaptive = Direction::Adaptive {
+        eta: 0.01,
+        weights_only: false,
+    };
+    let friendly = Direction::Friendly {
+        sigma: 1.0,
+        lambda: 0.9,
+    };
+    let over = |direction| Method::SalaOver(ParamsSala { rho: 0.3, ..sala }, direction);
+    vec![
+        ("lookahead", lookahead(MomentumAtPull::Keep)),
+        ("lookahead-reset", lookahead(MomentumAtPull::Reset)),
+        ("lookahead-pull-back", lookahead(MomentumAtPull::PullBack)),
         ("sala", Method::Sala(sala)),
         ("sala-k1", Method::Sala(ParamsSala { k: 1, ..sala })),
         (
@@ -62,6 +118,17 @@ pub fn methods() -> Vec<(&'static str, Method)> {
                 ..sala
             }),
         ),
+        (
+            "sala-relative",
+            Method::Sala(ParamsSala {
+                rho: 0.05,
+                scale: RhoScale::ParameterNorm,
+                ..sala
+            }),
+        ),
+        ("sala-adaptive", over(adaptive)),
+        ("sala-friendly", over(friendly)),
+        ("sala-momentum", over(Direction::Momentum { mu: 0.9 })),
     ]
 }
 
@@ -116,7 +183,16 @@ impl Problem {
     }
 
     pub fn loss(&self, pass: Pass) -> candle_core::Result<Tensor> {
-        let (x, y) = (pass.take(&self.inputs)?, pass.take(&self.targets)?);
+        self.loss_of(&pass.take(&self.inputs)?, &pass.take(&self.targets)?)
+    }
+
+    /// The loss of some of the eight rows.
+    pub fn loss_of_rows(&self, start: usize, count: usize) -> candle_core::Result<Tensor> {
+        let rows = |t: &Tensor| t.narrow(0, start, count);
+        self.loss_of(&rows(&self.inputs)?, &rows(&self.targets)?)
+    }
+
+    fn loss_of(&self, x: &Tensor, y: &Tensor) -> candle_core::Result<Tensor> {
         (x.matmul(&self.first)?.tanh()?.matmul(&self.second)? - y)?
             .sqr()?
             .mean_all()

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use sala_core::{
-    Minimizer, Pass, Stateful,
+    Average, Averaged, LossScaler, Minimizer, ParamsAveraged, ParamsLossScaler, Pass, Resumable,
+    Stateful,
     catalogue::{Base, Method, build},
     checkpoint::Checkpoint,
+    schedule::{Cosine, Scheduler},
     state::{State, StateReader},
-    testing::assert_same_bits,
+    testing::{TRAJECTORY_F32, Tolerance, assert_same_bits},
 };
 
 use crate::methods::{Problem, combinations};
@@ -37,7 +39,7 @@ fn save(problem: &Problem, optimizer: &impl Stateful, path: &Path) {
     checkpoint.save(path).unwrap();
 }
 
-fn resume(base: &Base, method: &Method, path: &Path) -> (Problem, Box<dyn sala_core::Resumable>) {
+fn resume(base: &Base, method: &Method, path: &Path) -> (Problem, Box<dyn Resumable>) {
     let checkpoint = Checkpoint::load(path, &Device::Cpu).unwrap();
     let problem = Problem::new(DType::F32);
     // Other weights than the saved ones: slow weights that were not loaded would show.
@@ -111,5 +113,147 @@ fn a_state_that_does_not_fit_changes_nothing() {
             optimizer.load_state(&State::new("Other")).is_err(),
             "{name}"
         );
+    }
+}
+
+// Catches a part that is missing from the file: the average, the schedule's position, the scaler's count.
+#[test]
+fn optimizer_average_schedule_and_scaler_resume_from_one_file() {
+    struct Run {
+        problem: Problem,
+        optimizer: Averaged<Box<dyn Resumable>>,
+        scheduler: Scheduler,
+        scaler: LossScaler,
+    }
+    impl Run {
+        fn new(method: &Method) -> Self {
+            let problem = Problem::new(DType::F32);
+            let base = Base::Sgd(sala_core::ParamsSgd {
+                momentum: 0.9,
+                ..Default::default()
+            });
+            let inner = build(problem.params(), &base, method, None).unwrap();
+            let config = ParamsAveraged {
+                average: Average::Equal,
+                start: 2,
+                every: 2,
+            };
+            let scaling = ParamsLossScaler {
+                interval: 4,
+                ..Default::default()
+            };
+            Self {
+                optimizer: Averaged::new(inner, config).unwrap(),
+                scheduler: Scheduler::new()
+                    .learning_rate(0.05, Cosine::new(20).unwrap())
+                    .unwrap(),
+                scaler: LossScaler::new(scaling).unwrap(),
+                problem,
+            }
+        }
+
+        fn advance(&mut self, steps: usize) {
+            for _ in 0..steps {
+                self.scheduler.advance(&mut self.optimizer).unwrap();
+                let loss = &mut |pass: Pass| self.problem.loss(pass);
+                let report = self.scaler.step(&mut self.optimizer, loss).unwrap();
+                assert!(report.is_some());
+            }
+        }
+
+        fn save(&self, path: &Path) {
+            let mut model = State::new("Problem");
+            for (name, var) in self.problem.named() {
+                model.set_tensor(name, &var).unwrap();
+            }
+            Checkpoint::new()
+                .with("model", model)
+                .with("optimizer", self.optimizer.state().unwrap())
+                .with("scheduler", self.scheduler.state().unwrap())
+                .with("scaler", self.scaler.state().unwrap())
+                .save(path)
+                .unwrap();
+        }
+
+        fn load(method: &Method, path: &Path) -> Self {
+            let mut run = Self::new(method);
+            let file = Checkpoint::load(path, &Device::Cpu).unwrap();
+            let section = |name: &str| file.section(name).unwrap();
+            let mut model = StateReader::new("Problem", section("model")).unwrap();
+            for (name, var) in run.problem.named() {
+                var.set(&model.tensor(&name, &var).unwrap()).unwrap();
+            }
+            model.finish().unwrap();
+            run.optimizer.load_state(section("optimizer")).unwrap();
+            run.scheduler.load_state(section("scheduler")).unwrap();
+            run.scaler.load_state(section("scaler")).unwrap();
+            run
+        }
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run.safetensors");
+    for (name, method) in crate::methods::methods() {
+        let mut whole = Run::new(&method);
+        whole.advance(11);
+        for interrupted_after in [0, 1, 4, 7] {
+            let mut first = Run::new(&method);
+            first.advance(interrupted_after);
+            first.save(&path);
+            let mut second = Run::load(&method, &path);
+            second.advance(11 - interrupted_after);
+            assert_eq!(
+                second.scaler.scale().to_bits(),
+                whole.scaler.scale().to_bits()
+            );
+            let slow = |run: &Run| {
+                run.optimizer
+                    .slow_weights()
+                    .unwrap()
+                    .tensors()
+                    .unwrap()
+                    .to_vec()
+            };
+            let pairs = slow(&second).into_iter().zip(slow(&whole));
+            for (got, wanted) in pairs.chain(
+                second
+                    .problem
+                    .weights()
+                    .into_iter()
+                    .zip(whole.problem.weights()),
+            ) {
+                assert_same_bits(name, &got, &wanted);
+            }
+        }
+    }
+}
+
+// A run may go on in another precision. From f64 to f32 every saved number is rounded once, so the
+// continuation is an f32 run from rounded numbers: it stays within the tolerance of f32 trajectories.
+#[test]
+fn a_run_continues_in_another_precision_within_the_tolerance_of_f32() {
+    let near = Tolerance {
+        atol: 1e-5,
+        ..TRAJECTORY_F32
+    };
+    for (name, base, method) in combinations() {
+        for (from, to) in [(DType::F64, DType::F32), (DType::F32, DType::F64)] {
+            let first = Problem::new(from);
+            let mut one = build(first.params(), &base, &method, None).unwrap();
+            advance(&first, &mut one, 6);
+            let second = Problem::new(to);
+            let mut two = build(second.params(), &base, &method, None).unwrap();
+            two.load_state(&one.state().unwrap()).unwrap();
+            for ((_, old), (_, new)) in first.named().iter().zip(second.named()) {
+                new.set(&old.to_dtype(to).unwrap().copy().unwrap().detach())
+                    .unwrap();
+            }
+            advance(&first, &mut one, 6);
+            advance(&second, &mut two, 6);
+            for (got, wanted) in second.weights().iter().zip(&first.weights()) {
+                assert_eq!(got.dtype(), to, "{name}");
+                near.assert_tensors(&format!("{name} from {from:?}"), got, wanted);
+            }
+        }
     }
 }
