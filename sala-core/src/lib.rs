@@ -1,6 +1,6 @@
 //! Sharpness-aware optimizers for candle: [`Sala`] (Sharpness-Aware Lookahead), [`Sam`], [`Asam`],
-//! [`SamEvery`] and [`Lookahead`] over any [`candle_nn::Optimizer`], with [`Sgd`] and [`Adam`] as
-//! built-in bases.
+//! [`SamEvery`], [`LookSam`], [`Gsam`], [`FriendlySam`], [`MomentumSam`] and [`Lookahead`] over any
+//! [`candle_nn::Optimizer`], with [`Sgd`] and [`Adam`] as built-in bases.
 //!
 //! A step hands the optimizer a closure that computes the loss, because these methods may evaluate
 //! it twice:
@@ -33,8 +33,9 @@
 //! # The algebra
 //!
 //! A method is a **base rule** ([`base`]) × **slow weights** ([`slow`]) × a **perturbation**
-//! ([`perturb`]) × a **policy** that says when to climb ([`policy`]). The types of [`compose`] put
-//! the factors together; the [`catalogue`] names the usual combinations and lists their costs.
+//! ([`perturb`]) × a **policy** that says when to climb ([`policy`]) × a **blend** that says which gradient
+//! updates the weights then ([`blend`]). The types of [`compose`] put the factors together; the
+//! [`catalogue`] names the usual combinations and lists their costs.
 //!
 //! # What a training loop must know
 //!
@@ -46,6 +47,13 @@
 //!   cut gradients without a word; here that is [`Error::MissingGradient`].
 //! - Evaluate Lookahead and SALA on their slow weights ([`Minimizer::with_slow_weights`]).
 //! - [`ParamSet::from_varmap`] leaves out running statistics, which candle keeps among the variables.
+//!
+//! # Half precision
+//!
+//! bf16 and f16 parameters are updated in f32 and rounded once; [`ParamSet::with_f32_masters`] keeps f32
+//! copies so that small updates add up, and [`LossScaler`] keeps small gradients of f16 from vanishing.
+//! Saved states convert: a run may go on in another precision or on another device, within the rounding of the
+//! saved numbers (f64 ↔ f32: the tolerance of f32 trajectories).
 //!
 //! # Speed
 //!
