@@ -76,7 +76,7 @@ impl ParamsLookahead {
     /// Checks every field.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) that names the field.
+    /// [`Error::Config`] that names the field.
     pub fn validate(&self) -> Result<()> {
         check::at_least_one("ParamsLookahead", "k", self.k)?;
         check::unit("ParamsLookahead", "alpha", self.alpha)
