@@ -8,10 +8,11 @@
 //! rest, and `RAYON_NUM_THREADS` sets the threads of both sides.
 //!
 //! A round measures the memory (see `optimizer_step.rs`, which explains the floor), then every case once
-//! and PyTorch's forms of it right behind, so that what else the machine does hits all alike. Each case is made anew in each
-//! round and freed before the next, takes two cycles to warm up and is then timed for a while; a round
-//! counts as the median of its cycles. What the tables show are medians over rounds, and ratios are taken
-//! within a round first. The slow forms, composed and `candle_nn`'s, come last, in every third round.
+//! and PyTorch's forms of it right behind, so that what else the machine does hits all alike. Each case
+//! is made anew in each round and freed before the next, takes two cycles to warm up and is then timed
+//! for a while; a round counts as the median of its cycles. What the tables show are medians over rounds,
+//! and ratios are taken within a round first. The slow forms, composed and `candle_nn`'s, come last, in
+//! every third round, and take one cycle to warm up.
 //!
 //! Gradients are given on both sides: it is the optimizer's own work that is timed. PyTorch is fused and
 //! multi-tensor (foreach); its Lookahead and SAM are written in `scripts/optimizer_step_torch.py` with
@@ -37,10 +38,23 @@ use serde_json::{Value, json};
 
 use networks::{CASES, Case, FLOOR_BYTES, Network, Step, median, update_in_place};
 
-const WARM_UP_CYCLES: u32 = 2;
-const LEAST_CYCLES: usize = 3;
+/// How long a case is measured at least.
+#[derive(Clone, Copy)]
+struct Least {
+    warm_up: u32,
+    cycles: usize,
+}
 
-/// Slow forms take part in one round of so many.
+const LEAST: Least = Least {
+    warm_up: 2,
+    cycles: 3,
+};
+
+/// Slow forms take seconds a cycle and part in one round of so many.
+const SLOW: Least = Least {
+    warm_up: 1,
+    cycles: 1,
+};
 const SLOW_EVERY: usize = 3;
 
 /// What PyTorch is asked for: rule and form.
@@ -148,12 +162,12 @@ impl Drop for Torch {
     }
 }
 
-/// Milliseconds of a step in each cycle, for so long and no fewer than three times.
-fn measure(step: &mut Step, cycle: u32, seconds: f64) -> Vec<f64> {
-    (0..WARM_UP_CYCLES * cycle).for_each(|_| step());
+/// Milliseconds of a step in each cycle, for so long and no fewer times than `least`.
+fn measure(step: &mut Step, cycle: u32, seconds: f64, least: Least) -> Vec<f64> {
+    (0..least.warm_up * cycle).for_each(|_| step());
     let begin = Instant::now();
     let mut times = Vec::new();
-    while times.len() < LEAST_CYCLES || begin.elapsed() < Duration::from_secs_f64(seconds) {
+    while times.len() < least.cycles || begin.elapsed() < Duration::from_secs_f64(seconds) {
         let start = Instant::now();
         (0..cycle).for_each(|_| step());
         times.push(start.elapsed().as_secs_f64() * 1e3 / f64::from(cycle));
@@ -278,18 +292,28 @@ fn rounds(network: &Network, arguments: &Arguments, torch: &mut Option<Torch>) -
         println!("{}: round {} of {rounds}", network.name, round + 1);
         measured.round = round;
         let len = network.params.num_elements();
-        let floor = median(measure(&mut update_in_place(len), 1, arguments.seconds));
+        let floor = median(measure(
+            &mut update_in_place(len),
+            1,
+            arguments.seconds,
+            LEAST,
+        ));
         measured
             .rate
             .push(FLOOR_BYTES * len as f64 / floor.context("no measurement")?);
         // Made here and dropped here: the state of one case at a time.
-        let ours = |case: &Case, choice| {
+        let ours = |case: &Case, choice, least| {
             with_choice(choice, || {
-                measure(&mut (case.make)(network), case.cycle, arguments.seconds)
+                measure(
+                    &mut (case.make)(network),
+                    case.cycle,
+                    arguments.seconds,
+                    least,
+                )
             })
         };
         for case in CASES.iter().filter(|case| case.has_kernels) {
-            measured.add(network, case, "fused", ours(case, Choice::Auto));
+            measured.add(network, case, "fused", ours(case, Choice::Auto, LEAST));
             let Some(torch) = torch.as_mut() else {
                 continue;
             };
@@ -309,7 +333,7 @@ fn rounds(network: &Network, arguments: &Arguments, torch: &mut Option<Torch>) -
                 } else {
                     "candle_nn"
                 };
-                measured.add(network, case, form, ours(case, Choice::Composed));
+                measured.add(network, case, form, ours(case, Choice::Composed, SLOW));
             }
         }
     }

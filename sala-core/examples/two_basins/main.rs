@@ -246,8 +246,8 @@ mod tests {
     }
 
     #[test]
-    fn without_an_ascent_sam_stays_in_the_sharp_basin() {
-        assert_eq!(ends(0.0)[2], "sharp");
+    fn without_an_ascent_all_end_in_the_sharp_basin() {
+        assert_eq!(ends(0.0), ["sharp"; 4]);
     }
 
     #[test]
