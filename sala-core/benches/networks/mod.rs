@@ -235,32 +235,20 @@ const SGD: f64 = 20.0;
 const ADAM: f64 = 28.0;
 /// Writing w + ε beside w; to restore moves nothing.
 const PERTURB: f64 = 12.0;
-/// A copy.
-const COPY: f64 = 8.0;
 /// The pull of slow weights within a step, whose weights are at hand; so is a return to them.
 const PULL: f64 = 8.0;
 
-/// SALA's cycle without a climb, and what a climb adds: the copy that it starts from, the direction's
-/// norm and the perturbation.
+/// SALA's cycle without a climb, and what a climb adds: the direction's norm and the perturbation.
 const fn sala_bytes(k: f64, climbs: bool) -> f64 {
     let walk = k * (NORM + SGD) + PULL;
-    if climbs {
-        walk + COPY + NORM + PERTURB
-    } else {
-        walk
-    }
+    if climbs { walk + NORM + PERTURB } else { walk }
 }
 
 pub(crate) const CASES: [Case; 10] = [
     Case::new("sgd-nesterov", 1, SGD, |n| bare(n, sgd(n))),
     Case::new("adamw", 1, ADAM, |n| bare(n, adamw(n))),
     Case::new("candle-nn-adamw", 1, ADAM, candle_adamw).without_kernels(),
-    Case::new(
-        "lookahead-k5-sgd",
-        5,
-        5.0 * SGD + PULL,
-        lookahead,
-    ),
+    Case::new("lookahead-k5-sgd", 5, 5.0 * SGD + PULL, lookahead),
     Case::new("sam-alone", 1, 2.0 * NORM + PERTURB, sam_alone),
     Case::new("descend-sgd", 1, NORM + SGD, descend),
     Case::new("sala-k2-climbs", 2, sala_bytes(2.0, true), |n| {

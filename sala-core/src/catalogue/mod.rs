@@ -15,7 +15,7 @@
 //! | [`Gsam`] | base × L2 × always × surrogate gap | 2 | 2 | Zhuang et al. 2022, arXiv:2203.08065 |
 //! | [`FriendlySam`] | base × friendly × always | 2 | 3 | Li et al. 2024, arXiv:2403.12350 |
 //! | [`MomentumSam`] | base × momentum × always | 1 | 2 | Becker et al. 2024, arXiv:2401.12033 |
-//! | [`Sala`] | base × slow weights × L2 × proximity | 1 + f/k | 2 | Tan et al. 2024, doi:10.1109/TPAMI.2024.3444002 |
+//! | [`Sala`] | base × slow weights × L2 × proximity | 1 + f/k | 1 | Tan et al. 2024, doi:10.1109/TPAMI.2024.3444002 |
 //!
 //! f is the share of cycles that climb. Where a method has a direction pass, taking it on the share q
 //! of the batch (`direction_fraction`) makes the second term q times as large. Copies count what a

@@ -129,7 +129,8 @@ where
         }
     }
 
-    fn update(&mut self, passes: Passes) -> Result<StepReport> {
+    fn update(&mut self, mut passes: Passes) -> Result<StepReport> {
+        self.climb.put_back(&mut passes)?;
         let step = self.descent.next_step();
         let grad_norm = passes.gradients.norm();
         self.descent.update(passes.gradients, None, None)?;

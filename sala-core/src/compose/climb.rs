@@ -26,6 +26,8 @@ pub(crate) struct Passes {
     pub(crate) evaluations: f64,
     /// Whether the gradients come from perturbed weights.
     pub(crate) ascent: bool,
+    /// The weights are still displaced; to be put back, or left to a base that steps from elsewhere.
+    pub(crate) displaced: Option<Displaced>,
 }
 
 /// What comes after a gradient.
@@ -34,7 +36,7 @@ pub(crate) enum Outcome {
     Perturbed,
     /// The next micro-batch is wanted.
     MicroBatch,
-    /// The weights are where they were; they can be updated.
+    /// All gradients are there; the weights can be put back and updated.
     Ready(Passes),
 }
 
@@ -212,8 +214,7 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
                 let Read {
                     loss, gradients, ..
                 } = unread.read(params, Vec::new())?;
-                self.saved = displaced.put_back()?;
-                self.finish((loss, 1.0, true), gradients, None)
+                self.finish((loss, 1.0, true), gradients, None, Some(displaced))
             }
             Stage::Begun(pass, None) => self.clean(params, pass, evaluation),
             climbed @ Stage::Climbed { .. } => {
@@ -293,7 +294,7 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             let numbers = (vector::norm_of(squares), dots.iter().sum());
             self.blend.between(numbers, &mut gradients)?;
         }
-        self.finish((loss, 1.0, false), gradients, at_weights)
+        self.finish((loss, 1.0, false), gradients, at_weights, None)
     }
 
     /// Takes the second gradient. An error leaves the step to be abandoned.
@@ -320,12 +321,12 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             others,
             ..
         } = unread.read(params, dots)?;
-        self.saved = displaced.put_back()?;
         let dot = others.iter().sum();
         self.blend.climbed(&direction, dot, &mut gradients)?;
         let at_weights = Some(direction.tensors).filter(|t| !t.is_empty());
         let evaluations = 1.0 + self.direction_fraction;
-        self.finish((loss, evaluations, true), gradients, at_weights)
+        let numbers = (loss, evaluations, true);
+        self.finish(numbers, gradients, at_weights, Some(displaced))
     }
 
     /// Adds one micro-batch, or is done with the only one.
@@ -334,18 +335,21 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         (loss, evaluations, ascent): (f64, f64, bool),
         gradients: Gradients,
         at_weights: Option<Vec<Tensor>>,
+        displaced: Option<Displaced>,
     ) -> Result<Outcome> {
         let mut passes = Passes {
             loss,
             gradients,
             evaluations,
             ascent,
+            displaced,
         };
         if self.micro_batches == 1 {
             let (at_weights, descent) = (at_weights.as_deref(), passes.gradients.tensors());
             self.perturbation.remember(at_weights, descent)?;
             return Ok(Outcome::Ready(passes));
         }
+        self.put_back(&mut passes)?;
         let mut tally = match self.tally.take() {
             Some(tally) => tally,
             None => Tally::new(passes.gradients.tensors())?,
@@ -361,6 +365,19 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             .gradients
             .replace(tally.sum, vector::norm_of(&squares));
         Ok(Outcome::Ready(passes))
+    }
+
+    /// Puts displaced weights back.
+    pub(crate) fn put_back(&mut self, passes: &mut Passes) -> Result<()> {
+        if let Some(displaced) = passes.displaced.take() {
+            self.saved = displaced.put_back()?;
+        }
+        Ok(())
+    }
+
+    /// Gives buffers for the next ascent to save the weights in.
+    pub(crate) fn lend(&mut self, buffers: Vec<Option<Tensor>>) {
+        self.saved = buffers;
     }
 
     /// Forgets a step that has begun; displaced weights return.
@@ -456,7 +473,7 @@ type Saved = Vec<Option<Tensor>>;
 /// While it lives, the parameters are displaced; when it is dropped, they are put back. Putting back
 /// exchanges the saved weights in: subtracting ε again would leave rounding errors behind.
 #[derive(Debug)]
-struct Displaced {
+pub(crate) struct Displaced {
     params: ParamSet,
     saved: Saved,
     /// How many parameters, from the first, are displaced.
@@ -489,6 +506,12 @@ impl Displaced {
         })?;
         params.publish()?;
         Ok(displaced)
+    }
+
+    /// Leaves the parameters to whoever overwrites them next; hands out the weights as they were.
+    pub(crate) fn leave(mut self) -> Saved {
+        self.moved = 0;
+        std::mem::take(&mut self.saved)
     }
 
     /// θ as it was; hands back the buffers.

@@ -19,8 +19,10 @@
 //!
 //! Cost: 1 + q f / k gradients a step, with f the share of cycles that climb and q the fraction of the
 //! batch of the direction pass. Over a built-in base the pull and the return to φ happen within the base's
-//! steps and add one pass over φ a cycle; a cycle that climbs adds a copy θ ← φ and the ascent. Over another
-//! base they are a pull and a copy of their own. Memory: one copy of the weights, two once it has climbed.
+//! steps and add one pass over φ a cycle; a cycle that climbs adds the ascent. Over another base they are a
+//! pull and a copy of their own. Memory: one copy of the weights. A climb needs no second one: close to
+//! its end a cycle's θ is discarded, so θ and φ exchange their memory, the ascent writes φ + ε over what θ has
+//! left behind, and the base steps from φ.
 //!
 //! Decisions:
 //! - the policy is asked once a cycle, at the pull, and its answer kept for the last step of the cycle:
@@ -163,6 +165,22 @@ where
         Ok(())
     }
 
+    /// Brings fast and slow weights to where they belong after the passes. Tells whether only the slow
+    /// weights do, so that the base has to step from them.
+    fn gather(&mut self, passes: &mut Passes) -> Result<bool> {
+        if !self.slow.is_in_params() {
+            self.climb.put_back(passes)?;
+            return Ok(false);
+        }
+        if let Some(displaced) = passes.displaced.take() {
+            // What the ascent saved is φ.
+            self.slow.reclaim(displaced.leave());
+            return Ok(true);
+        }
+        self.slow.settle(self.descent.params())?;
+        Ok(false)
+    }
+
     fn proceed(&mut self, outcome: Result<Outcome>) -> Result<Progress> {
         match outcome {
             Ok(Outcome::Perturbed) => Ok(Progress::Perturbed),
@@ -175,14 +193,14 @@ where
         }
     }
 
-    /// The weights are θ, which is φ if the passes climbed: the base's step, with the return before it and
-    /// the pull after it where they are due.
-    fn update(&mut self, passes: Passes) -> Result<StepReport> {
+    /// The base's step, with the return to φ before it and the pull after it where they are due.
+    fn update(&mut self, mut passes: Passes) -> Result<StepReport> {
         let step = self.descent.next_step();
-        let returns = step.is_multiple_of(self.k) && !self.near;
+        let ends = step.is_multiple_of(self.k);
         let pulls = (step + 1).is_multiple_of(self.k);
         let grad_norm = passes.gradients.norm();
-        if returns && pulls {
+        let from_slow = self.gather(&mut passes)? || (ends && !self.near);
+        if from_slow && pulls {
             // k = 1: the slow weights cannot be read and pulled in one sweep.
             self.slow.copy_to(self.descent.params())?;
         }
@@ -193,10 +211,10 @@ where
             let weight_squares = self.climb.weight_squares(self.descent.params())?;
             self.decide(step, &pulled, weight_squares)?;
             if self.near {
-                self.slow.copy_to(self.descent.params())?;
+                self.slow.move_into(self.descent.params())?;
             }
         } else {
-            let from = Some(&self.slow).filter(|_| returns);
+            let from = Some(&self.slow).filter(|_| from_slow);
             self.descent.update(passes.gradients, from, None)?;
         }
         let report = StepReport {
@@ -221,6 +239,9 @@ where
 {
     fn begin(&mut self) -> Result<Pass> {
         let climbs = self.near && self.descent.next_step().is_multiple_of(self.k);
+        if climbs && let Some(buffers) = self.slow.take_spare() {
+            self.climb.lend(buffers);
+        }
         let lr = self.learning_rate();
         self.climb.begin(self.descent.params(), lr, climbs)
     }

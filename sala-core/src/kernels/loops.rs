@@ -296,40 +296,27 @@ impl<T: Real> Update<T> for Adam<T> {
 #[derive(Clone, Copy)]
 pub(super) struct SquaredNorm;
 
-/// A single stream of reads leaves memory idle at each page's end: this many run side by side.
-const STREAMS: usize = 4;
-
 impl<T: Real> Rule<&[T]> for SquaredNorm {
     #[inline(always)]
     fn run(self, x: &[T]) -> f64 {
-        let mut sums = [[0.0; LANES]; STREAMS];
+        let mut sums = [0.0; LANES];
         let (rows, rest) = x.as_chunks::<LANES>();
-        let (front, back) = rows.split_at(rows.len() / 2);
-        let (a, b) = front.split_at(front.len() / 2);
-        let (c, d) = back.split_at(back.len() / 2);
-        let shortest = a.len();
-        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
-            add_squares(&mut sums[0], a);
-            add_squares(&mut sums[1], b);
-            add_squares(&mut sums[2], c);
-            add_squares(&mut sums[3], d);
+        for row in rows {
+            add_products(&mut sums, *row, *row);
         }
-        // The streams differ by a row at most.
-        for (sums, stream) in sums.iter_mut().zip([a, b, c, d]) {
-            for row in &stream[shortest..] {
-                add_squares(sums, row);
-            }
+        for &x in rest {
+            add_products(&mut sums, [x], [x]);
         }
-        add_squares(&mut sums[0], rest);
-        sums.map(total).iter().sum()
+        total(sums)
     }
 }
 
+/// Adds the products of a row to the first N sums. Whole rows by value: the compiler makes vectors of
+/// those, and of slices it does not.
 #[inline(always)]
-fn add_squares<T: Real>(sums: &mut [f64; LANES], row: &[T]) {
-    for (sum, x) in sums.iter_mut().zip(row) {
-        let x = x.wide();
-        *sum += x * x;
+fn add_products<T: Real, const N: usize>(sums: &mut [f64; LANES], x: [T; N], y: [T; N]) {
+    for i in 0..N {
+        sums[i] += x[i].wide() * y[i].wide();
     }
 }
 
@@ -349,17 +336,12 @@ impl<T: Real> Rule<(&[T], &[T])> for Dot {
         let (x, x_rest) = x.as_chunks::<LANES>();
         let (y, y_rest) = y.as_chunks::<LANES>();
         for (x, y) in x.iter().zip(y) {
-            add_products(&mut sums, x, y);
+            add_products(&mut sums, *x, *y);
         }
-        add_products(&mut sums, x_rest, y_rest);
+        for (&x, &y) in x_rest.iter().zip(y_rest) {
+            add_products(&mut sums, [x], [y]);
+        }
         total(sums)
-    }
-}
-
-#[inline(always)]
-fn add_products<T: Real>(sums: &mut [f64; LANES], x: &[T], y: &[T]) {
-    for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
-        *sum += x.wide() * y.wide();
     }
 }
 
@@ -382,16 +364,22 @@ impl<T: Real> Rule<(&mut [T], &[T])> for Accumulate<T> {
 pub(super) struct Adaptive<T>(pub(super) T);
 
 impl<T: Real> Adaptive<T> {
+    /// The direction of a row.
     #[inline(always)]
-    fn row(self, row: (&mut [T], &[T], &[T]), sums: &mut [f64; LANES]) {
-        let (direction, weights, gradient) = row;
-        let columns = direction.iter_mut().zip(weights).zip(gradient);
-        for (((d, &w), &g), sum) in columns.zip(sums) {
-            let magnitude = w.magnitude() + self.0;
-            let scaled = magnitude * g;
-            *d = magnitude * scaled;
-            *sum += scaled.wide() * scaled.wide();
+    fn row<const N: usize>(
+        self,
+        weights: [T; N],
+        gradient: [T; N],
+        sums: &mut [f64; LANES],
+    ) -> [T; N] {
+        let mut direction = gradient;
+        for i in 0..N {
+            let magnitude = weights[i].magnitude() + self.0;
+            let scaled = magnitude * gradient[i];
+            direction[i] = magnitude * scaled;
+            sums[i] += scaled.wide() * scaled.wide();
         }
+        direction
     }
 }
 
@@ -404,9 +392,11 @@ impl<T: Real> Rule<((&mut [T], &[T]), &[T])> for Adaptive<T> {
         let (w, w_rest) = weights.as_chunks::<LANES>();
         let (g, g_rest) = gradient.as_chunks::<LANES>();
         for ((d, w), g) in d.iter_mut().zip(w).zip(g) {
-            self.row((d, w, g), &mut sums);
+            *d = self.row(*w, *g, &mut sums);
         }
-        self.row((d_rest, w_rest, g_rest), &mut sums);
+        for ((d, w), g) in d_rest.iter_mut().zip(w_rest).zip(g_rest) {
+            [*d] = self.row([*w], [*g], &mut sums);
+        }
         total(sums)
     }
 }

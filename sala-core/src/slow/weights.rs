@@ -32,29 +32,94 @@ pub enum SlowInit {
 
 /// The slow copy of a [`ParamSet`]'s trainable parameters.
 #[derive(Debug)]
-pub struct SlowWeights {
-    /// In the order of the parameters, f32 where those are half precision; `None` until the first synchronisation of
-    /// [`SlowInit::FirstSync`].
-    weights: Option<Vec<Tensor>>,
+pub struct SlowWeights(Held);
+
+/// Where the slow weights are, in the order of the parameters; f32 where those are half precision.
+#[derive(Debug)]
+enum Held {
+    /// They do not exist until the first synchronisation of [`SlowInit::FirstSync`].
+    Nothing,
+    Apart(Vec<Tensor>),
+    /// The fast weights are discarded and the parameters hold the slow ones. `views` look at them;
+    /// `spare` is the memory that is free meanwhile.
+    InParams {
+        views: Vec<Tensor>,
+        spare: Vec<Option<Tensor>>,
+    },
 }
 
 impl SlowWeights {
     pub(crate) fn new(params: &ParamSet, init: SlowInit) -> Result<Self> {
-        let weights = match init {
-            SlowInit::Construction => Some(params.wide_snapshot()?),
-            SlowInit::FirstSync => None,
-        };
-        Ok(Self { weights })
+        Ok(Self(match init {
+            SlowInit::Construction => Held::Apart(params.wide_snapshot()?),
+            SlowInit::FirstSync => Held::Nothing,
+        }))
     }
 
     /// The slow tensors in the order of the parameters' names; `None` before they exist. Later steps
     /// may update them in place: copy them to keep their values.
     pub fn tensors(&self) -> Option<&[Tensor]> {
-        self.weights.as_deref()
+        match &self.0 {
+            Held::Nothing => None,
+            Held::Apart(tensors) | Held::InParams { views: tensors, .. } => Some(tensors),
+        }
     }
 
+    /// The tensors to be pulled within a base's step, if they are apart from the parameters.
     pub(crate) fn tensors_mut(&mut self) -> Option<&mut [Tensor]> {
-        self.weights.as_deref_mut()
+        match &mut self.0 {
+            Held::Apart(tensors) => Some(tensors),
+            Held::Nothing | Held::InParams { .. } => None,
+        }
+    }
+
+    pub(crate) fn is_in_params(&self) -> bool {
+        matches!(self.0, Held::InParams { .. })
+    }
+
+    /// θ ← φ, after which θ is lost: by exchanging their memory where their dtype is the same.
+    pub(crate) fn move_into(&mut self, params: &ParamSet) -> Result<()> {
+        let Held::Apart(slow) = &mut self.0 else {
+            return self.copy_to(params);
+        };
+        let same = |(s, p): (&Tensor, &Param)| s.dtype() == p.var().dtype();
+        if !slow.iter().zip(params).all(same) {
+            return self.copy_to(params);
+        }
+        kernels::run(params.tensors(), |kernels| {
+            for (slow, p) in slow.iter_mut().zip(params) {
+                kernels.of(p.var()).exchange(p.var(), slow)?;
+            }
+            Ok(())
+        })?;
+        let spare = std::mem::take(slow).into_iter().map(Some).collect();
+        let views = params.iter().map(|p| p.var().as_detached_tensor());
+        let views = views.collect();
+        self.0 = Held::InParams { views, spare };
+        params.publish()
+    }
+
+    /// The memory that is free while the parameters hold the slow weights.
+    pub(crate) fn take_spare(&mut self) -> Option<Vec<Option<Tensor>>> {
+        match &mut self.0 {
+            Held::InParams { spare, .. } => Some(std::mem::take(spare)),
+            Held::Nothing | Held::Apart(_) => None,
+        }
+    }
+
+    /// The slow weights were saved here while the parameters that held them were displaced.
+    pub(crate) fn reclaim(&mut self, saved: Vec<Option<Tensor>>) {
+        if let Some(tensors) = saved.into_iter().collect() {
+            self.0 = Held::Apart(tensors);
+        }
+    }
+
+    /// A copy apart from the parameters, if these hold the slow weights.
+    pub(crate) fn settle(&mut self, params: &ParamSet) -> Result<()> {
+        if self.is_in_params() {
+            self.0 = Held::Apart(params.wide_snapshot()?);
+        }
+        Ok(())
     }
 
     /// φ ← φ₀ + α (θ − φ₀), and θ ← φ if `fast` says so; yields the parts of ‖θ − φ₀‖₂², from which
@@ -65,10 +130,10 @@ impl SlowWeights {
         alpha: f64,
         fast: Fast,
     ) -> Result<Vec<Scalar>> {
-        let slow = match &mut self.weights {
-            Some(slow) => slow,
-            None => self.weights.insert(params.wide_snapshot()?),
-        };
+        if !matches!(self.0, Held::Apart(_)) {
+            self.0 = Held::Apart(params.wide_snapshot()?);
+        }
+        let slow = self.tensors_mut().unwrap_or_default();
         let squares = kernels::run(params.tensors(), |kernels| {
             let pull = |(slow, p): (&mut Tensor, &Param)| {
                 Ok(kernels
@@ -83,11 +148,11 @@ impl SlowWeights {
         Ok(squares)
     }
 
-    /// θ ← φ; nothing before φ exists.
+    /// θ ← φ; nothing before φ exists, or where θ holds it.
     pub(crate) fn copy_to(&self, params: &ParamSet) -> Result<()> {
-        match &self.weights {
-            Some(slow) => params.assign(slow),
-            None => Ok(()),
+        match &self.0 {
+            Held::Apart(slow) => params.assign(slow),
+            Held::Nothing | Held::InParams { .. } => Ok(()),
         }
     }
 
@@ -105,7 +170,7 @@ impl SlowWeights {
     }
 
     pub(crate) fn save(&self, params: &ParamSet, state: &mut State) -> Result<()> {
-        for (param, slow) in params.iter().zip(self.weights.iter().flatten()) {
+        for (param, slow) in params.iter().zip(self.tensors().unwrap_or_default()) {
             state.set_tensor(format!("slow.{}", param.name()), slow)?;
         }
         Ok(())
@@ -113,8 +178,8 @@ impl SlowWeights {
 
     /// Reads what [`SlowWeights::save`] wrote: all the weights or none.
     pub(crate) fn read(params: &ParamSet, reader: &mut StateReader) -> Result<Self> {
-        let weights = memory::read_all(params, reader, "slow.")?;
-        Ok(Self { weights })
+        let tensors = memory::read_all(params, reader, "slow.")?;
+        Ok(Self(tensors.map_or(Held::Nothing, Held::Apart)))
     }
 }
 
