@@ -1,5 +1,5 @@
-//! Integration tests: reference trajectories, conformance of every method, resuming, the order of
-//! passes, errors, kernels.
+//! Integration tests: reference trajectories, the published equations,
+//! conformance of every method, resuming, the order of passes, errors, kernels.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@
 )]
 
 mod conformance;
+mod equations;
 mod errors;
 mod kernels;
 mod methods;
