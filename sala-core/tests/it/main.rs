@@ -1,4 +1,4 @@
-//! Integration tests: reference trajectories, the published equations,
+//! Integration tests: reference trajectories, the published equations, steps computed by hand,
 //! conformance of every method, resuming, the order of passes, errors, kernels.
 
 #![allow(
@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+mod by_hand;
 mod conformance;
 mod equations;
 mod errors;
