@@ -1,5 +1,5 @@
-//! Integration tests: reference trajectories, conformance of every method, resuming, the order of
-//! passes, errors, kernels.
+//! Integration tests: reference trajectories, the published equations, steps computed by hand,
+//! conformance of every method, resuming, the order of passes, errors, kernels.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,7 +8,9 @@
     unreachable_pub
 )]
 
+mod by_hand;
 mod conformance;
+mod equations;
 mod errors;
 mod forms;
 mod kernels;
