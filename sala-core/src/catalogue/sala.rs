@@ -36,6 +36,8 @@ pub struct ParamsSala {
     pub direction_fraction: f64,
     /// Rescale the second gradient to the first's norm.
     pub stable: bool,
+    /// Perturb each of so many micro-batches on its own, as m-SAM does; see [`SlowAscend::per_micro_batch`].
+    pub micro_batches: usize,
 }
 
 impl Default for ParamsSala {
@@ -50,6 +52,7 @@ impl Default for ParamsSala {
             norm: AscentNorm::Global,
             direction_fraction: 1.0,
             stable: false,
+            micro_batches: 1,
         }
     }
 }
@@ -65,7 +68,8 @@ impl ParamsSala {
         check::unit(OWNER, "alpha", self.alpha)?;
         check::non_negative(OWNER, "rho", self.rho)?;
         self.radius()?;
-        check::fraction(OWNER, "direction_fraction", self.direction_fraction)
+        check::fraction(OWNER, "direction_fraction", self.direction_fraction)?;
+        check::at_least_one(OWNER, "micro_batches", self.micro_batches as u64)
     }
 
     fn radius(&self) -> Result<Radius> {
@@ -128,6 +132,7 @@ impl<B: Optimizer + 'static, P: Perturbation> Sala<B, P> {
             stable: config.stable,
         };
         Self::compose(params, base, slow, ascent, Proximity, blend)?
-            .with_direction_fraction(config.direction_fraction)
+            .with_direction_fraction(config.direction_fraction)?
+            .per_micro_batch(config.micro_batches)
     }
 }

@@ -1,7 +1,7 @@
 //! Whatever goes wrong in a pass leaves weights and state as they were, and says what it was.
 
 use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::Optimizer;
+use candle_nn::{Optimizer, ParamsAdamW};
 use sala_core::{
     Averaged, Clip, Descend, Error, Evaluation, Lookahead, Minimizer, MomentumAtPull, Objective,
     ParamSet, ParamsAsam, ParamsAveraged, ParamsFriendlySam, ParamsGsam, ParamsLookSam,
@@ -223,6 +223,10 @@ fn a_gradient_of_another_dtype_is_refused() {
 
 /// Every constructor with a value that it must refuse, and how the error must begin.
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table, one entry for each refused value"
+)]
 fn configurations_are_checked_by_every_constructor() {
     let problem = Problem::new(DType::F32);
     let params = || problem.params();
@@ -421,7 +425,7 @@ fn sgd_alone(params: &ParamSet) -> Descend<Sgd> {
 #[test]
 fn what_only_built_in_bases_can_do_is_refused_over_another_by_name() {
     let problem = Problem::new(DType::F32);
-    let adamw = || candle_nn::AdamW::new(problem.params().vars(), Default::default()).unwrap();
+    let adamw = || candle_nn::AdamW::new(problem.params().vars(), ParamsAdamW::default()).unwrap();
     let config = ParamsLookahead {
         momentum: MomentumAtPull::Reset,
         ..Default::default()

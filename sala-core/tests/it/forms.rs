@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor, Var};
 use sala_core::{
     Clip, Error, Evaluation, LossScaler, MicroBatches, Minimizer, ParamSet, ParamsLossScaler,
-    ParamsSam, ParamsSgd, Pass, Progress, Sam, Sgd, Stateful,
+    ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSgd, Pass, Progress, Sam, Sgd, Stateful,
     catalogue::{Base, Method, build},
     kernels::{Choice, with_choice},
     testing::{SCALAR, TRAJECTORY_F64, assert_same_bits, synchronisations, values},
@@ -114,7 +114,8 @@ fn phases_in_the_wrong_order_are_errors() {
     // A displacement without a gradient must have been made before the gradient is taken.
     let problem = Problem::new(DType::F64);
     let base = Sgd::new(&problem.params(), ParamsSgd::default()).unwrap();
-    let mut msam = sala_core::MomentumSam::new(problem.params(), base, Default::default()).unwrap();
+    let mut msam =
+        sala_core::MomentumSam::new(problem.params(), base, ParamsMomentumSam::default()).unwrap();
     msam.step(&mut |pass: Pass| problem.loss(pass)).unwrap();
     let before = problem.weights();
     let loss = Evaluation::of_loss(problem.loss(Pass::Clean).unwrap()).unwrap();
@@ -205,6 +206,41 @@ fn perturbing_each_micro_batch_is_another_method_that_costs_the_same() {
         .max_all()
         .unwrap();
     assert!(values(&apart)[0] > 1e-6, "the ascents are the same");
+}
+
+// Catches a SALA that returns to the wrong weights between micro-batches. At k = 1 and α = 1 the slow
+// weights are the fast ones, and every step climbs: that is SAM.
+#[test]
+fn sala_in_cycles_of_one_without_a_pull_is_sam_per_micro_batch_too() {
+    for micro_batches in [1, 4] {
+        let run = |method: &Method| {
+            let problem = Problem::new(DType::F64);
+            let (_, base) = bases().remove(0);
+            let mut optimizer = build(problem.params(), &base, method, None).unwrap();
+            let mut loss = part_loss(&problem, 4);
+            for _ in 0..6 {
+                let mut objective = MicroBatches::new(&problem.params(), 4, &mut loss);
+                assert!(optimizer.step(&mut objective).unwrap().ascent);
+            }
+            problem.weights()
+        };
+        let rho = 0.4;
+        let sam = run(&Method::Sam(ParamsSam {
+            rho,
+            micro_batches,
+            ..Default::default()
+        }));
+        let sala = run(&Method::Sala(ParamsSala {
+            k: 1,
+            alpha: 1.0,
+            rho,
+            micro_batches,
+            ..Default::default()
+        }));
+        for (got, wanted) in sala.iter().zip(&sam) {
+            TRAJECTORY_F64.assert_tensors(&format!("{micro_batches}"), got, wanted);
+        }
+    }
 }
 
 #[test]

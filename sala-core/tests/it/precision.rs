@@ -42,7 +42,7 @@ fn every_method_learns_in_half_precision_with_and_without_masters_and_keeps_the_
                 for slow in optimizer
                     .slow_weights()
                     .iter()
-                    .flat_map(|s| s.tensors())
+                    .filter_map(|s| s.tensors())
                     .flatten()
                 {
                     assert_eq!(slow.dtype(), DType::F32, "{what}");

@@ -116,81 +116,82 @@ fn a_state_that_does_not_fit_changes_nothing() {
     }
 }
 
+/// All that a run consists of, and its one file.
+struct Run {
+    problem: Problem,
+    optimizer: Averaged<Box<dyn Resumable>>,
+    scheduler: Scheduler,
+    scaler: LossScaler,
+}
+impl Run {
+    fn new(method: &Method) -> Self {
+        let problem = Problem::new(DType::F32);
+        let base = Base::Sgd(sala_core::ParamsSgd {
+            momentum: 0.9,
+            ..Default::default()
+        });
+        let inner = build(problem.params(), &base, method, None).unwrap();
+        let config = ParamsAveraged {
+            average: Average::Equal,
+            start: 2,
+            every: 2,
+        };
+        let scaling = ParamsLossScaler {
+            interval: 4,
+            ..Default::default()
+        };
+        Self {
+            optimizer: Averaged::new(inner, config).unwrap(),
+            scheduler: Scheduler::new()
+                .learning_rate(0.05, Cosine::new(20).unwrap())
+                .unwrap(),
+            scaler: LossScaler::new(scaling).unwrap(),
+            problem,
+        }
+    }
+
+    fn advance(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.scheduler.advance(&mut self.optimizer).unwrap();
+            let loss = &mut |pass: Pass| self.problem.loss(pass);
+            let report = self.scaler.step(&mut self.optimizer, loss).unwrap();
+            assert!(report.is_some());
+        }
+    }
+
+    fn save(&self, path: &Path) {
+        let mut model = State::new("Problem");
+        for (name, var) in self.problem.named() {
+            model.set_tensor(name, &var).unwrap();
+        }
+        Checkpoint::new()
+            .with("model", model)
+            .with("optimizer", self.optimizer.state().unwrap())
+            .with("scheduler", self.scheduler.state().unwrap())
+            .with("scaler", self.scaler.state().unwrap())
+            .save(path)
+            .unwrap();
+    }
+
+    fn load(method: &Method, path: &Path) -> Self {
+        let mut run = Self::new(method);
+        let file = Checkpoint::load(path, &Device::Cpu).unwrap();
+        let section = |name: &str| file.section(name).unwrap();
+        let mut model = StateReader::new("Problem", section("model")).unwrap();
+        for (name, var) in run.problem.named() {
+            var.set(&model.tensor(&name, &var).unwrap()).unwrap();
+        }
+        model.finish().unwrap();
+        run.optimizer.load_state(section("optimizer")).unwrap();
+        run.scheduler.load_state(section("scheduler")).unwrap();
+        run.scaler.load_state(section("scaler")).unwrap();
+        run
+    }
+}
+
 // Catches a part that is missing from the file: the average, the schedule's position, the scaler's count.
 #[test]
 fn optimizer_average_schedule_and_scaler_resume_from_one_file() {
-    struct Run {
-        problem: Problem,
-        optimizer: Averaged<Box<dyn Resumable>>,
-        scheduler: Scheduler,
-        scaler: LossScaler,
-    }
-    impl Run {
-        fn new(method: &Method) -> Self {
-            let problem = Problem::new(DType::F32);
-            let base = Base::Sgd(sala_core::ParamsSgd {
-                momentum: 0.9,
-                ..Default::default()
-            });
-            let inner = build(problem.params(), &base, method, None).unwrap();
-            let config = ParamsAveraged {
-                average: Average::Equal,
-                start: 2,
-                every: 2,
-            };
-            let scaling = ParamsLossScaler {
-                interval: 4,
-                ..Default::default()
-            };
-            Self {
-                optimizer: Averaged::new(inner, config).unwrap(),
-                scheduler: Scheduler::new()
-                    .learning_rate(0.05, Cosine::new(20).unwrap())
-                    .unwrap(),
-                scaler: LossScaler::new(scaling).unwrap(),
-                problem,
-            }
-        }
-
-        fn advance(&mut self, steps: usize) {
-            for _ in 0..steps {
-                self.scheduler.advance(&mut self.optimizer).unwrap();
-                let loss = &mut |pass: Pass| self.problem.loss(pass);
-                let report = self.scaler.step(&mut self.optimizer, loss).unwrap();
-                assert!(report.is_some());
-            }
-        }
-
-        fn save(&self, path: &Path) {
-            let mut model = State::new("Problem");
-            for (name, var) in self.problem.named() {
-                model.set_tensor(name, &var).unwrap();
-            }
-            Checkpoint::new()
-                .with("model", model)
-                .with("optimizer", self.optimizer.state().unwrap())
-                .with("scheduler", self.scheduler.state().unwrap())
-                .with("scaler", self.scaler.state().unwrap())
-                .save(path)
-                .unwrap();
-        }
-
-        fn load(method: &Method, path: &Path) -> Self {
-            let mut run = Self::new(method);
-            let file = Checkpoint::load(path, &Device::Cpu).unwrap();
-            let section = |name: &str| file.section(name).unwrap();
-            let mut model = StateReader::new("Problem", section("model")).unwrap();
-            for (name, var) in run.problem.named() {
-                var.set(&model.tensor(&name, &var).unwrap()).unwrap();
-            }
-            model.finish().unwrap();
-            run.optimizer.load_state(section("optimizer")).unwrap();
-            run.scheduler.load_state(section("scheduler")).unwrap();
-            run.scaler.load_state(section("scaler")).unwrap();
-            run
-        }
-    }
-
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run.safetensors");
     for (name, method) in crate::methods::methods() {
