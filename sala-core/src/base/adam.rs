@@ -172,7 +172,7 @@ impl Optimizer for Adam {
     }
 
     fn step(&mut self, grads: &GradStore) -> Result<()> {
-        let gradients = gradients(&self.slots, grads)?;
+        let gradients = self.gather(grads)?;
         self.step_around(&gradients, Around::default())?;
         Ok(())
     }
@@ -189,6 +189,10 @@ impl Optimizer for Adam {
 impl Rule for Adam {
     fn trained(&self) -> Vec<&Param> {
         self.slots.iter().map(|slot| &slot.param).collect()
+    }
+
+    fn gather(&self, grads: &GradStore) -> Result<Vec<Tensor>> {
+        gradients(&self.slots, grads)
     }
 
     fn step_around(&mut self, gradients: &[Tensor], around: Around) -> crate::Result<Vec<Scalar>> {

@@ -54,6 +54,9 @@ pub(crate) trait Rule {
     /// The parameters in the order in which gradients are given.
     fn trained(&self) -> Vec<&Param>;
 
+    /// The gradient of each parameter, or an error that names the first one without.
+    fn gather(&self, grads: &GradStore) -> candle_core::Result<Vec<Tensor>>;
+
     /// A step on gradients in the order of the parameters; yields Σ (θ − φ₀)² of each parameter where
     /// it pulls.
     fn step_around(&mut self, gradients: &[Tensor], around: Around) -> Result<Vec<Scalar>>;

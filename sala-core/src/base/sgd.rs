@@ -170,7 +170,7 @@ impl Optimizer for Sgd {
     }
 
     fn step(&mut self, grads: &GradStore) -> Result<()> {
-        let gradients = gradients(&self.slots, grads)?;
+        let gradients = self.gather(grads)?;
         self.step_around(&gradients, Around::default())?;
         Ok(())
     }
@@ -187,6 +187,10 @@ impl Optimizer for Sgd {
 impl Rule for Sgd {
     fn trained(&self) -> Vec<&Param> {
         self.slots.iter().map(|slot| &slot.param).collect()
+    }
+
+    fn gather(&self, grads: &GradStore) -> Result<Vec<Tensor>> {
+        gradients(&self.slots, grads)
     }
 
     fn step_around(&mut self, gradients: &[Tensor], around: Around) -> crate::Result<Vec<Scalar>> {

@@ -1,5 +1,6 @@
 //! One clean pass, one step of the base.
 
+use candle_core::{Tensor, backprop::GradStore};
 use candle_nn::Optimizer;
 
 use crate::{
@@ -83,7 +84,7 @@ impl<B: Optimizer + 'static> Descend<B> {
         let params = &self.params;
         let rule = base::as_rule_mut(&mut self.base).filter(|rule| base::trains(*rule, params));
         let squares = if let Some(rule) = rule {
-            step_rule(rule, params, &gradients, from, pull)?
+            step_rule(rule, params, gradients.tensors(), from, pull)?
         } else {
             if let Some(slow) = from {
                 slow.copy_to(params)?;
@@ -99,9 +100,20 @@ impl<B: Optimizer + 'static> Descend<B> {
         Ok(squares)
     }
 
-    /// Counts a step that the base took by itself.
-    pub(crate) fn update_from(&mut self, store: &candle_core::backprop::GradStore) -> Result<()> {
-        self.base.step(store)?;
+    /// As [`Descend::update`], on gradients that nobody has checked, for candle's own trait.
+    pub(crate) fn update_from(&mut self, store: &GradStore, pull: Option<Pulled>) -> Result<()> {
+        let params = &self.params;
+        let rule = base::as_rule_mut(&mut self.base).filter(|rule| base::trains(*rule, params));
+        if let Some(rule) = rule {
+            let gradients = rule.gather(store)?;
+            step_rule(rule, params, &gradients, None, pull)?;
+        } else {
+            self.base.step(store)?;
+            if let Some((slow, alpha, fast)) = pull {
+                slow.pull(params, alpha, fast)?;
+            }
+        }
+        params.publish()?;
         self.steps += 1;
         Ok(())
     }
@@ -121,12 +133,11 @@ type Pulled<'a> = (&'a mut SlowWeights, f64, Fast);
 fn step_rule(
     rule: &mut dyn base::Rule,
     params: &ParamSet,
-    gradients: &Gradients,
+    gradients: &[Tensor],
     from: Option<&SlowWeights>,
     pull: Option<Pulled>,
 ) -> Result<Vec<Scalar>> {
     let from = from.and_then(SlowWeights::tensors);
-    let gradients = gradients.tensors();
     match pull {
         // The first synchronisation makes the slow weights, so it cannot be within the step.
         Some((slow, alpha, fast)) if slow.tensors().is_none() => {

@@ -192,11 +192,10 @@ impl<B: Optimizer + 'static> Optimizer for Lookahead<B> {
     }
 
     fn step(&mut self, grads: &GradStore) -> candle_core::Result<()> {
-        let step = self.descent.next_step();
-        self.descent.update_from(grads)?;
-        if self.ends_cycle(step) {
-            let params = self.descent.params();
-            self.slow.pull(params, self.config.alpha, Fast::Return)?;
+        let ends = self.ends_cycle(self.descent.next_step());
+        let pull = ends.then_some((&mut self.slow, self.config.alpha, Fast::Return));
+        self.descent.update_from(grads, pull)?;
+        if ends {
             self.treat_momentum()?;
         }
         Ok(())
