@@ -1,7 +1,7 @@
 //! The inner loops of the fused kernels, and how they are split over threads.
 //!
 //! A rule works on a bundle of equally long slices. [`drive`] halves the bundle at multiples of
-//! [`CHUNK`] until pieces of at most one chunk are left, and adds up what they yield along the same
+//! [`Rule::PIECE`] until no part is longer, and adds up what the pieces yield along the same
 //! tree. The tree depends on the length alone; threads only take its branches. So the result has the
 //! same bits for any number of threads, and nothing is allocated.
 //!
@@ -141,16 +141,19 @@ impl<A: Bundle> Bundle for Option<A> {
 
 /// A loop over one piece; what it yields is summed, 0 if it has nothing to say.
 pub(super) trait Rule<D>: Copy + Send + Sync {
+    /// Elements of a piece.
+    const PIECE: usize = CHUNK;
+
     fn run(self, data: D) -> f64;
 }
 
 /// Runs a rule over the whole bundle, in parallel from two pieces on.
 pub(super) fn drive<D: Bundle, R: Rule<D>>(rule: R, data: D) -> f64 {
     let len = data.len();
-    if len <= CHUNK {
+    if len <= R::PIECE {
         return pulp::Arch::new().dispatch(Piece(rule, data));
     }
-    let (head, tail) = data.cut(len.div_ceil(CHUNK) / 2 * CHUNK);
+    let (head, tail) = data.cut(len.div_ceil(R::PIECE) / 2 * R::PIECE);
     let (a, b) = if super::parallel() {
         rayon::join(|| drive(rule, head), || drive(rule, tail))
     } else {
@@ -173,9 +176,31 @@ impl<D, R: Rule<D>> pulp::WithSimd for Piece<R, D> {
 /// The first and the second buffer of a base, if it has them.
 type Buffers<'a, T> = (Option<&'a mut [T]>, Option<&'a mut [T]>);
 
-/// How a base changes the weights of a piece.
-pub(super) trait Update<T>: Copy + Send + Sync {
-    fn update(self, weights: &mut [T], gradient: &[T], buffers: Buffers<T>);
+/// How a base changes the weights of a piece, starting from others if so told.
+pub(super) trait Update<T: Real>: Copy + Send + Sync {
+    fn update(self, weights: &mut [T], from: Option<&[T]>, gradient: &[T], buffers: Buffers<T>);
+}
+
+/// weights ← step(start, …), element by element, with start either `from` or the weights themselves.
+#[inline(always)]
+fn each<T: Real, R>(
+    weights: &mut [T],
+    from: Option<&[T]>,
+    rest: impl Iterator<Item = R>,
+    step: impl Fn(T, R) -> T,
+) {
+    match from {
+        Some(from) => {
+            for ((w, &start), rest) in weights.iter_mut().zip(from).zip(rest) {
+                *w = step(start, rest);
+            }
+        }
+        None => {
+            for (w, rest) in weights.iter_mut().zip(rest) {
+                *w = step(*w, rest);
+            }
+        }
+    }
 }
 
 /// A base's update with what goes beside it. A piece stays in cache between the three loops, so memory
@@ -196,10 +221,7 @@ type StepData<'a, T> = (
 impl<'a, T: Real, U: Update<T>> Rule<StepData<'a, T>> for Step<U, T> {
     #[inline(always)]
     fn run(self, (((weights, gradient), buffers), (from, slow)): StepData<'a, T>) -> f64 {
-        if let Some(from) = from {
-            weights.copy_from_slice(from);
-        }
-        self.update.update(weights, gradient, buffers);
+        self.update.update(weights, from, gradient, buffers);
         match (slow, self.after) {
             (Some(slow), Some((alpha, Fast::Stay))) => Pull(alpha).run((slow, &*weights)),
             (Some(slow), Some((alpha, Fast::Return))) => {
@@ -229,17 +251,17 @@ pub(super) struct Sgd<T> {
 /// The buffer is the momentum; without one there is none.
 impl<T: Real> Update<T> for Sgd<T> {
     #[inline(always)]
-    fn update(self, weights: &mut [T], gradient: &[T], (buffer, _): Buffers<T>) {
+    fn update(self, weights: &mut [T], from: Option<&[T]>, gradient: &[T], buffers: Buffers<T>) {
         let (coupled, decay) = (self.decay.is_some(), self.decay.unwrap_or(self.lr));
-        let Some(buffer) = buffer else {
-            for (w, &g) in weights.iter_mut().zip(gradient) {
-                let d = if coupled { g + *w * decay } else { g };
-                *w = *w * self.shrink - d * self.lr;
-            }
+        let direction = |w: T, g: T| if coupled { g + w * decay } else { g };
+        let Some(buffer) = buffers.0 else {
+            each(weights, from, gradient.iter(), |w, &g| {
+                w * self.shrink - direction(w, g) * self.lr
+            });
             return;
         };
-        for ((w, &g), b) in weights.iter_mut().zip(gradient).zip(buffer) {
-            let d = if coupled { g + *w * decay } else { g };
+        each(weights, from, gradient.iter().zip(buffer), |w, (&g, b)| {
+            let d = direction(w, g);
             *b = if self.first {
                 d
             } else {
@@ -250,8 +272,8 @@ impl<T: Real> Update<T> for Sgd<T> {
             } else {
                 *b
             };
-            *w = *w * self.shrink - d * self.lr;
-        }
+            w * self.shrink - d * self.lr
+        });
     }
 }
 
@@ -276,19 +298,19 @@ pub(super) struct Adam<T> {
 /// The buffers are the moments, which are always there.
 impl<T: Real> Update<T> for Adam<T> {
     #[inline(always)]
-    fn update(self, weights: &mut [T], gradient: &[T], moments: Buffers<T>) {
+    fn update(self, weights: &mut [T], from: Option<&[T]>, gradient: &[T], moments: Buffers<T>) {
         let (Some(first), Some(second)) = moments else {
             return;
         };
         let (coupled, decay) = (self.decay.is_some(), self.decay.unwrap_or(self.eps));
-        let pairs = weights.iter_mut().zip(gradient);
-        for ((w, &g), (m, v)) in pairs.zip(first.iter_mut().zip(second)) {
-            let g = if coupled { g + *w * decay } else { g };
+        let rest = gradient.iter().zip(first).zip(second);
+        each(weights, from, rest, |w, ((&g, m), v)| {
+            let g = if coupled { g + w * decay } else { g };
             *m = *m * self.first.0 + g * self.first.1;
             *v = *v * self.second.0 + g * g * self.second.1;
             let root = v.root() * self.unbias + self.eps;
-            *w = *w * self.shrink - *m / root * self.step;
-        }
+            w * self.shrink - *m / root * self.step
+        });
     }
 }
 
@@ -296,18 +318,34 @@ impl<T: Real> Update<T> for Adam<T> {
 #[derive(Clone, Copy)]
 pub(super) struct SquaredNorm;
 
+/// One stream of reads leaves memory idle at each page's end: this many run side by side.
+const STREAMS: usize = 4;
+
 impl<T: Real> Rule<&[T]> for SquaredNorm {
+    // One array instead of several: longer pieces move as many bytes.
+    const PIECE: usize = STREAMS * CHUNK;
+
     #[inline(always)]
     fn run(self, x: &[T]) -> f64 {
-        let mut sums = [0.0; LANES];
+        let mut sums = [[0.0; LANES]; STREAMS];
         let (rows, rest) = x.as_chunks::<LANES>();
-        for row in rows {
-            add_products(&mut sums, *row, *row);
+        let (side_by_side, last) = rows.split_at(rows.len() / STREAMS * STREAMS);
+        let (front, back) = side_by_side.split_at(side_by_side.len() / 2);
+        let (a, b) = front.split_at(front.len() / 2);
+        let (c, d) = back.split_at(back.len() / 2);
+        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+            add_products(&mut sums[0], *a, *a);
+            add_products(&mut sums[1], *b, *b);
+            add_products(&mut sums[2], *c, *c);
+            add_products(&mut sums[3], *d, *d);
+        }
+        for row in last {
+            add_products(&mut sums[0], *row, *row);
         }
         for &x in rest {
-            add_products(&mut sums, [x], [x]);
+            add_products(&mut sums[0], [x], [x]);
         }
-        total(sums)
+        sums.map(total).iter().sum()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
 const CHUNK: usize = cpu::CHUNK;
 
 /// Empty, one, around the lanes' and the registers' widths, around one chunk, several and a rest.
-const LENGTHS: [usize; 11] = [
+const LENGTHS: [usize; 13] = [
     0,
     1,
     7,
@@ -26,6 +26,9 @@ const LENGTHS: [usize; 11] = [
     CHUNK + 1,
     2 * CHUNK,
     5 * CHUNK + 17,
+    // A norm's piece is four chunks.
+    4 * CHUNK + 1,
+    9 * CHUNK + 33,
 ];
 
 const DTYPES: [DType; 2] = [DType::F32, DType::F64];
@@ -180,9 +183,18 @@ fn a_squared_norm_counts_every_element_once() {
 #[test]
 fn one_element_that_is_not_finite_shows_in_the_norm_wherever_it_is() {
     for dtype in DTYPES {
-        for at in [0, 15, 16, CHUNK - 1, CHUNK, 2 * CHUNK + 4] {
+        for at in [
+            0,
+            15,
+            16,
+            CHUNK - 1,
+            CHUNK,
+            4 * CHUNK - 1,
+            4 * CHUNK,
+            4 * CHUNK + 60,
+        ] {
             for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-                let mut x = vec![1.0; 2 * CHUNK + 5];
+                let mut x = vec![1.0; 4 * CHUNK + 61];
                 x[at] = bad;
                 let x = Tensor::new(x, &Device::Cpu)
                     .unwrap()
