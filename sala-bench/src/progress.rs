@@ -28,14 +28,25 @@ const UNITS: f64 = 16.0;
 /// cycles is not known beforehand and taken as one half.
 fn units(optimizer: &Optimizer) -> u64 {
     let extra = match optimizer.method {
-        Method::Base {} | Method::Lookahead { .. } => 0.0,
+        Method::Base {} | Method::Lookahead { .. } | Method::MomentumSam { .. } => 0.0,
         Method::Sam {
             direction_fraction, ..
         }
         | Method::Asam {
             direction_fraction, ..
+        }
+        | Method::Gsam {
+            direction_fraction, ..
+        }
+        | Method::FriendlySam {
+            direction_fraction, ..
         } => direction_fraction,
         Method::SamEvery {
+            k,
+            direction_fraction,
+            ..
+        }
+        | Method::LookSam {
             k,
             direction_fraction,
             ..

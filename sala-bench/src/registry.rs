@@ -3,8 +3,9 @@
 use anyhow::{Context, Result};
 use candle_core::{Device, Var};
 use sala_core::{
-    Clip, ParamSet, ParamsAdam, ParamsAsam, ParamsLookahead, ParamsSala, ParamsSam, ParamsSamEvery,
-    ParamsSgd, Resumable,
+    Clip, ParamSet, ParamsAdam, ParamsAsam, ParamsFriendlySam, ParamsGsam, ParamsLookSam,
+    ParamsLookahead, ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSamEvery, ParamsSgd,
+    Resumable,
     catalogue::{self, Method as CoreMethod},
     schedule::{Constant, Cosine, Schedule, WarmUp},
 };
@@ -83,6 +84,11 @@ fn base(spec: &Optimizer) -> catalogue::Base {
 }
 
 fn method(spec: &Method) -> CoreMethod {
+    let climbing = |rho, direction_fraction| ParamsSam {
+        rho,
+        direction_fraction,
+        ..ParamsSam::default()
+    };
     match *spec {
         Method::Base {} => CoreMethod::Base,
         Method::Lookahead { k, alpha } => CoreMethod::Lookahead(ParamsLookahead {
@@ -93,10 +99,10 @@ fn method(spec: &Method) -> CoreMethod {
         Method::Sam {
             rho,
             direction_fraction,
+            stable,
         } => CoreMethod::Sam(ParamsSam {
-            rho,
-            direction_fraction,
-            ..ParamsSam::default()
+            stable,
+            ..climbing(rho, direction_fraction)
         }),
         Method::Asam {
             rho,
@@ -114,11 +120,40 @@ fn method(spec: &Method) -> CoreMethod {
             direction_fraction,
         } => CoreMethod::SamEvery(ParamsSamEvery {
             k,
-            sam: ParamsSam {
-                rho,
-                direction_fraction,
-                ..ParamsSam::default()
-            },
+            sam: climbing(rho, direction_fraction),
+        }),
+        Method::LookSam {
+            k,
+            alpha,
+            rho,
+            direction_fraction,
+        } => CoreMethod::LookSam(ParamsLookSam {
+            k,
+            alpha,
+            sam: climbing(rho, direction_fraction),
+        }),
+        Method::Gsam {
+            alpha,
+            rho,
+            direction_fraction,
+        } => CoreMethod::Gsam(ParamsGsam {
+            alpha,
+            sam: climbing(rho, direction_fraction),
+        }),
+        Method::FriendlySam {
+            sigma,
+            lambda,
+            rho,
+            direction_fraction,
+        } => CoreMethod::FriendlySam(ParamsFriendlySam {
+            sigma,
+            lambda,
+            sam: climbing(rho, direction_fraction),
+        }),
+        Method::MomentumSam { mu, rho } => CoreMethod::MomentumSam(ParamsMomentumSam {
+            mu,
+            rho,
+            ..ParamsMomentumSam::default()
         }),
         Method::Sala {
             k,

@@ -107,6 +107,8 @@ pub(crate) enum Method {
         rho: f64,
         #[serde(default = "whole")]
         direction_fraction: f64,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stable: bool,
     },
     Asam {
         rho: f64,
@@ -119,6 +121,30 @@ pub(crate) enum Method {
         rho: f64,
         #[serde(default = "whole")]
         direction_fraction: f64,
+    },
+    LookSam {
+        k: u64,
+        alpha: f64,
+        rho: f64,
+        #[serde(default = "whole")]
+        direction_fraction: f64,
+    },
+    Gsam {
+        alpha: f64,
+        rho: f64,
+        #[serde(default = "whole")]
+        direction_fraction: f64,
+    },
+    FriendlySam {
+        sigma: f64,
+        lambda: f64,
+        rho: f64,
+        #[serde(default = "whole")]
+        direction_fraction: f64,
+    },
+    MomentumSam {
+        mu: f64,
+        rho: f64,
     },
     Sala {
         k: u64,

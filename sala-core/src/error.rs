@@ -143,6 +143,16 @@ pub enum Error {
         problem: &'static str,
     },
 
+    /// The base was made from another [`ParamSet`](crate::ParamSet) than the optimizer around it.
+    #[error(
+        "the base was made before `{name}` got its learning rate or weight decay: make the base from \
+         the ParamSet that the optimizer gets"
+    )]
+    StaleBase {
+        /// The first parameter whose settings differ.
+        name: String,
+    },
+
     /// A base cannot do what is asked of it.
     #[error("{what} needs Sgd or Adam as its base: other bases keep it to themselves")]
     ForeignBase {

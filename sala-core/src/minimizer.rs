@@ -107,6 +107,12 @@ pub trait Minimizer {
     /// Gives up a step that has begun: weights and state are those of before it.
     fn abandon(&mut self);
 
+    /// Whether a step is under way whose weights are not to be looked at: displaced, or between the
+    /// micro-batches of m-SAM.
+    fn is_displaced(&self) -> bool {
+        false
+    }
+
     /// How many micro-batches are perturbed one by one; 1 for all methods but m-SAM.
     fn micro_batches(&self) -> usize {
         1
@@ -184,8 +190,13 @@ pub trait Minimizer {
     /// Puts the slow weights, if there are any, into the parameters until the view is dropped.
     ///
     /// # Errors
-    /// Those of copying tensors.
+    /// [`Error::Order`] in the middle of a step, and those of copying tensors.
     fn slow_view(&self) -> Result<Option<SlowView<'_>>> {
+        if self.is_displaced() {
+            return Err(Error::Order {
+                problem: "the weights cannot be evaluated in the middle of a step: finish or abandon it",
+            });
+        }
         self.slow_weights()
             .map(|slow| slow.view(self.params()))
             .transpose()
@@ -274,6 +285,10 @@ impl<M: Minimizer + ?Sized> Minimizer for Box<M> {
 
     fn abandon(&mut self) {
         (**self).abandon();
+    }
+
+    fn is_displaced(&self) -> bool {
+        (**self).is_displaced()
     }
 
     fn micro_batches(&self) -> usize {

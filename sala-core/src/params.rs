@@ -77,6 +77,17 @@ impl Param {
         self.weight_decay
     }
 
+    /// Whether a base has to treat the parameter in a way of its own.
+    pub(crate) fn has_base_settings(&self) -> bool {
+        self.weight_decay.is_some() || (self.lr_scale - 1.0).abs() > 0.0
+    }
+
+    /// Whether a base that knows `other` treats this parameter as it should.
+    pub(crate) fn same_base_settings(&self, other: &Self) -> bool {
+        let bits = |p: &Self| (p.lr_scale.to_bits(), p.weight_decay.map(f64::to_bits));
+        bits(self) == bits(other)
+    }
+
     /// Factor of the radius ρ; 0 leaves the parameter unperturbed.
     pub fn rho_scale(&self) -> f64 {
         self.rho_scale
@@ -98,7 +109,8 @@ impl Param {
 /// Settings of single parameters (factor of the learning rate, weight decay, radius, …) are given by
 /// rules over names. Each `with_…` call is an error when its rule matches nothing, a later one overrides
 /// an earlier one, and they combine freely. The learning rate's factor and the weight decay are
-/// obeyed by the built-in bases; other bases know nothing of them.
+/// obeyed by the built-in bases, which have to be made from the finished set; other bases know nothing of
+/// them, and a step over one is an error.
 ///
 /// ```
 /// # use candle_core::{DType, Device, Var};

@@ -116,6 +116,41 @@ fn fail(command: &mut Command) -> String {
     stderr
 }
 
+// Catches a kind that cannot be written in an experiment, or that trains another method: each has its own
+// weights in the end.
+#[test]
+fn every_kind_of_method_can_be_compared() {
+    let kinds = [
+        r#"{ kind = "base" }"#,
+        r#"{ kind = "lookahead", k = 5, alpha = 0.8 }"#,
+        r#"{ kind = "sam", rho = 0.1 }"#,
+        r#"{ kind = "sam", rho = 0.1, stable = true }"#,
+        r#"{ kind = "asam", rho = 0.5, eta = 0.01 }"#,
+        r#"{ kind = "sam-every", k = 2, rho = 0.1 }"#,
+        r#"{ kind = "look-sam", k = 5, alpha = 0.7, rho = 0.1 }"#,
+        r#"{ kind = "gsam", alpha = 0.2, rho = 0.1 }"#,
+        r#"{ kind = "friendly-sam", sigma = 1.0, lambda = 0.9, rho = 0.1 }"#,
+        r#"{ kind = "momentum-sam", mu = 0.9, rho = 0.1 }"#,
+        r#"{ kind = "sala", k = 2, alpha = 0.5, rho = 0.1 }"#,
+    ];
+    let head = EXPERIMENT.split("[[optimizers]]").next().unwrap();
+    let head = head
+        .replace("epochs = 3", "epochs = 1")
+        .replace("[0, 1]", "[0]");
+    let optimizer = |(i, kind): (usize, &&str)| {
+        format!(
+            "[[optimizers]]\nname = \"o{i}\"\nbase = \"sgd-nesterov\"\nlr = 0.05\n\
+             weight_decay = 5e-4\nmethod = {kind}\n"
+        )
+    };
+    let optimizers: String = kinds.iter().enumerate().map(optimizer).collect();
+    let place = Place::new(&format!("{head}\n{optimizers}"));
+    succeed(&mut place.compare("out", &[]));
+    let weights = place.parameters("out");
+    let different: std::collections::BTreeSet<_> = weights.values().collect();
+    assert_eq!((weights.len(), different.len()), (kinds.len(), kinds.len()));
+}
+
 #[test]
 fn a_comparison_prints_its_table_and_leaves_its_records() {
     let place = Place::new(EXPERIMENT);

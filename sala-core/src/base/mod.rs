@@ -20,7 +20,7 @@ use std::any::Any;
 use candle_core::{Tensor, backprop::GradStore};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     kernels::{self, Beside, Fast, Pull, Scalar},
     params::{Param, ParamSet},
 };
@@ -93,6 +93,34 @@ pub(crate) fn trains(rule: &dyn Rule, params: &ParamSet) -> bool {
     let trained = rule.trained();
     let same = |(a, b): (&&Param, &Param)| a.var().id() == b.var().id();
     trained.len() == params.len() && trained.iter().zip(params).all(same)
+}
+
+/// Whether a base obeys the settings of all parameters.
+///
+/// # Errors
+/// [`Error::StaleBase`] for a built-in one that was made from other settings, [`Error::ForeignBase`]
+/// for another one when there are settings.
+pub(crate) fn check_settings<B: 'static>(base: &B, params: &ParamSet) -> Result<()> {
+    let Some(rule) = as_rule(base) else {
+        if params.iter().any(Param::has_base_settings) {
+            let what = "a learning rate or weight decay of single parameters";
+            return Err(Error::ForeignBase { what });
+        }
+        return Ok(());
+    };
+    if !trains(rule, params) {
+        return Ok(());
+    }
+    let pairs = rule.trained().into_iter().zip(params);
+    match pairs
+        .into_iter()
+        .find(|(known, p)| !p.same_base_settings(known))
+    {
+        None => Ok(()),
+        Some((_, param)) => Err(Error::StaleBase {
+            name: param.name().to_owned(),
+        }),
+    }
 }
 
 /// A parameter with what the rule remembers of it.

@@ -155,6 +155,7 @@ where
     D: Blend,
 {
     fn begin(&mut self) -> Result<Pass> {
+        self.descent.check_base()?;
         let moment = Moment {
             step: self.descent.next_step(),
             gap: None,
@@ -181,6 +182,10 @@ where
 
     fn abandon(&mut self) {
         self.climb.abandon();
+    }
+
+    fn is_displaced(&self) -> bool {
+        self.climb.is_displaced()
     }
 
     fn micro_batches(&self) -> usize {

@@ -146,6 +146,22 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         !matches!(self.stage, Stage::Idle)
     }
 
+    /// Whether the weights are displaced, or a part of a step has been taken.
+    pub(crate) fn is_displaced(&self) -> bool {
+        let displaced = matches!(self.stage, Stage::Climbed { .. } | Stage::Begun(_, Some(_)));
+        displaced || self.tally.is_some()
+    }
+
+    /// Refuses to save or load in the middle of a step.
+    fn require_rest(&self) -> Result<()> {
+        if self.is_displaced() {
+            return Err(Error::Order {
+                problem: "a state can be saved and loaded between steps only: this one has begun",
+            });
+        }
+        Ok(())
+    }
+
     /// Begins a step, or goes on with a step that has begun.
     pub(crate) fn begin(&mut self, params: &ParamSet, lr: f64, climbs: bool) -> Result<Pass> {
         match &self.stage {
@@ -388,6 +404,7 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
     }
 
     pub(crate) fn save(&self, params: &ParamSet, state: &mut State) -> Result<()> {
+        self.require_rest()?;
         state.set("rho", self.radius.rho());
         let parts = [
             ("perturbation", self.perturbation.memory()),
@@ -405,6 +422,7 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
 
     /// Reads what [`Climb::save`] wrote, for [`Climb::restore`].
     pub(crate) fn read(&self, params: &ParamSet, reader: &mut StateReader) -> Result<Saveable> {
+        self.require_rest()?;
         let rho = reader.get("rho")?;
         let mut memory = |name: &str, there: bool| -> Result<Option<Memory>> {
             if !there {

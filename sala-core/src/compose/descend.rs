@@ -70,6 +70,11 @@ impl<B: Optimizer + 'static> Descend<B> {
         &mut self.base
     }
 
+    /// Whether the base treats every parameter as it should; asked before each step.
+    pub(crate) fn check_base(&self) -> Result<()> {
+        base::check_settings(&self.base, &self.params)
+    }
+
     /// Updates the weights, from the slow weights and with a pull of them if so asked; the step is then
     /// done. Yields the parts of ‖θ − φ₀‖² of a pull.
     pub(crate) fn update(
@@ -162,10 +167,12 @@ pub(crate) fn no_second_pass() -> Error {
 
 impl<B: Optimizer + 'static> Minimizer for Descend<B> {
     fn begin(&mut self) -> Result<Pass> {
+        self.check_base()?;
         Ok(Pass::Clean)
     }
 
     fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        self.check_base()?;
         let (loss, gradients) = self.take(evaluation)?;
         let grad_norm = gradients.norm();
         self.update(gradients, None, None)?;

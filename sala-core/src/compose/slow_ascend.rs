@@ -30,6 +30,8 @@
 //! - before the first pull the gap is 0, which matters for k = 1 alone: there every step is both the
 //!   last and the (k − 1)th of its cycle, so it takes its gradient, returns to φ, steps and pulls;
 //! - the gap is compared with the radius at the pull, scaled by its [`RhoScale`](crate::perturb::RhoScale);
+//! - from a pull that ends near to the climb the parameters hold φ: whoever changes them in between changes
+//!   the slow weights, too;
 //! - slow weights of [`SlowInit::FirstSync`] that do not exist yet are not returned to.
 
 use candle_nn::Optimizer;
@@ -238,6 +240,7 @@ where
     D: Blend,
 {
     fn begin(&mut self) -> Result<Pass> {
+        self.descent.check_base()?;
         let climbs = self.near && self.descent.next_step().is_multiple_of(self.k);
         if climbs && let Some(buffers) = self.slow.take_spare() {
             self.climb.lend(buffers);
@@ -262,6 +265,10 @@ where
 
     fn abandon(&mut self) {
         self.climb.abandon();
+    }
+
+    fn is_displaced(&self) -> bool {
+        self.climb.is_displaced()
     }
 
     fn micro_batches(&self) -> usize {

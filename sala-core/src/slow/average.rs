@@ -151,6 +151,10 @@ impl<M: Minimizer> Minimizer for Averaged<M> {
         self.inner.abandon();
     }
 
+    fn is_displaced(&self) -> bool {
+        self.inner.is_displaced()
+    }
+
     fn micro_batches(&self) -> usize {
         self.inner.micro_batches()
     }

@@ -212,10 +212,11 @@ impl<B: Optimizer + 'static> Optimizer for Lookahead<B> {
 
 impl<B: Optimizer + 'static> Minimizer for Lookahead<B> {
     fn begin(&mut self) -> Result<Pass> {
-        Ok(Pass::Clean)
+        self.descent.begin()
     }
 
     fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
+        self.descent.check_base()?;
         let step = self.descent.next_step();
         let (loss, gradients) = self.descent.take(evaluation)?;
         let grad_norm = gradients.norm();

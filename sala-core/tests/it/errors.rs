@@ -444,3 +444,27 @@ fn what_only_built_in_bases_can_do_is_refused_over_another_by_name() {
         Err(Error::ForeignBase { .. })
     ));
 }
+
+// Catches settings that a base never hears of and so ignores.
+#[test]
+fn settings_that_the_base_does_not_know_are_refused() {
+    let problem = Problem::new(DType::F32);
+    let scaled = problem
+        .params()
+        .with_lr_scale(0.5, |name| name == "z.first")
+        .unwrap();
+    let stale = Sgd::new(&problem.params(), ParamsSgd::default()).unwrap();
+    let foreign = candle_nn::AdamW::new(scaled.vars(), ParamsAdamW::default()).unwrap();
+    let mut loss = |pass: Pass| problem.loss(pass);
+    let mut sam = Sam::new(scaled.clone(), stale, ParamsSam::default()).unwrap();
+    let message = sam.step(&mut loss).unwrap_err().to_string();
+    assert!(message.contains("made before `z.first`"), "{message}");
+    let mut sgd = Descend::new(scaled.clone(), foreign);
+    let message = sgd.step(&mut loss).unwrap_err().to_string();
+    assert!(
+        message.contains("single parameters needs Sgd or Adam"),
+        "{message}"
+    );
+    let fresh = Sgd::new(&scaled, ParamsSgd::default()).unwrap();
+    assert!(Descend::new(scaled, fresh).step(&mut loss).is_ok());
+}

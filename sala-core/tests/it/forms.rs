@@ -126,6 +126,33 @@ fn phases_in_the_wrong_order_are_errors() {
     }
 }
 
+// Catches a checkpoint of perturbed weights, and an evaluation on them.
+#[test]
+fn in_the_middle_of_a_step_nothing_is_saved_loaded_or_evaluated() {
+    for (name, base, method) in combinations() {
+        let problem = Problem::new(DType::F64);
+        let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
+        for _ in 0..5 {
+            let rest = optimizer.state().unwrap();
+            let pass = optimizer.begin().unwrap();
+            let evaluate = |pass| Evaluation::of_loss(problem.loss(pass).unwrap()).unwrap();
+            if matches!(pass, Pass::Direction { .. }) {
+                let _ = optimizer.first_step(evaluate(pass)).unwrap();
+            }
+            let displaced = pass == Pass::Displaced || matches!(pass, Pass::Direction { .. });
+            assert_eq!(optimizer.is_displaced(), displaced, "{name}");
+            assert_eq!(optimizer.state().is_err(), displaced, "{name}");
+            assert_eq!(optimizer.load_state(&rest).is_err(), displaced, "{name}");
+            let seen = optimizer.with_slow_weights(|| sala_core::Result::Ok(()));
+            assert_eq!(seen.is_err(), displaced, "{name}");
+            optimizer.abandon();
+            optimizer
+                .step(&mut |pass: Pass| problem.loss(pass))
+                .unwrap();
+        }
+    }
+}
+
 /// The problem's loss on one of `parts` micro-batches of its eight rows.
 fn part_loss(
     problem: &Problem,
@@ -285,7 +312,8 @@ fn a_scaled_loss_takes_the_same_steps_and_an_overflow_takes_none() {
         for step in 0..9 {
             let wanted = plain.step(&mut |pass: Pass| one.loss(pass)).unwrap();
             if step == 4 {
-                overflow(&name, &two, &mut scaled, &mut scaler);
+                overflow(&name, &two, &mut scaled, &mut scaler, false);
+                overflow(&name, &two, &mut scaled, &mut scaler, true);
             }
             let got = scaler
                 .step(&mut scaled, &mut |pass: Pass| two.loss(pass))
@@ -296,26 +324,27 @@ fn a_scaled_loss_takes_the_same_steps_and_an_overflow_takes_none() {
             let near = (got.grad_norm - wanted.grad_norm).abs() <= 1e-9 * wanted.grad_norm;
             assert!(near, "{name}: {} {}", got.grad_norm, wanted.grad_norm);
         }
-        assert_eq!((scaler.scale(), scaler.skipped()), (32_768.0, 1), "{name}");
+        assert_eq!((scaler.scale(), scaler.skipped()), (16_384.0, 2), "{name}");
         for (got, wanted) in two.weights().iter().zip(&one.weights()) {
             TRAJECTORY_F64.assert_tensors(&name, got, wanted);
         }
     }
 }
 
-/// A step whose last pass overflows.
+/// A step whose last pass overflows, or whose first.
 fn overflow(
     name: &str,
     problem: &Problem,
     optimizer: &mut Box<dyn sala_core::Resumable>,
     scaler: &mut LossScaler,
+    in_the_first: bool,
 ) {
     let state = format!("{:?}", optimizer.state().unwrap());
     let before = problem.weights();
     let outcome = scaler.step(optimizer, &mut |pass: Pass| {
         let loss = problem.loss(pass)?;
         match pass {
-            Pass::Direction { .. } => Ok(loss),
+            Pass::Direction { .. } if !in_the_first => Ok(loss),
             _ => loss * 1e308,
         }
     });
