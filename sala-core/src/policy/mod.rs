@@ -16,7 +16,7 @@ pub struct Moment {
     /// Distance of fast and slow weights at their last synchronisation, 0 before the first; `None`
     /// in compositions without slow weights.
     pub gap: Option<f64>,
-    /// Radius of the ascent, scaled.
+    /// Radius of the ascent; with slow weights in the measure of the gap, else as configured.
     pub rho: f64,
 }
 
