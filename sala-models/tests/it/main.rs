@@ -16,4 +16,5 @@ mod gradcheck;
 mod layers;
 mod networks;
 mod pool;
+mod reference;
 mod store;
