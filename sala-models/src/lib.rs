@@ -14,7 +14,7 @@
 //! | [`ops::Pool2d`], [`ops::adaptive_avg_pool2d`] | candle pools without padding and cannot differentiate overlapping windows |
 //! | [`ops::layer_norm()`], [`ops::rms_norm()`], [`ops::softmax()`], [`ops::Rope`] | candle's fused forms have no backward: gradients end there without a word |
 //! | [`ops::gelu()`], [`ops::gelu_tanh`] | the backward of candle's has constants of six digits |
-//! | [`ops::embedding()`], [`ops::cross_entropy()`] | candle checks no index on accelerators and sums gradients in half precision |
+//! | [`ops::embedding()`], [`ops::cross_entropy()`] | candle takes the largest index of a dtype for a row of zeros, and computes half precision in half precision |
 //! | [`ops::Attention`] | candle has none that differentiates |
 //! | [`ops::linear()`], [`ops::conv2d()`] | candle's initial weights are not `PyTorch`'s |
 //!

@@ -2,9 +2,9 @@
 //!
 //! `y[…] = table[indices[…]]`; the gradient of a row is the sum over all places that looked it up.
 //!
-//! candle's lookup differentiates, but takes an index of `u32::MAX` (or the largest of its dtype)
-//! for a row of zeros, checks no index on accelerators, and sums the gradient of a half-precision
-//! table in half precision, where a row that occurs often stops growing: in bf16, 256 + 1 = 256.
+//! candle's lookup differentiates, but takes the largest index of a dtype (`u32::MAX`, 255 for u8)
+//! for a row of zeros, and sums the gradient of a half-precision table in half precision, where
+//! that of a row that occurs often stops growing: in bf16, 256 + 1 = 256.
 
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
