@@ -115,8 +115,8 @@ impl Attention {
         };
         let past = past.broadcast_as(scores.shape())?;
         if mask.dtype() == DType::U8 {
-            // Both say "not zero"; their product could wrap around to zero.
-            let both = past.where_cond(&whole, &past)?;
+            // The causal one is 0 or 1, so whatever number the other says yes with stays.
+            let both = (past * whole)?;
             return masked_softmax(scores, &both, D::Minus1);
         }
         masked_softmax(&(scores + whole)?, &past, D::Minus1)

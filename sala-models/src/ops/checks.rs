@@ -39,8 +39,8 @@ pub(super) const fn accumulator(dtype: DType) -> DType {
 }
 
 /// Refuses all but the float dtypes that are computed with.
-pub(super) fn check_float(op: &'static str, argument: &'static str, t: &Tensor) -> Result<()> {
-    match t.dtype() {
+pub(super) fn check_float(op: &'static str, argument: &'static str, dtype: DType) -> Result<()> {
+    match dtype {
         DType::F16 | DType::BF16 | DType::F32 | DType::F64 => Ok(()),
         other => Err(refuse(
             op,
@@ -53,7 +53,7 @@ pub(super) fn check_float(op: &'static str, argument: &'static str, t: &Tensor) 
 
 /// Refuses other dtypes than floats, and tensors without elements.
 pub(super) fn check_values(op: &'static str, argument: &'static str, t: &Tensor) -> Result<()> {
-    check_float(op, argument, t)?;
+    check_float(op, argument, t.dtype())?;
     if t.elem_count() == 0 {
         return Err(refuse_shape(op, argument, "a tensor with elements", t));
     }

@@ -17,7 +17,8 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::checks::{
-    accumulator, check_companion, check_positive, check_size, check_values, refuse, refuse_shape,
+    accumulator, check_companion, check_float, check_positive, check_size, check_values, refuse,
+    refuse_shape,
 };
 
 const OP: &str = "rope";
@@ -145,6 +146,7 @@ impl Rope {
         check_size(OP, "features", features)?;
         check_size(OP, "positions", positions)?;
         check_positive(OP, "base", base)?;
+        check_float(OP, "dtype", dtype)?;
         if !features.is_multiple_of(2) {
             return Err(refuse(OP, "features", "even", features.to_string()).into());
         }
@@ -156,7 +158,6 @@ impl Rope {
         // Rounded on the CPU: not every device knows f64.
         let table = |values| -> Result<Tensor> {
             let table = Tensor::from_vec(values, (positions, half), &Device::Cpu)?;
-            super::checks::check_float(OP, "dtype", &table.to_dtype(dtype)?)?;
             table.to_dtype(accumulator(dtype))?.to_device(device)
         };
         Ok(Self {

@@ -9,7 +9,8 @@
 //!
 //! The largest and the mean value of a rectangle can be taken along one axis after the other. The
 //! rules are `PyTorch`'s, ties included: the gradient of a maximum goes to the first entry, row by
-//! row, that attains it. Dilation is left out.
+//! row, that attains it. Dilation is left out, and where `PyTorch` makes NaN the maximum of a window
+//! that holds one, candle's search may pass over it.
 //!
 //! candle pools without padding, its backward needs strides equal to the kernel, and that of its
 //! max pooling is wrong: see [`pool`](super::pool).
@@ -147,7 +148,11 @@ impl Pool2d {
     /// How many windows there are along an axis.
     const fn windows(&self, size: usize, kernel: usize, stride: usize, padding: usize) -> usize {
         let rounding = if self.ceil_mode { stride - 1 } else { 0 };
-        let Some(room) = (size + 2 * padding + rounding).checked_sub(kernel) else {
+        let Some(room) = size
+            .saturating_add(2 * padding)
+            .saturating_add(rounding)
+            .checked_sub(kernel)
+        else {
             return 0;
         };
         let windows = room / stride + 1;

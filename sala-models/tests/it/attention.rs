@@ -97,7 +97,6 @@ fn the_future_does_not_matter_and_the_last_query_stands_at_the_last_key() {
 #[test]
 fn causal_and_boolean_masks_add_up_whatever_number_says_yes() {
     let x = normal("x", &[1, 1, 3, 2]);
-    // 128 · 2 would be 0 in a byte.
     let mask = bytes(&[[128, 2, 1], [0, 128, 1], [2, 0, 128]]);
     let both = bytes(&[[1, 0, 0], [0, 1, 0], [1, 0, 1]]);
     let got = CAUSAL.forward(&x, &x, &x, Some(&mask)).unwrap();

@@ -18,6 +18,7 @@ fn regression_the_fused_forms_of_candle_cut_the_gradient() {
     let x = Var::from_tensor(&x).unwrap();
     let ones = Tensor::ones(4, x.dtype(), &Device::Cpu).unwrap();
     let angles = Tensor::ones((3, 2), x.dtype(), &Device::Cpu).unwrap();
+    let by_time = x.transpose(1, 2).unwrap().contiguous().unwrap();
     for (what, y) in [
         ("softmax_last_dim", ops::softmax_last_dim(&x)),
         ("rms_norm", ops::rms_norm(&x, &ones, 1e-5)),
@@ -28,6 +29,7 @@ fn regression_the_fused_forms_of_candle_cut_the_gradient() {
         ),
         ("rope", rotary_emb::rope(&x, &angles, &angles)),
         ("rope_i", rotary_emb::rope_i(&x, &angles, &angles)),
+        ("rope_thd", rotary_emb::rope_thd(&by_time, &angles, &angles)),
     ] {
         assert!(!receives_a_gradient(&y.unwrap(), &x), "{what}");
     }
@@ -39,4 +41,16 @@ fn regression_the_gradient_of_candles_gelu_is_rough() {
     let slope = |y: Tensor| values(y.sum_all().unwrap().backward().unwrap().get(&x).unwrap())[0];
     let off = slope(gelu(&x).unwrap()) - slope(x.gelu_erf().unwrap());
     assert!(off.abs() > 1e-8, "{off:e}");
+}
+
+#[test]
+fn regression_candles_embedding_takes_the_largest_index_for_zeros_and_sums_in_half_precision() {
+    let table = Var::ones((2, 1), DType::BF16, &Device::Cpu).unwrap();
+    let look_up = |index: u32, times: usize| {
+        let indices = Tensor::new(vec![index; times], &Device::Cpu).unwrap();
+        table.embedding(&indices).unwrap()
+    };
+    assert_eq!(values(&look_up(u32::MAX, 1)), [0.]);
+    let often = look_up(1, 1024).sum_all().unwrap().backward().unwrap();
+    assert_eq!(values(often.get(&table).unwrap()), [0., 256.]);
 }

@@ -120,6 +120,10 @@ fn wrong_arguments_are_refused() {
             run(Pool2d::square(5), &x),
             &[op, "x", "(5, 5)", "[1, 2, 4, 5]"],
         );
+        refused(
+            run(Pool2d::square(usize::MAX), &x),
+            &[op, "x", "[1, 2, 4, 5]"],
+        );
         refused(run(Pool2d::square(0), &x), &[op, "kernel", "at least 1"]);
         refused(
             run(
