@@ -11,6 +11,11 @@
 //! | [`ops::BatchNorm`] | candle's tracks its statistics in every training forward, also at perturbed weights |
 //! | [`ops::Dropout`] | candle's draws a fresh mask in every pass and cannot be seeded |
 //! | [`ops::max_pool2d`] | the gradient of candle's is too small by the size of the window |
+//! | [`ops::Pool2d`], [`ops::adaptive_avg_pool2d`] | candle pools without padding and cannot differentiate overlapping windows |
+//! | [`ops::layer_norm()`], [`ops::rms_norm()`], [`ops::softmax()`], [`ops::Rope`] | candle's fused forms have no backward: gradients end there without a word |
+//! | [`ops::gelu()`], [`ops::gelu_tanh`] | the backward of candle's has constants of six digits |
+//! | [`ops::embedding()`], [`ops::cross_entropy()`] | candle takes the largest index of a dtype for a row of zeros, and computes half precision in half precision |
+//! | [`ops::Attention`] | candle has none that differentiates |
 //! | [`ops::linear()`], [`ops::conv2d()`] | candle's initial weights are not `PyTorch`'s |
 //!
 //! Networks implement [`Network`]; [`Mlp`] and [`SimpleCnn`] are the first.

@@ -18,6 +18,7 @@
 use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 
+use super::checks::accumulator;
 use crate::{Error, Mode};
 
 const EPS: f64 = 1e-5;
@@ -209,14 +210,6 @@ fn channel_mean(values: &Tensor) -> Result<Tensor> {
 
 fn inverse_deviation(var: &Tensor) -> Result<Tensor> {
     (var + EPS)?.sqrt()?.recip()
-}
-
-/// The dtype that sums are kept in.
-fn accumulator(dtype: DType) -> DType {
-    match dtype {
-        DType::F16 | DType::BF16 => DType::F32,
-        other => other,
-    }
 }
 
 fn snapshot(var: &Var) -> Result<Tensor> {

@@ -1,15 +1,39 @@
 //! Layers and operations whose gradients are right.
 //!
-//! Everything here is composed of candle operations that differentiate, so it runs on every device.
+//! Everything here is composed of candle operations that differentiate, so it runs on every device
+//! and in every float dtype. Many of candle's own operations are made for inference: they have no
+//! backward, and a gradient ends there without a word.
 
+pub mod attention;
 pub mod batch_norm;
 pub mod conv;
+pub mod cross_entropy;
 pub mod dropout;
+pub mod embedding;
+pub mod gelu;
+pub mod layer_norm;
 pub mod linear;
 pub mod pool;
+pub mod rms_norm;
+pub mod rope;
+pub mod silu;
+pub mod softmax;
+pub mod window_pool;
 
+mod checks;
+
+pub use attention::Attention;
 pub use batch_norm::BatchNorm;
 pub use conv::{conv2d, conv2d_no_bias};
+pub use cross_entropy::{CrossEntropy, cross_entropy};
 pub use dropout::Dropout;
+pub use embedding::{Embedding, embedding};
+pub use gelu::{gelu, gelu_tanh};
+pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{linear, linear_no_bias};
 pub use pool::max_pool2d;
+pub use rms_norm::{RmsNorm, rms_norm};
+pub use rope::{Rope, RopePairs, rope};
+pub use silu::silu;
+pub use softmax::{log_softmax, masked_softmax, softmax};
+pub use window_pool::{Pool2d, adaptive_avg_pool2d};

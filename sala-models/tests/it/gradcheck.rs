@@ -1,8 +1,8 @@
 //! Gradients against central differences, in f64.
 
-use candle_core::{Device, Result, Tensor, Var};
-use sala_core::testing::gradcheck;
+use candle_core::{DType, Device, Result, Tensor, Var};
 pub(crate) use sala_core::testing::values;
+use sala_core::testing::{assert_same_bits, gradcheck};
 use sala_models::Rng;
 
 /// A tensor of standard normal values, the same for the same name.
@@ -30,6 +30,62 @@ pub(crate) fn check(vars: &[(String, Var)], loss: impl Fn() -> Result<Tensor>) {
         .map(|(name, var)| (name.as_str(), var))
         .collect();
     gradcheck(&named, loss);
+}
+
+/// Checks the gradient of `op` with respect to an input of the shape `dims`: as it is, as a
+/// transposed view (of two dimensions or more) and as a part of a larger tensor.
+pub(crate) fn check_layouts(dims: &[usize], op: impl Fn(&Tensor) -> Result<Tensor>) {
+    let x = normal_var("x", dims);
+    check(&[("x".into(), x.clone())], || weighted_sum(&op(&x)?));
+
+    let last = dims.len() - 1;
+    let mut larger = dims.to_vec();
+    larger[last] += 2;
+    let x = normal_var("larger x", &larger);
+    check(&[("narrowed x".into(), x.clone())], || {
+        weighted_sum(&op(&x.narrow(last, 1, dims[last])?)?)
+    });
+    if last > 0 {
+        let mut swapped = dims.to_vec();
+        swapped.swap(last - 1, last);
+        let x = normal_var("swapped x", &swapped);
+        check(&[("transposed x".into(), x.clone())], || {
+            weighted_sum(&op(&x.transpose(last - 1, last)?)?)
+        });
+    }
+}
+
+/// Checks that `op` computes bf16 and f16 in f32 and rounds its result and its gradient once.
+pub(crate) fn check_half(dims: &[usize], op: impl Fn(&Tensor) -> Result<Tensor>) {
+    for dtype in [DType::BF16, DType::F16] {
+        let x = normal("half x", dims).to_dtype(dtype).unwrap();
+        // The loss is one of the rounded result in both cases.
+        let run = |x: &Tensor| -> Result<(Tensor, Tensor)> {
+            let x = Var::from_tensor(x)?;
+            let y = op(&x)?.to_dtype(dtype)?;
+            let weights = normal("weights of the sum", y.dims()).to_dtype(DType::F32)?;
+            let loss = (y.to_dtype(DType::F32)? * weights)?.sum_all()?;
+            let gradient = loss.backward()?.get(&x).unwrap().to_dtype(dtype)?;
+            Ok((y, gradient))
+        };
+        assert_eq!(op(&x).unwrap().dtype(), dtype);
+        let (y, gradient) = run(&x).unwrap();
+        let (wanted_y, wanted_gradient) = run(&x.to_dtype(DType::F32).unwrap()).unwrap();
+        assert_same_bits("half result", &y, &wanted_y);
+        assert_same_bits("half gradient", &gradient, &wanted_gradient);
+    }
+}
+
+/// Checks that an input is refused with a message that has all of `parts`.
+#[track_caller]
+pub(crate) fn refused<T>(result: Result<T>, parts: &[&str]) {
+    let Err(error) = result else {
+        panic!("{parts:?}: an error was wanted");
+    };
+    let text = error.to_string();
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
 }
 
 #[test]

@@ -10,10 +10,17 @@
     reason = "where values are compared exactly, the bits are what is promised"
 )]
 
+mod attention;
 mod batch_norm;
 mod dropout;
+mod features;
 mod gradcheck;
 mod layers;
 mod networks;
+mod norms;
 mod pool;
+mod reference;
+mod silent_cuts;
+mod softmax;
 mod store;
+mod window_pool;

@@ -1,0 +1,195 @@
+//! Scaled dot-product attention, with as many heads of keys as of queries or fewer.
+//!
+//! For each head, with queries `Q (T, D)`, keys `K (S, D)` and values `V (S, E)` (Vaswani et al.
+//! 2017, arXiv:1706.03762):
+//!
+//! ```text
+//! Y = softmax(s Q Kᵀ + mask) V        s = 1/√D unless set
+//! ```
+//!
+//! With fewer heads of keys and values than of queries (grouped-query attention, Ainslie et al.
+//! 2023, arXiv:2305.13245), each serves as many neighbouring heads of queries: head `h` of `H`
+//! takes number `⌊h G / H⌋` of `G`.
+//!
+//! This is `torch.nn.functional.scaled_dot_product_attention` but for `causal` with fewer queries
+//! than keys: there the queries are taken for the last positions, so that the last one sees every
+//! key, as decoding with cached keys needs it. `PyTorch` takes them for the first positions. The
+//! scores of all pairs are kept for the gradient, of `B H T S` entries.
+
+use candle_core::{D, DType, Device, Result, Tensor};
+
+use super::{
+    checks::{accumulator, check_companion, check_positive, check_values, refuse, refuse_shape},
+    softmax::{masked_softmax, softmax},
+};
+
+const OP: &str = "attention";
+
+/// Settings of the attention; the default sees every key, with the scale `1/√D`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Attention {
+    /// Whether a position sees only itself and earlier ones.
+    pub causal: bool,
+    /// What scores are multiplied by, when it is not `1/√D`.
+    pub scale: Option<f64>,
+}
+
+impl Attention {
+    /// Attends from `q (B, H, T, D)` to `k (B, G, S, D)` and `v (B, G, S, E)`, where `G` divides
+    /// `H`. The result is `(B, H, T, E)` of `q`'s dtype; half precision is computed in f32.
+    ///
+    /// `mask` broadcasts to `(B, H, T, S)` and is one of [`masked_softmax`]: u8, not zero where a
+    /// query sees a key (padding of the keys: `(B, 1, 1, S)`), or floats that are added to the scaled
+    /// scores. It comes on top of `causal`. A query that sees no key gets zeros and no gradient.
+    ///
+    /// # Errors
+    /// When a tensor is empty, not of floats, of another dtype or does not fit the others, `causal`
+    /// is set with more queries than keys, the scale is not positive and finite, or candle fails.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use sala_models::ops::Attention;
+    ///
+    /// let q = Tensor::zeros((1, 4, 3, 8), DType::F64, &Device::Cpu)?;
+    /// let k = Tensor::zeros((1, 2, 3, 8), DType::F64, &Device::Cpu)?;
+    /// let v = Tensor::arange(0f64, 6., &Device::Cpu)?.reshape((1, 2, 3, 1))?;
+    /// let causal = Attention { causal: true, ..Default::default() };
+    /// let y = causal.forward(&q, &k, &v, None)?.flatten_from(2)?.get(0)?.to_vec2::<f64>()?;
+    /// assert_eq!(y[1], [0., 0.5, 1.]); // equal scores: the mean of what a position sees
+    /// assert_eq!(y[2], [3., 3.5, 4.]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn forward(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let sizes = Sizes::of(q, k, v)?;
+        let scale = self.scale.unwrap_or(1.0 / (sizes.features as f64).sqrt());
+        check_positive(OP, "scale", scale)?;
+        let dtype = accumulator(q.dtype());
+        // The queries of all heads that share keys stand one below the other, so keys are not copied.
+        let grouped = q.to_dtype(dtype)?.affine(scale, 0.0)?.reshape((
+            sizes.batch,
+            sizes.groups,
+            (),
+            sizes.features,
+        ))?;
+        let keys = k.to_dtype(dtype)?.contiguous()?;
+        let scores = grouped
+            .matmul(&keys.transpose(D::Minus1, D::Minus2)?.contiguous()?)?
+            .reshape(sizes.scores())?;
+        let mask = mask.map(|mask| in_dtype_of_scores(mask, q)).transpose()?;
+        let shares = self.shares(&scores, &sizes, mask.as_ref())?.reshape((
+            sizes.batch,
+            sizes.groups,
+            (),
+            sizes.keys,
+        ))?;
+        shares
+            .matmul(&v.to_dtype(dtype)?.contiguous()?)?
+            .reshape((sizes.batch, sizes.heads, sizes.queries, sizes.values))?
+            .to_dtype(q.dtype())
+    }
+
+    /// The share of each key in each query's result, `(B, H, T, S)`.
+    fn shares(&self, scores: &Tensor, sizes: &Sizes, mask: Option<&Tensor>) -> Result<Tensor> {
+        let past = self
+            .causal
+            .then(|| sizes.past(scores.device()))
+            .transpose()?;
+        let Some(mask) = mask else {
+            return match past {
+                Some(past) => masked_softmax(scores, &past, D::Minus1),
+                None => softmax(scores, D::Minus1),
+            };
+        };
+        let Ok(whole) = mask.broadcast_as(scores.shape()) else {
+            let wanted = format!("a shape that broadcasts to {:?}", scores.dims());
+            return Err(refuse_shape(OP, "mask", wanted, mask));
+        };
+        let Some(past) = past else {
+            return masked_softmax(scores, mask, D::Minus1);
+        };
+        let past = past.broadcast_as(scores.shape())?;
+        if mask.dtype() == DType::U8 {
+            // The causal one is 0 or 1, so whatever number the other says yes with stays.
+            let both = (past * whole)?;
+            return masked_softmax(scores, &both, D::Minus1);
+        }
+        masked_softmax(&(scores + whole)?, &past, D::Minus1)
+    }
+}
+
+/// A mask of floats in the dtype that `q` is computed in; a boolean one as it is.
+fn in_dtype_of_scores(mask: &Tensor, q: &Tensor) -> Result<Tensor> {
+    if mask.dtype() == DType::U8 {
+        return Ok(mask.clone());
+    }
+    check_companion(OP, "mask", mask, q)?;
+    mask.to_dtype(accumulator(q.dtype()))
+}
+
+/// The sizes of an attention, as its documentation names them.
+struct Sizes {
+    batch: usize,
+    heads: usize,
+    groups: usize,
+    queries: usize,
+    keys: usize,
+    features: usize,
+    values: usize,
+}
+
+impl Sizes {
+    fn of(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Self> {
+        for (argument, t) in [("q", q), ("k", k), ("v", v)] {
+            check_values(OP, argument, t)?;
+            check_companion(OP, argument, t, q)?;
+        }
+        let &[batch, heads, queries, features] = q.dims() else {
+            return Err(refuse_shape(OP, "q", "of shape (B, H, T, D)", q));
+        };
+        let &[_, groups, keys, _] = k.dims() else {
+            return Err(refuse_shape(OP, "k", "of shape (B, G, S, D)", k));
+        };
+        if k.dims() != [batch, groups, keys, features] || !heads.is_multiple_of(groups) {
+            let wanted = format!("of shape ({batch}, G, S, {features}) where G divides {heads}");
+            return Err(refuse_shape(OP, "k", wanted, k));
+        }
+        let values = match *v.dims() {
+            [b, g, s, values] if [b, g, s] == [batch, groups, keys] => values,
+            _ => {
+                let wanted = format!("of shape ({batch}, {groups}, {keys}, E)");
+                return Err(refuse_shape(OP, "v", wanted, v));
+            }
+        };
+        Ok(Self {
+            batch,
+            heads,
+            groups,
+            queries,
+            keys,
+            features,
+            values,
+        })
+    }
+
+    const fn scores(&self) -> (usize, usize, usize, usize) {
+        (self.batch, self.heads, self.queries, self.keys)
+    }
+
+    /// Which keys are not in a query's future, `(T, S)`; the last query stands at the last key.
+    fn past(&self, device: &Device) -> Result<Tensor> {
+        let Some(before) = self.keys.checked_sub(self.queries) else {
+            let wanted = format!("at most {} long, as the keys are, when causal", self.keys);
+            return Err(refuse(OP, "q", wanted, self.queries.to_string()));
+        };
+        let sees = |(query, key)| u8::from(key <= before + query);
+        let pairs = (0..self.queries).flat_map(|query| (0..self.keys).map(move |key| (query, key)));
+        let seen: Vec<u8> = pairs.map(sees).collect();
+        Tensor::from_vec(seen, (self.queries, self.keys), device)
+    }
+}

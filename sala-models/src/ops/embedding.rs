@@ -1,0 +1,106 @@
+//! Rows of a table, looked up by index.
+//!
+//! `y[…] = table[indices[…]]`; the gradient of a row is the sum over all places that looked it up.
+//!
+//! candle's lookup differentiates, but takes the largest index of a dtype (`u32::MAX`, 255 for u8)
+//! for a row of zeros, and sums the gradient of a half-precision table in half precision, where
+//! that of a row that occurs often stops growing: in bf16, 256 + 1 = 256.
+
+use candle_core::{Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use super::checks::{
+    accumulator, check_size, check_values, index_below, read_indices, refuse_shape,
+};
+
+const OP: &str = "embedding";
+
+/// The rows of `table (entries, size)` at `indices`, of `indices`' shape with `size` added at the
+/// end, and of the table's dtype.
+///
+/// Indices have any integer dtype. They are read to be checked, which waits for an accelerator. The
+/// gradient of a half-precision table is summed in f32, at the price of a copy of the table.
+///
+/// # Errors
+/// When the table does not have rank 2 or is empty or not of floats, the indices are not integers,
+/// there are none or one is not below `entries`, or candle fails.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use sala_models::ops::embedding;
+///
+/// let table = Tensor::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?;
+/// let y = embedding(&table, &Tensor::new(&[1u32, 0, 1], &Device::Cpu)?)?;
+/// assert_eq!(y.to_vec2::<f32>()?, [[3., 4.], [1., 2.], [3., 4.]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn embedding(table: &Tensor, indices: &Tensor) -> Result<Tensor> {
+    check_values(OP, "table", table)?;
+    let &[entries, size] = table.dims() else {
+        return Err(refuse_shape(OP, "table", "of shape (entries, size)", table));
+    };
+    let rows = read_indices(OP, "indices", indices)?
+        .into_iter()
+        .map(|index| index_below(OP, "indices", index, entries))
+        .collect::<Result<Vec<u32>>>()?;
+    if rows.is_empty() {
+        return Err(refuse_shape(OP, "indices", "at least one index", indices));
+    }
+    let rows = Tensor::from_vec(rows, indices.elem_count(), table.device())?;
+    let mut dims = indices.dims().to_vec();
+    dims.push(size);
+    table
+        .to_dtype(accumulator(table.dtype()))?
+        .contiguous()?
+        .index_select(&rows, 0)?
+        .reshape(dims)?
+        .to_dtype(table.dtype())
+}
+
+/// [`embedding()`] with its table, the parameter `weight (entries, size)`, which starts with
+/// standard normal values as `torch.nn.Embedding` does.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    weight: Tensor,
+}
+
+impl Embedding {
+    /// A table of `entries` rows of `size` values, under the builder's prefix.
+    ///
+    /// # Errors
+    /// When a size is zero or the store holds the name with another shape.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use sala_models::{VarStore, ops::Embedding};
+    ///
+    /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
+    /// let tokens = Embedding::new(100, 8, store.builder().pp("tokens"))?;
+    /// let y = tokens.forward(&Tensor::new(&[[1u32, 2, 3], [4, 5, 6]], &Device::Cpu)?)?;
+    /// assert_eq!(y.dims(), [2, 3, 8]);
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    pub fn new(entries: usize, size: usize, vb: VarBuilder) -> crate::Result<Self> {
+        check_size(OP, "entries", entries)?;
+        check_size(OP, "size", size)?;
+        let init = Init::Randn {
+            mean: 0.0,
+            stdev: 1.0,
+        };
+        let weight = vb.get_with_hints((entries, size), "weight", init)?;
+        Ok(Self { weight })
+    }
+
+    /// The table, `(entries, size)`: for an output layer that shares it.
+    pub const fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The rows at `indices`.
+    ///
+    /// # Errors
+    /// As for [`embedding()`].
+    pub fn forward(&self, indices: &Tensor) -> Result<Tensor> {
+        embedding(&self.weight, indices)
+    }
+}

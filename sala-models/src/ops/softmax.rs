@@ -1,0 +1,122 @@
+//! Softmax and its logarithm over one dimension, with and without a mask.
+//!
+//! ```text
+//! m = max x        softmax(x)ᵢ = exp(xᵢ − m) / Σⱼ exp(xⱼ − m)
+//!                  log softmax(x)ᵢ = xᵢ − m − log Σⱼ exp(xⱼ − m)
+//! ```
+//!
+//! The results do not depend on `m`, which keeps `exp` from overflowing, so no gradient flows
+//! through it. `candle_nn`'s `softmax_last_dim` has no backward: the gradient ends there.
+//!
+//! A row in which the mask leaves nothing has no softmax (0/0, which `torch.softmax` gives as NaN).
+//! [`masked_softmax`] returns zeros for it, and its gradient is zero: such rows are the padding of
+//! a batch, whose outputs nobody reads, while one NaN among them would spoil every gradient.
+//! `PyTorch`'s attention makes the same choice.
+
+use candle_core::{DType, Result, Tensor, shape::Dim};
+
+use super::checks::{accumulator, check_companion, check_values, refuse_shape};
+
+/// The softmax of `x` over `dim`, of `x`'s shape and dtype; half precision is computed in f32.
+///
+/// # Errors
+/// When `x` is empty or not of floats, it has no dimension `dim`, or candle fails.
+///
+/// ```
+/// use candle_core::{D, Device, Tensor};
+/// use sala_models::ops::softmax;
+///
+/// let x = Tensor::new(&[[0f64, 0.], [1000., 1000.]], &Device::Cpu)?;
+/// assert_eq!(softmax(&x, D::Minus1)?.to_vec2::<f64>()?, [[0.5, 0.5], [0.5, 0.5]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn softmax(x: &Tensor, dim: impl Dim) -> Result<Tensor> {
+    check_values("softmax", "x", x)?;
+    let dim = dim.to_index(x.shape(), "softmax")?;
+    let shifted = below_maximum(x, dim)?;
+    let powers = shifted.exp()?;
+    powers
+        .broadcast_div(&powers.sum_keepdim(dim)?)?
+        .to_dtype(x.dtype())
+}
+
+/// The logarithm of [`softmax`], without the detour through numbers that underflow.
+///
+/// # Errors
+/// When `x` is empty or not of floats, it has no dimension `dim`, or candle fails.
+///
+/// ```
+/// use candle_core::{D, Device, Tensor};
+/// use sala_models::ops::log_softmax;
+///
+/// let x = Tensor::new(&[0f64, 2000.], &Device::Cpu)?;
+/// assert_eq!(log_softmax(&x, D::Minus1)?.to_vec1::<f64>()?, [-2000., 0.]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn log_softmax(x: &Tensor, dim: impl Dim) -> Result<Tensor> {
+    check_values("log_softmax", "x", x)?;
+    let dim = dim.to_index(x.shape(), "log_softmax")?;
+    let shifted = below_maximum(x, dim)?;
+    let log_sum = shifted.exp()?.sum_keepdim(dim)?.log()?;
+    shifted.broadcast_sub(&log_sum)?.to_dtype(x.dtype())
+}
+
+/// The softmax of `x` over `dim`, of the entries that `mask` leaves.
+///
+/// A mask of dtype u8 leaves the entries where it is not zero; what `x` holds elsewhere, NaN
+/// included, does not matter. A mask of floats, of `x`'s dtype or the one it is computed in, is
+/// added to `x` and receives a gradient; its entries are finite or −∞. Both may have any shape that
+/// broadcasts to `x`'s. A row of which nothing is left becomes zeros.
+///
+/// # Errors
+/// When `x` is empty or not of floats, it has no dimension `dim`, the mask is of another dtype or
+/// does not broadcast to `x`'s shape, or candle fails.
+///
+/// ```
+/// use candle_core::{D, Device, Tensor};
+/// use sala_models::ops::masked_softmax;
+///
+/// let x = Tensor::new(&[[1f64, 1., 9.], [1., 1., 9.]], &Device::Cpu)?;
+/// let mask = Tensor::new(&[[1u8, 1, 0], [0, 0, 0]], &Device::Cpu)?;
+/// let y = masked_softmax(&x, &mask, D::Minus1)?;
+/// assert_eq!(y.to_vec2::<f64>()?, [[0.5, 0.5, 0.], [0., 0., 0.]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn masked_softmax(x: &Tensor, mask: &Tensor, dim: impl Dim) -> Result<Tensor> {
+    const OP: &str = "masked_softmax";
+    check_values(OP, "x", x)?;
+    let dim = dim.to_index(x.shape(), OP)?;
+    let scores = masked(OP, x, mask)?;
+    let max = scores.detach().max_keepdim(dim)?;
+    let nothing_left = max.eq(f64::NEG_INFINITY)?;
+    // −∞ − (−∞) would be NaN.
+    let shift = nothing_left.where_cond(&max.zeros_like()?, &max)?;
+    let powers = scores.broadcast_sub(&shift)?.exp()?;
+    // All powers of such a row are 0, and 0 / 1 has the value and the gradient that are wanted.
+    let sum = (powers.sum_keepdim(dim)? + nothing_left.to_dtype(powers.dtype())?)?;
+    powers.broadcast_div(&sum)?.to_dtype(x.dtype())
+}
+
+/// `x` in the dtype of the computation, with −∞ where the mask leaves nothing.
+fn masked(op: &'static str, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let values = x.to_dtype(accumulator(x.dtype()))?;
+    let Ok(whole) = mask.broadcast_as(x.shape()) else {
+        let wanted = format!("a shape that broadcasts to {:?}", x.dims());
+        return Err(refuse_shape(op, "mask", wanted, mask));
+    };
+    if mask.dtype() == DType::U8 {
+        let nothing = Tensor::new(f32::NEG_INFINITY, x.device())?
+            .to_dtype(values.dtype())?
+            .broadcast_as(x.shape())?;
+        return whole.where_cond(&values, &nothing);
+    }
+    check_companion(op, "mask", mask, x)?;
+    let added = whole.to_dtype(values.dtype())?;
+    values + added
+}
+
+/// `x − max x` in the dtype of the computation; the maximum is a constant to the gradient.
+fn below_maximum(x: &Tensor, dim: usize) -> Result<Tensor> {
+    let values = x.to_dtype(accumulator(x.dtype()))?;
+    values.broadcast_sub(&values.detach().max_keepdim(dim)?)
+}
