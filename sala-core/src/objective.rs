@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use candle_core::{DType, Tensor, backprop::GradStore};
+use candle_core::{Tensor, backprop::GradStore};
 
 /// What the optimizer will do with the gradient of a pass.
 ///
@@ -122,12 +122,8 @@ impl Evaluation {
     /// # Errors
     /// Those of [`Tensor::backward`].
     pub fn of_scaled_loss(loss: Tensor, scale: f64) -> candle_core::Result<Self> {
-        // In f32: the scaled loss itself must not overflow where its gradients would not.
-        let wide = match loss.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
-        let grads = (loss.to_dtype(wide)? * scale)?.backward()?;
+        // The scaled loss may overflow: only its gradients are used.
+        let grads = (&loss * scale)?.backward()?;
         Ok(Self { loss, grads, scale })
     }
 }

@@ -235,6 +235,42 @@ fn perturbing_each_micro_batch_is_another_method_that_costs_the_same() {
     assert!(values(&apart)[0] > 1e-6, "the ascents are the same");
 }
 
+// Catches a sum over micro-batches that outlives a step that was given up half way.
+#[test]
+fn a_step_that_fails_between_its_micro_batches_leaves_nothing_of_them() {
+    let run = |fails: bool| {
+        let problem = Problem::new(DType::F64);
+        let base = Sgd::new(&problem.params(), ParamsSgd::default()).unwrap();
+        let config = ParamsSam {
+            micro_batches: 4,
+            ..Default::default()
+        };
+        let mut sam = Sam::new(problem.params(), base, config).unwrap();
+        let mut parts = part_loss(&problem, 4);
+        if fails {
+            let before = problem.weights();
+            let mut broken = |part: usize, pass: Pass| {
+                if part == 2 && pass == Pass::Perturbed {
+                    candle_core::bail!("the loader broke");
+                }
+                problem.loss_of_rows(2 * part, 2)
+            };
+            let mut objective = MicroBatches::new(&problem.params(), 4, &mut broken);
+            assert!(sam.step(&mut objective).is_err());
+            for (got, wanted) in problem.weights().iter().zip(&before) {
+                assert_same_bits("weights", got, wanted);
+            }
+        }
+        let mut objective = MicroBatches::new(&problem.params(), 4, &mut parts);
+        let report = sam.step(&mut objective).unwrap();
+        SCALAR.assert("evaluations", report.evaluations, 2.0);
+        problem.weights()
+    };
+    for (got, wanted) in run(true).iter().zip(&run(false)) {
+        assert_same_bits("after a failure", got, wanted);
+    }
+}
+
 // Catches a SALA that returns to the wrong weights between micro-batches. At k = 1 and α = 1 the slow
 // weights are the fast ones, and every step climbs: that is SAM.
 #[test]
