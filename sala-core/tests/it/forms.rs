@@ -235,6 +235,37 @@ fn perturbing_each_micro_batch_is_another_method_that_costs_the_same() {
     assert!(values(&apart)[0] > 1e-6, "the ascents are the same");
 }
 
+// Catches slow weights that are lost while the parameters hold them: with equal micro-batches SALA over
+// them is SALA.
+#[test]
+fn sala_over_equal_micro_batches_is_sala() {
+    let run = |micro_batches: usize, k: u64| {
+        let problem = Problem::new(DType::F64);
+        let (_, base) = bases().remove(0);
+        let method = Method::Sala(ParamsSala {
+            k,
+            rho: 0.6,
+            micro_batches,
+            ..Default::default()
+        });
+        let mut sala = build(problem.params(), &base, &method, None).unwrap();
+        let mut same = |_: usize, _: Pass| problem.loss_of_rows(0, 8);
+        let mut climbs = 0;
+        for _ in 0..9 {
+            let mut objective = MicroBatches::new(&problem.params(), 4, &mut same);
+            climbs += u32::from(sala.step(&mut objective).unwrap().ascent);
+        }
+        assert!(climbs > 1);
+        let slow = sala.slow_weights().unwrap().tensors().unwrap().to_vec();
+        [problem.weights(), slow].concat()
+    };
+    for k in [1, 2, 3] {
+        for (got, wanted) in run(4, k).iter().zip(&run(1, k)) {
+            TRAJECTORY_F64.assert_tensors(&format!("k = {k}"), got, wanted);
+        }
+    }
+}
+
 // Catches a sum over micro-batches that outlives a step that was given up half way.
 #[test]
 fn a_step_that_fails_between_its_micro_batches_leaves_nothing_of_them() {
