@@ -129,8 +129,8 @@ impl LossScaler {
     /// optimizer are then those of before it.
     ///
     /// # Errors
-    /// Those of the step; [`Error::NonFinite`] only when the loss itself is not finite or the factor is
-    /// at its minimum already.
+    /// Those of the step; [`Error::NonFinite`] only when the factor is at its minimum already. Until then
+    /// a loss that is not finite leaves steps out, too.
     pub fn step<M, F>(&mut self, optimizer: &mut M, loss: &mut F) -> Result<Option<StepReport>>
     where
         M: Minimizer + ?Sized,

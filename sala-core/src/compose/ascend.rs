@@ -244,6 +244,7 @@ where
         let descent = reader.part("descent");
         reader.finish()?;
         self.descent.load_state(&descent)?;
-        self.climb.restore(climb)
+        self.climb.restore(climb);
+        Ok(())
     }
 }

@@ -423,7 +423,8 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
     /// Reads what [`Climb::save`] wrote, for [`Climb::restore`].
     pub(crate) fn read(&self, params: &ParamSet, reader: &mut StateReader) -> Result<Saveable> {
         self.require_rest()?;
-        let rho = reader.get("rho")?;
+        let mut radius = self.radius;
+        radius.set_rho(reader.get("rho")?)?;
         let mut memory = |name: &str, there: bool| -> Result<Option<Memory>> {
             if !there {
                 return Ok(None);
@@ -434,14 +435,14 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             Ok(Some(memory))
         };
         Ok(Saveable {
-            rho,
+            radius,
             perturbation: memory("perturbation", self.perturbation.memory().is_some())?,
             blend: memory("blend", self.blend.memory().is_some())?,
         })
     }
 
-    pub(crate) fn restore(&mut self, saved: Saveable) -> Result<()> {
-        self.radius.set_rho(saved.rho)?;
+    pub(crate) fn restore(&mut self, saved: Saveable) {
+        self.radius = saved.radius;
         if let (Some(mine), Some(saved)) = (self.perturbation.memory_mut(), saved.perturbation) {
             *mine = saved;
         }
@@ -449,13 +450,12 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             *mine = saved;
         }
         self.abandon();
-        Ok(())
     }
 }
 
 /// The part of a climb's state that lasts from step to step.
 pub(crate) struct Saveable {
-    rho: f64,
+    radius: Radius,
     perturbation: Option<Memory>,
     blend: Option<Memory>,
 }

@@ -337,6 +337,7 @@ where
         reader.finish()?;
         self.descent.load_state(&descent)?;
         (self.gap, self.near, self.slow) = (gap, near, slow);
-        self.climb.restore(climb)
+        self.climb.restore(climb);
+        Ok(())
     }
 }

@@ -99,11 +99,12 @@ impl SlowWeights {
         params.publish()
     }
 
-    /// The memory that is free while the parameters hold the slow weights.
+    /// The memory that is free while the parameters hold the slow weights, the first time it is asked
+    /// for.
     pub(crate) fn take_spare(&mut self) -> Option<Vec<Option<Tensor>>> {
         match &mut self.0 {
-            Held::InParams { spare, .. } => Some(std::mem::take(spare)),
-            Held::Nothing | Held::Apart(_) => None,
+            Held::InParams { spare, .. } if !spare.is_empty() => Some(std::mem::take(spare)),
+            Held::Nothing | Held::Apart(_) | Held::InParams { .. } => None,
         }
     }
 

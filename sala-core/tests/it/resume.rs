@@ -109,6 +109,18 @@ fn a_state_that_does_not_fit_changes_nothing() {
             before,
             "{name}"
         );
+        if optimizer.rho().is_some() {
+            // Found last of all, after the base has been read.
+            let mut negative = optimizer.state().unwrap();
+            negative.set("rho", -1.0);
+            negative.set("descent/base/lr", 77.0);
+            assert!(optimizer.load_state(&negative).is_err(), "{name}");
+            assert_eq!(
+                format!("{:?}", optimizer.state().unwrap()),
+                before,
+                "{name}"
+            );
+        }
         assert!(
             optimizer.load_state(&State::new("Other")).is_err(),
             "{name}"
