@@ -336,6 +336,36 @@ impl<M: Minimizer + ?Sized> Minimizer for Box<M> {
     }
 }
 
+/// The methods of [`Minimizer`] in which a composition only passes on to the part of it that steps.
+macro_rules! passes_on_to {
+    ($part:ident) => {
+        fn next_step(&self) -> u64 {
+            self.$part.next_step()
+        }
+
+        fn params(&self) -> &ParamSet {
+            self.$part.params()
+        }
+
+        fn learning_rate(&self) -> f64 {
+            Minimizer::learning_rate(&self.$part)
+        }
+
+        fn set_learning_rate(&mut self, lr: f64) {
+            Minimizer::set_learning_rate(&mut self.$part, lr);
+        }
+
+        fn weight_decay(&self) -> Option<f64> {
+            self.$part.weight_decay()
+        }
+
+        fn set_weight_decay(&mut self, decay: f64) -> Result<()> {
+            self.$part.set_weight_decay(decay)
+        }
+    };
+}
+pub(crate) use passes_on_to;
+
 /// A [`Minimizer`] whose complete state can be saved and loaded.
 pub trait Resumable: Minimizer + Stateful {}
 

@@ -26,7 +26,7 @@ use crate::{
     blend::{Ascended, Blend},
     clip::Clip,
     error::Result,
-    minimizer::{Minimizer, Progress, StepReport},
+    minimizer::{Minimizer, Progress, StepReport, passes_on_to},
     objective::{Evaluation, Pass},
     params::ParamSet,
     perturb::{Perturbation, Radius},
@@ -192,21 +192,7 @@ where
         self.climb.micro_batches()
     }
 
-    fn next_step(&self) -> u64 {
-        self.descent.next_step()
-    }
-
-    fn params(&self) -> &ParamSet {
-        self.descent.params()
-    }
-
-    fn learning_rate(&self) -> f64 {
-        self.descent.learning_rate()
-    }
-
-    fn set_learning_rate(&mut self, lr: f64) {
-        self.descent.set_learning_rate(lr);
-    }
+    passes_on_to!(descent);
 
     fn rho(&self) -> Option<f64> {
         Some(self.climb.radius.rho())
@@ -214,14 +200,6 @@ where
 
     fn set_rho(&mut self, rho: f64) -> Result<()> {
         self.climb.radius.set_rho(rho)
-    }
-
-    fn weight_decay(&self) -> Option<f64> {
-        self.descent.weight_decay()
-    }
-
-    fn set_weight_decay(&mut self, decay: f64) -> Result<()> {
-        self.descent.set_weight_decay(decay)
     }
 }
 

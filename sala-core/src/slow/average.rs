@@ -14,7 +14,7 @@ use super::{SlowInit, SlowWeights};
 use crate::{
     error::{Result, check},
     kernels::Fast,
-    minimizer::{Minimizer, Progress, StepReport},
+    minimizer::{Minimizer, Progress, StepReport, passes_on_to},
     objective::{Evaluation, Pass},
     params::ParamSet,
     state::{State, StateReader, Stateful},
@@ -159,21 +159,7 @@ impl<M: Minimizer> Minimizer for Averaged<M> {
         self.inner.micro_batches()
     }
 
-    fn next_step(&self) -> u64 {
-        self.inner.next_step()
-    }
-
-    fn params(&self) -> &ParamSet {
-        self.inner.params()
-    }
-
-    fn learning_rate(&self) -> f64 {
-        self.inner.learning_rate()
-    }
-
-    fn set_learning_rate(&mut self, lr: f64) {
-        self.inner.set_learning_rate(lr);
-    }
+    passes_on_to!(inner);
 
     fn rho(&self) -> Option<f64> {
         self.inner.rho()
@@ -181,14 +167,6 @@ impl<M: Minimizer> Minimizer for Averaged<M> {
 
     fn set_rho(&mut self, rho: f64) -> Result<()> {
         self.inner.set_rho(rho)
-    }
-
-    fn weight_decay(&self) -> Option<f64> {
-        self.inner.weight_decay()
-    }
-
-    fn set_weight_decay(&mut self, decay: f64) -> Result<()> {
-        self.inner.set_weight_decay(decay)
     }
 
     fn slow_weights(&self) -> Option<&SlowWeights> {

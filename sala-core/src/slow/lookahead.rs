@@ -28,7 +28,7 @@ use crate::{
     error::{Error, Result, check},
     kernels::Fast,
     memory::Memory,
-    minimizer::{Minimizer, Progress, StepReport},
+    minimizer::{Minimizer, Progress, StepReport, passes_on_to},
     objective::{Evaluation, Pass},
     params::ParamSet,
     state::{State, StateReader, Stateful},
@@ -244,29 +244,7 @@ impl<B: Optimizer + 'static> Minimizer for Lookahead<B> {
 
     fn abandon(&mut self) {}
 
-    fn next_step(&self) -> u64 {
-        self.descent.next_step()
-    }
-
-    fn params(&self) -> &ParamSet {
-        self.descent.params()
-    }
-
-    fn learning_rate(&self) -> f64 {
-        self.descent.base().learning_rate()
-    }
-
-    fn set_learning_rate(&mut self, lr: f64) {
-        self.descent.set_learning_rate(lr);
-    }
-
-    fn weight_decay(&self) -> Option<f64> {
-        self.descent.weight_decay()
-    }
-
-    fn set_weight_decay(&mut self, decay: f64) -> Result<()> {
-        self.descent.set_weight_decay(decay)
-    }
+    passes_on_to!(descent);
 
     fn slow_weights(&self) -> Option<&SlowWeights> {
         Some(&self.slow)
