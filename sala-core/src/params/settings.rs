@@ -12,7 +12,7 @@ impl ParamSet {
     /// of what [`ParamSet::with_layerwise_lr_decay`] does.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad scale, [`Error::NoMatch`] when no parameter is matched.
+    /// [`Error::Config`](crate::Error::Config) for a bad scale, [`Error::NoMatch`](crate::Error::NoMatch) when no parameter is matched.
     pub fn with_lr_scale(mut self, scale: f64, rule: impl Fn(&str) -> bool) -> Result<Self> {
         check::non_negative("ParamSet", "lr_scale", scale)?;
         self.set("lr_scale", |p| rule(&p.name), |p| p.lr_scale *= scale)?;
@@ -24,7 +24,7 @@ impl ParamSet {
     /// without one, such as a head, keep their rate.
     ///
     /// # Errors
-    /// [`Error::Config`] when `decay` is outside (0, 1], [`Error::NoMatch`] when nothing has a layer.
+    /// [`Error::Config`](crate::Error::Config) when `decay` is outside (0, 1], [`Error::NoMatch`](crate::Error::NoMatch) when nothing has a layer.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Var};
@@ -61,7 +61,7 @@ impl ParamSet {
     /// Gives the parameters whose name fulfils `rule` a weight decay of their own, ≥ 0.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad value, [`Error::NoMatch`] when no parameter is matched.
+    /// [`Error::Config`](crate::Error::Config) for a bad value, [`Error::NoMatch`](crate::Error::NoMatch) when no parameter is matched.
     pub fn with_weight_decay(mut self, decay: f64, rule: impl Fn(&str) -> bool) -> Result<Self> {
         check::non_negative("ParamSet", "weight_decay", decay)?;
         let decay = Some(decay);
@@ -112,7 +112,7 @@ impl ParamSet {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad scale, [`Error::NoMatch`] when no parameter is matched.
+    /// [`Error::Config`](crate::Error::Config) for a bad scale, [`Error::NoMatch`](crate::Error::NoMatch) when no parameter is matched.
     pub fn with_rho_scale(mut self, scale: f64, rule: impl Fn(&str) -> bool) -> Result<Self> {
         check::non_negative("ParamSet", "rho_scale", scale)?;
         self.set("rho_scale", |p| rule(&p.name), |p| p.rho_scale = scale)?;
@@ -123,7 +123,7 @@ impl ParamSet {
     /// their magnitudes, whatever the method's default is.
     ///
     /// # Errors
-    /// [`Error::NoMatch`] when no parameter is matched.
+    /// [`Error::NoMatch`](crate::Error::NoMatch) when no parameter is matched.
     pub fn with_adaptive(mut self, adaptive: bool, rule: impl Fn(&str) -> bool) -> Result<Self> {
         let adaptive = Some(adaptive);
         self.set("adaptive", |p| rule(&p.name), |p| p.adaptive = adaptive)?;
