@@ -16,7 +16,9 @@
 //! | [`ops::gelu()`], [`ops::gelu_tanh`] | the backward of candle's has constants of six digits |
 //! | [`ops::embedding()`], [`ops::cross_entropy()`] | candle takes the largest index of a dtype for a row of zeros, and computes half precision in half precision |
 //! | [`ops::Attention`] | candle has none that differentiates |
-//! | [`ops::linear()`], [`ops::conv2d()`] | candle's initial weights are not `PyTorch`'s |
+//! | [`ops::relu()`] | candle's derivative at 0 is 1 |
+//! | [`ops::conv2d()`] | the backward of candle's is naive, and an error for some sizes with a stride |
+//! | [`ops::Linear`], [`ops::Conv2d`] | candle's initial weights are not `PyTorch`'s |
 //!
 //! Networks implement [`Network`]; [`Mlp`] and [`SimpleCnn`] are the first.
 //!
@@ -43,6 +45,7 @@
 
 pub mod cnn;
 pub mod error;
+pub mod kernels;
 pub mod mlp;
 pub mod mode;
 pub mod network;

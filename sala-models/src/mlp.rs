@@ -1,12 +1,12 @@
 //! A multi-layer perceptron.
 
-use candle_core::{Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
 
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_probability, check_sizes},
-    ops::{Dropout, linear},
+    ops::{Dropout, Linear, relu},
 };
 
 /// The sizes of an [`Mlp`].
@@ -95,11 +95,11 @@ impl Mlp {
             let vb = vb.pp("layers").pp(i);
             // Named after the layer, so that each layer has masks of its own.
             let masks = rng.stream(&format!("dropout/{}", vb.prefix()));
-            let layer = linear(inputs, width, vb)?;
+            let layer = Linear::new(inputs, width, vb)?;
             hidden.push((layer, Dropout::new(config.dropout, masks)?));
             inputs = width;
         }
-        let last = linear(inputs, config.classes, vb.pp("layers").pp(hidden.len()))?;
+        let last = Linear::new(inputs, config.classes, vb.pp("layers").pp(hidden.len()))?;
         Ok(Self {
             hidden,
             last,
@@ -123,7 +123,7 @@ impl Network for Mlp {
         }
         let mut x = x.flatten_from(1)?;
         for (layer, dropout) in &self.hidden {
-            x = dropout.forward(&layer.forward(&x)?.relu()?, mode)?;
+            x = dropout.forward(&relu(&layer.forward(&x)?)?, mode)?;
         }
         self.last.forward(&x)
     }

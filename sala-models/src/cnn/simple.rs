@@ -1,12 +1,12 @@
 //! A small convolutional classifier for images of 28 × 28 or 32 × 32.
 
-use candle_core::{Result, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, Linear, Module, VarBuilder};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
 
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_probability, check_sizes},
-    ops::{BatchNorm, Dropout, conv2d_no_bias, linear, max_pool2d},
+    ops::{BatchNorm, Conv2d, Conv2dConfig, Dropout, Linear, max_pool2d},
 };
 
 /// The sizes of a [`SimpleCnn`].
@@ -119,15 +119,12 @@ impl SimpleCnn {
     )]
     pub fn new(config: &SimpleCnnConfig, vb: VarBuilder, rng: Rng) -> crate::Result<Self> {
         config.validate()?;
-        let same_size = Conv2dConfig {
-            padding: 1,
-            ..Default::default()
-        };
+        let same_size = Conv2dConfig::same(3, 1);
         let mut channels = config.in_channels;
         let mut features = Vec::with_capacity(config.widths.len());
         for (i, &width) in config.widths.iter().enumerate() {
             let vb = vb.pp("features").pp(i);
-            let conv = conv2d_no_bias(channels, width, 3, same_size, vb.pp("conv"))?;
+            let conv = Conv2d::without_bias(channels, width, 3, same_size, vb.pp("conv"))?;
             features.push((conv, BatchNorm::new(width, vb.pp("norm"))?));
             channels = width;
         }
@@ -137,7 +134,7 @@ impl SimpleCnn {
         Ok(Self {
             features,
             dropout: Dropout::new(config.dropout, masks)?,
-            classifier: linear(channels * pixels, config.classes, vb)?,
+            classifier: Linear::new(channels * pixels, config.classes, vb)?,
             input: [config.in_channels, config.image_size, config.image_size],
         })
     }
@@ -157,7 +154,7 @@ impl Network for SimpleCnn {
         }
         let mut x = x.clone();
         for (conv, norm) in &self.features {
-            let activated = norm.forward(&conv.forward(&x)?, mode)?.relu()?;
+            let activated = norm.forward_relu(&conv.forward(&x)?, mode)?;
             x = max_pool2d(&activated, 2)?;
         }
         let features = self.dropout.forward(&x.flatten_from(1)?, mode)?;

@@ -18,9 +18,14 @@
 use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 
-use super::checks::accumulator;
+use super::{
+    checks::{accumulator, check_companion, check_values, refuse_shape},
+    format::ImageFormat,
+    relu::relu,
+};
 use crate::{Error, Mode};
 
+const OP: &str = "batch_norm";
 const EPS: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
@@ -51,6 +56,14 @@ pub struct BatchNorm {
     running_mean: Var,
     running_var: Var,
     channels: usize,
+    format: ImageFormat,
+}
+
+/// What follows the normalisation in the same operation.
+#[derive(Clone, Copy, Default)]
+struct After<'a> {
+    residual: Option<&'a Tensor>,
+    relu: bool,
 }
 
 impl BatchNorm {
@@ -75,7 +88,7 @@ impl BatchNorm {
     pub fn new(channels: usize, vb: VarBuilder) -> crate::Result<Self> {
         if channels == 0 {
             return Err(Error::Argument {
-                op: "batch_norm",
+                op: OP,
                 argument: "channels",
                 wanted: "at least 1".into(),
                 got: "0".into(),
@@ -93,7 +106,25 @@ impl BatchNorm {
             running_mean: stats("running_mean", 0.0)?,
             running_var: stats("running_var", 1.0)?,
             channels,
+            format: ImageFormat::ChannelsFirst,
         })
+    }
+
+    /// The same layer for images of another format; features `(N, C)` stay as they are.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use sala_models::{Mode, VarStore, ops::{BatchNorm, ImageFormat}};
+    ///
+    /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
+    /// let norm = BatchNorm::new(3, store.builder())?.with_format(ImageFormat::ChannelsLast);
+    /// let x = Tensor::zeros((2, 5, 5, 3), DType::F32, &Device::Cpu)?;
+    /// assert_eq!(norm.forward(&x, Mode::eval())?.dims(), [2, 5, 5, 3]);
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_format(self, format: ImageFormat) -> Self {
+        Self { format, ..self }
     }
 
     /// A snapshot of the running mean, `(C)`.
@@ -112,68 +143,154 @@ impl BatchNorm {
         snapshot(&self.running_var)
     }
 
-    /// Normalises `x`, `(N, C)` or `(N, C, H, W)`; the result has its shape and dtype.
+    /// Normalises `x`, `(N, C)` or `(N, C, H, W)`, or `(N, H, W, C)` if the format says so; the result
+    /// has its shape and dtype.
     ///
     /// In training the statistics are those of the batch, and gradients flow through them; in
     /// evaluation they are the running ones, which are constants. `x` may have any strides.
     ///
     /// # Errors
-    /// When `x` has another rank or channel count, when a training batch has fewer than two values
-    /// per channel (its variance says nothing; `PyTorch` refuses as well), or when candle fails.
+    /// When `x` is empty, not of floats, of another rank or channel count, when a training batch has
+    /// fewer than two values per channel (its variance says nothing; `PyTorch` refuses as well), or when
+    /// candle fails.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let (batch, positions) = self.check(x, mode)?;
-        let dtype = accumulator(x.dtype());
-        let values = x
-            .reshape((batch, self.channels, positions))?
-            .to_dtype(dtype)?;
-        let weight = self.per_channel(&self.weight, dtype)?;
-        let bias = self.per_channel(&self.bias, dtype)?;
-        let normalised = if mode.train {
-            let mean = channel_mean(&values)?;
-            let centred = values.broadcast_sub(&mean)?;
-            let var = channel_mean(&centred.sqr()?)?;
-            if mode.track_stats {
-                self.track(&mean, &var, batch * positions)?;
-            }
-            centred.broadcast_mul(&(weight * inverse_deviation(&var)?)?)?
-        } else {
-            // Snapshots, so that no graph holds storage which a later training pass overwrites.
-            let mean = self.per_channel(&self.running_mean()?, dtype)?;
-            let var = self.per_channel(&self.running_var()?, dtype)?;
-            values
-                .broadcast_sub(&mean)?
-                .broadcast_mul(&(weight * inverse_deviation(&var)?)?)?
-        };
-        normalised
-            .broadcast_add(&bias)?
-            .to_dtype(x.dtype())?
-            .reshape(x.shape())
+        self.apply(x, mode, After::default())
     }
 
-    /// The batch size and the number of positions per image (1 for features).
-    fn check(&self, x: &Tensor, mode: Mode) -> crate::Result<(usize, usize)> {
-        let channels = self.channels;
-        let refuse = |wanted: String| Error::Argument {
-            op: "batch_norm",
-            argument: "x",
-            wanted,
-            got: format!("shape {:?}", x.dims()),
-        };
-        let (batch, positions) = match *x.dims() {
-            [n, c] if c == channels => (n, 1),
-            [n, c, h, w] if c == channels => (n, h * w),
-            _ => {
-                return Err(refuse(format!(
-                    "of shape (N, {channels}) or (N, {channels}, H, W)"
-                )));
+    /// `relu(norm(x))`, which is one operation where it has a fast form.
+    ///
+    /// # Errors
+    /// As for [`BatchNorm::forward`].
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use sala_models::{Mode, VarStore, ops::BatchNorm};
+    ///
+    /// let store = VarStore::new(0, DType::F64, &Device::Cpu);
+    /// let norm = BatchNorm::new(1, store.builder())?;
+    /// let y = norm.forward_relu(&Tensor::new(&[[-3f64], [1.]], &Device::Cpu)?, Mode::train(0))?;
+    /// assert_eq!(y.get(0)?.to_vec1::<f64>()?, [0.]);
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    pub fn forward_relu(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let residual = None;
+        self.apply(
+            x,
+            mode,
+            After {
+                residual,
+                relu: true,
+            },
+        )
+    }
+
+    /// `relu(norm(x) + residual)`, the end of a residual block, which is one operation where it has a
+    /// fast form. `residual` has `x`'s shape and dtype.
+    ///
+    /// # Errors
+    /// As for [`BatchNorm::forward`], and when `residual` does not fit.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use sala_models::{Mode, VarStore, ops::BatchNorm};
+    ///
+    /// let store = VarStore::new(0, DType::F64, &Device::Cpu);
+    /// let norm = BatchNorm::new(1, store.builder())?;
+    /// let x = Tensor::new(&[[1f64], [1.]], &Device::Cpu)?; // normalised: zeros
+    /// let residual = Tensor::new(&[[-2f64], [5.]], &Device::Cpu)?;
+    /// let y = norm.forward_add_relu(&x, &residual, Mode::train(0))?;
+    /// assert_eq!(y.to_vec2::<f64>()?, [[0.], [5.]]);
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    pub fn forward_add_relu(&self, x: &Tensor, residual: &Tensor, mode: Mode) -> Result<Tensor> {
+        let residual = Some(residual);
+        self.apply(
+            x,
+            mode,
+            After {
+                residual,
+                relu: true,
+            },
+        )
+    }
+
+    fn apply(&self, x: &Tensor, mode: Mode, after: After) -> Result<Tensor> {
+        self.check(x, mode)?;
+        if let Some(residual) = after.residual {
+            check_values(OP, "residual", residual)?;
+            check_companion(OP, "residual", residual, x)?;
+            if residual.dims() != x.dims() {
+                let wanted = format!("of shape {:?}", x.dims());
+                return Err(refuse_shape(OP, "residual", wanted, residual));
             }
-        };
-        if mode.train && batch * positions < 2 {
-            return Err(refuse(
-                "a batch with more than one value per channel in training".into(),
-            ));
         }
-        Ok((batch, positions))
+        let dtype = accumulator(x.dtype());
+        let mut y = self.composed(&x.to_dtype(dtype)?, mode)?;
+        if let Some(residual) = after.residual {
+            y = (y + residual.to_dtype(dtype)?)?;
+        }
+        if after.relu {
+            y = relu(&y)?;
+        }
+        y.to_dtype(x.dtype())
+    }
+
+    /// The normalisation in plain candle operations, of `x` in the dtype of the computation.
+    fn composed(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        if x.rank() == 4 {
+            let images = self.format.to_channels_first(x)?;
+            let (_, _, height, width) = images.dims4()?;
+            let values = images.flatten_from(2)?;
+            let y = self.normalised(&values, mode)?;
+            let y = y.reshape(((), self.channels, height, width))?;
+            return self.format.from_channels_first(&y);
+        }
+        self.normalised(&x.unsqueeze(2)?, mode)?.squeeze(2)
+    }
+
+    /// `(N, C, positions)` to the same.
+    fn normalised(&self, values: &Tensor, mode: Mode) -> Result<Tensor> {
+        let dtype = values.dtype();
+        let weight = self.per_channel(&self.weight, dtype)?;
+        let bias = self.per_channel(&self.bias, dtype)?;
+        let (mean, var) = if mode.train {
+            let mean = channel_mean(values)?;
+            let var = channel_mean(&values.broadcast_sub(&mean)?.sqr()?)?;
+            if mode.track_stats {
+                self.track(&mean, &var, values.elem_count() / self.channels)?;
+            }
+            (mean, var)
+        } else {
+            // Snapshots, so that no graph holds storage which a later training pass overwrites.
+            (
+                self.per_channel(&self.running_mean()?, dtype)?,
+                self.per_channel(&self.running_var()?, dtype)?,
+            )
+        };
+        values
+            .broadcast_sub(&mean)?
+            .broadcast_mul(&(weight * inverse_deviation(&var)?)?)?
+            .broadcast_add(&bias)
+    }
+
+    fn check(&self, x: &Tensor, mode: Mode) -> Result<()> {
+        check_values(OP, "x", x)?;
+        let channels = self.channels;
+        let found = match x.rank() {
+            2 => x.dim(1)?,
+            4 => x.dim(self.format.channel())?,
+            _ => 0,
+        };
+        if found != channels {
+            let images = self.format.shape();
+            let wanted = format!("of shape (N, C) or {images} with C = {channels}");
+            return Err(refuse_shape(OP, "x", wanted, x));
+        }
+        if mode.train && x.elem_count() < 2 * channels {
+            let wanted = "a batch with more than one value per channel in training";
+            return Err(refuse_shape(OP, "x", wanted, x));
+        }
+        Ok(())
     }
 
     /// Moves the running statistics towards those of a batch with `count` values per channel.

@@ -1,66 +1,161 @@
-//! Fully connected layers with `PyTorch`'s default initialisation.
+//! Fully connected layers.
 //!
-//! Weight and bias are both drawn from `U(−1/√fan_in, 1/√fan_in)`, as `torch.nn.Linear` does.
+//! Weight and bias start from `U(−1/√fan_in, 1/√fan_in)`, as those of `torch.nn.Linear` do.
 //! [`candle_nn::linear()`] draws its weights from a Kaiming normal instead, of variance `2/fan_in`:
-//! six times as much, so a recipe tuned on `PyTorch` starts elsewhere. The layer type is candle's.
+//! six times as much, so a recipe tuned on `PyTorch` starts elsewhere.
 
-use candle_nn::{Init, Linear, VarBuilder};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
 
-use crate::{Error, Result};
+use super::checks::{accumulator, check_companion, check_values, last_dim, refuse_shape};
+use crate::Error;
 
-/// A layer `y = x·Wᵀ + b` from `(…, inputs)` to `(…, outputs)`, with the parameters
-/// `weight (outputs, inputs)` and `bias (outputs)` under the builder's prefix.
+const OP: &str = "linear";
+
+/// `x·Wᵀ + b`: from `x (…, I)`, `weight (O, I)` and `bias (O)` to `(…, O)`, of `x`'s dtype.
+///
+/// Half precision is computed in f32 and rounded once; parameters have `x`'s dtype or the one it is
+/// computed in.
 ///
 /// # Errors
-/// When a size is zero, or the store holds such a name with another shape.
+/// When a tensor is empty, not of floats, of another dtype or does not fit the others, or candle fails.
 ///
 /// ```
-/// use candle_core::{DType, Device};
-/// use sala_models::{VarStore, ops::linear};
+/// use candle_core::{Device, Tensor};
+/// use sala_models::ops::linear;
 ///
-/// let store = VarStore::new(0, DType::F32, &Device::Cpu);
-/// let layer = linear(784, 10, store.builder().pp("head"))?;
-/// assert_eq!(layer.weight().dims(), [10, 784]);
-/// assert!(store.get("head.bias").is_some());
-/// # Ok::<(), sala_models::Error>(())
+/// let x = Tensor::new(&[[1f32, 2.]], &Device::Cpu)?;
+/// let weight = Tensor::new(&[[1f32, 1.], [3., -1.]], &Device::Cpu)?;
+/// let bias = Tensor::new(&[0f32, 10.], &Device::Cpu)?;
+/// assert_eq!(linear(&x, &weight, Some(&bias))?.to_vec2::<f32>()?, [[3., 11.]]);
+/// # Ok::<(), candle_core::Error>(())
 /// ```
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "candle's layers take the builder by value"
-)]
-pub fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
-    let init = fan_in_uniform("linear", inputs, outputs)?;
-    let weight = vb.get_with_hints((outputs, inputs), "weight", init)?;
-    let bias = vb.get_with_hints(outputs, "bias", init)?;
-    Ok(Linear::new(weight, Some(bias)))
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (inputs, outputs) = check(x, weight, bias)?;
+    let dtype = accumulator(x.dtype());
+    let rows = x.to_dtype(dtype)?.reshape(((), inputs))?;
+    let weight = weight.to_dtype(dtype)?;
+    let product = rows.matmul(&weight.t()?)?;
+    let y = match bias {
+        Some(bias) => product.broadcast_add(&bias.to_dtype(dtype)?)?,
+        None => product,
+    };
+    let mut dims = x.dims().to_vec();
+    dims.pop();
+    dims.push(outputs);
+    y.reshape(dims)?.to_dtype(x.dtype())
 }
 
-/// A layer `y = x·Wᵀ` from `(…, inputs)` to `(…, outputs)`: [`linear()`] without the bias.
-///
-/// # Errors
-/// When a size is zero, or the store holds such a name with another shape.
-///
-/// ```
-/// use candle_core::{DType, Device};
-/// use sala_models::{VarStore, ops::linear_no_bias};
-///
-/// let store = VarStore::new(0, DType::F32, &Device::Cpu);
-/// let layer = linear_no_bias(6, 2, store.builder())?;
-/// assert!(layer.bias().is_none());
-/// # Ok::<(), sala_models::Error>(())
-/// ```
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "candle's layers take the builder by value"
-)]
-pub fn linear_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
-    let init = fan_in_uniform("linear_no_bias", inputs, outputs)?;
-    let weight = vb.get_with_hints((outputs, inputs), "weight", init)?;
-    Ok(Linear::new(weight, None))
+/// The numbers of inputs and of outputs.
+fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<(usize, usize)> {
+    check_values(OP, "x", x)?;
+    check_values(OP, "weight", weight)?;
+    check_companion(OP, "weight", weight, x)?;
+    let inputs = last_dim(OP, "x", x)?;
+    let outputs = match *weight.dims() {
+        [outputs, of] if of == inputs => outputs,
+        _ => {
+            let wanted = format!("of shape (O, {inputs})");
+            return Err(refuse_shape(OP, "weight", wanted, weight));
+        }
+    };
+    if let Some(bias) = bias {
+        if bias.dims() != [outputs] {
+            return Err(refuse_shape(
+                OP,
+                "bias",
+                format!("of shape ({outputs})"),
+                bias,
+            ));
+        }
+        check_companion(OP, "bias", bias, x)?;
+    }
+    Ok((inputs, outputs))
+}
+
+/// [`linear()`] with its parameters: `weight (outputs, inputs)` and, unless it was left out,
+/// `bias (outputs)`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// A layer from `(…, inputs)` to `(…, outputs)` with its parameters under the builder's prefix.
+    ///
+    /// # Errors
+    /// When a size is zero, or the store holds such a name with another shape.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use sala_models::{VarStore, ops::Linear};
+    ///
+    /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
+    /// let layer = Linear::new(784, 10, store.builder().pp("head"))?;
+    /// assert_eq!(layer.weight().dims(), [10, 784]);
+    /// assert!(store.get("head.bias").is_some());
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    pub fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> crate::Result<Self> {
+        let mut layer = Self::without_bias(inputs, outputs, vb.clone())?;
+        let init = fan_in_uniform(OP, inputs, outputs)?;
+        layer.bias = Some(vb.get_with_hints(outputs, "bias", init)?);
+        Ok(layer)
+    }
+
+    /// [`Linear::new`] without the bias.
+    ///
+    /// # Errors
+    /// As for [`Linear::new`].
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use sala_models::{VarStore, ops::Linear};
+    ///
+    /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
+    /// let layer = Linear::without_bias(6, 2, store.builder())?;
+    /// assert!(layer.bias().is_none());
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    pub fn without_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> crate::Result<Self> {
+        let init = fan_in_uniform(OP, inputs, outputs)?;
+        Ok(Self {
+            weight: vb.get_with_hints((outputs, inputs), "weight", init)?,
+            bias: None,
+        })
+    }
+
+    /// A layer of parameters that exist: `weight (outputs, inputs)`, `bias (outputs)`; for weights that
+    /// two layers share. They are checked when the layer is used.
+    pub const fn from_parts(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// The weight, `(outputs, inputs)`.
+    pub const fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The bias, `(outputs)`.
+    pub const fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+}
+
+impl Module for Linear {
+    /// As [`linear()`].
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        linear(x, &self.weight, self.bias.as_ref())
+    }
 }
 
 /// `U(−1/√fan_in, 1/√fan_in)`, for a layer that has inputs and outputs.
-pub(crate) fn fan_in_uniform(op: &'static str, fan_in: usize, outputs: usize) -> Result<Init> {
+pub(crate) fn fan_in_uniform(
+    op: &'static str,
+    fan_in: usize,
+    outputs: usize,
+) -> crate::Result<Init> {
     for (argument, size) in [("fan_in", fan_in), ("outputs", outputs)] {
         if size == 0 {
             return Err(Error::Argument {

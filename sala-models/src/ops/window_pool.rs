@@ -17,7 +17,10 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
-use super::checks::{accumulator, check_size, check_values, refuse, refuse_shape};
+use super::{
+    checks::{accumulator, check_size, check_values, refuse, refuse_shape},
+    format::ImageFormat,
+};
 
 /// The windows of a pooling layer: pairs are for height and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct Pool2d {
     pub ceil_mode: bool,
     /// Whether an average counts padded places in its divisor.
     pub count_include_pad: bool,
+    /// How inputs and outputs lie in memory.
+    pub format: ImageFormat,
 }
 
 /// What one pooling does along one axis.
@@ -61,7 +66,24 @@ impl Pool2d {
             padding: (0, 0),
             ceil_mode: false,
             count_include_pad: true,
+            format: ImageFormat::ChannelsFirst,
         }
+    }
+
+    /// The same windows for images of another format.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use sala_models::ops::{ImageFormat, Pool2d};
+    ///
+    /// let x = Tensor::arange(0f32, 8., &Device::Cpu)?.reshape((1, 2, 2, 2))?;
+    /// let y = Pool2d::square(2).with_format(ImageFormat::ChannelsLast).max(&x)?;
+    /// assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [6., 7.]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn with_format(self, format: ImageFormat) -> Self {
+        Self { format, ..self }
     }
 
     /// The largest value of each window of `x (N, C, H, W)`, as `torch.nn.MaxPool2d`.
@@ -81,10 +103,12 @@ impl Pool2d {
     /// # Ok::<(), candle_core::Error>(())
     /// ```
     pub fn max(&self, x: &Tensor) -> Result<Tensor> {
+        let x = &images(self.format, "max_pool2d", x)?;
         let (rows, columns) = self.axes("max_pool2d", x)?;
         // Columns first: then the first row with the maximum decides, and in it the first column.
         let values = x.to_dtype(accumulator(x.dtype()))?;
-        largest(&largest(&values, columns)?, rows)?.to_dtype(x.dtype())
+        let y = largest(&largest(&values, columns)?, rows)?.to_dtype(x.dtype())?;
+        self.format.from_channels_first(&y)
     }
 
     /// The mean of each window of `x (N, C, H, W)`, as `torch.nn.AvgPool2d`; half precision is
@@ -104,6 +128,7 @@ impl Pool2d {
     /// # Ok::<(), candle_core::Error>(())
     /// ```
     pub fn average(&self, x: &Tensor) -> Result<Tensor> {
+        let x = &images(self.format, "avg_pool2d", x)?;
         let (rows, columns) = self.axes("avg_pool2d", x)?;
         let values = x.to_dtype(accumulator(x.dtype()))?;
         let sums = sums(&sums(&values, columns)?, rows)?;
@@ -113,7 +138,8 @@ impl Pool2d {
         let counts = Tensor::from_vec(counts, (rows.windows, columns.windows), &Device::Cpu)?
             .to_dtype(sums.dtype())?
             .to_device(x.device())?;
-        sums.broadcast_div(&counts)?.to_dtype(x.dtype())
+        let y = sums.broadcast_div(&counts)?.to_dtype(x.dtype())?;
+        self.format.from_channels_first(&y)
     }
 
     fn axes(&self, op: &'static str, x: &Tensor) -> Result<(Axis, Axis)> {
@@ -261,6 +287,41 @@ fn means(x: &Tensor, dim: usize, outputs: usize) -> Result<Tensor> {
     };
     let parts = (0..outputs).map(mean).collect::<Result<Vec<_>>>()?;
     Tensor::cat(&parts, dim)
+}
+
+/// The mean over all pixels of each channel: `x (N, C, H, W)`, or of another format, to `(N, C)`. Half
+/// precision is computed in f32.
+///
+/// # Errors
+/// When `x` is empty, not of floats or not of rank 4, or candle fails.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use sala_models::ops::{ImageFormat, global_avg_pool2d};
+///
+/// let x = Tensor::new(&[[[[1f32, 10.], [3., 30.]]]], &Device::Cpu)?; // one row of two pixels
+/// let y = global_avg_pool2d(&x, ImageFormat::ChannelsLast)?;
+/// assert_eq!(y.to_vec2::<f32>()?, [[2., 20.]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn global_avg_pool2d(x: &Tensor, format: ImageFormat) -> Result<Tensor> {
+    let x = images(format, "global_avg_pool2d", x)?;
+    let values = x.to_dtype(accumulator(x.dtype()))?;
+    values.flatten_from(2)?.mean(2)?.to_dtype(x.dtype())
+}
+
+/// A batch of images as `(N, C, H, W)`.
+fn images(format: ImageFormat, op: &'static str, x: &Tensor) -> Result<Tensor> {
+    check_values(op, "x", x)?;
+    if x.rank() != 4 {
+        return Err(refuse_shape(
+            op,
+            "x",
+            format!("of shape {}", format.shape()),
+            x,
+        ));
+    }
+    format.to_channels_first(x)
 }
 
 /// Height and width of a batch of images.

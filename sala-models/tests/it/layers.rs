@@ -1,10 +1,9 @@
 //! Initialisation, shapes and gradients of linear layers and convolutions.
 
-use candle_core::{DType, Device};
-use candle_nn::{Conv2dConfig, Module};
+use candle_core::{DType, Device, Module};
 use sala_models::{
     VarStore,
-    ops::{conv2d, conv2d_no_bias, linear, linear_no_bias},
+    ops::{Conv2d, Conv2dConfig, Linear},
 };
 
 use crate::gradcheck::{check, normal_var, values, weighted_sum};
@@ -26,12 +25,12 @@ fn extent(store: &VarStore, name: &str) -> (f64, f64) {
 #[test]
 fn initial_values_fill_the_range_of_one_over_the_root_of_the_fan_in() {
     let store = store();
-    linear(400, 100, store.builder().pp("l")).unwrap();
+    Linear::new(400, 100, store.builder().pp("l")).unwrap();
     let grouped = Conv2dConfig {
         groups: 2,
         ..Default::default()
     };
-    conv2d(32, 64, 3, grouped, store.builder().pp("c")).unwrap();
+    Conv2d::new(32, 64, 3, grouped, store.builder().pp("c")).unwrap();
     // 16 channels of a group times 9 places.
     for (name, bound) in [
         ("l.weight", 1.0 / 20.0),
@@ -52,13 +51,9 @@ fn initial_values_fill_the_range_of_one_over_the_root_of_the_fan_in() {
 #[test]
 fn gradients_agree_with_differences() {
     let store = store();
-    let l = linear(3, 2, store.builder().pp("l")).unwrap();
-    let strided = Conv2dConfig {
-        stride: 2,
-        padding: 1,
-        ..Default::default()
-    };
-    let c = conv2d(2, 3, 3, strided, store.builder().pp("c")).unwrap();
+    let l = Linear::new(3, 2, store.builder().pp("l")).unwrap();
+    let strided = Conv2dConfig::same(3, 2);
+    let c = Conv2d::new(2, 3, 3, strided, store.builder().pp("c")).unwrap();
     let (features, images) = (normal_var("f", &[4, 3]), normal_var("i", &[2, 2, 5, 5]));
     let mut vars = store.trainable();
     vars.push(("features".into(), features.clone()));
@@ -72,14 +67,14 @@ fn gradients_agree_with_differences() {
 fn layers_without_bias_have_none() {
     let store = store();
     assert!(
-        linear_no_bias(3, 2, store.builder().pp("l"))
+        Linear::without_bias(3, 2, store.builder().pp("l"))
             .unwrap()
             .bias()
             .is_none()
     );
     let plain = Conv2dConfig::default();
     assert!(
-        conv2d_no_bias(3, 2, 1, plain, store.builder().pp("c"))
+        Conv2d::without_bias(3, 2, 1, plain, store.builder().pp("c"))
             .unwrap()
             .bias()
             .is_none()
@@ -95,11 +90,11 @@ fn sizes_that_make_no_layer_are_refused_and_leave_nothing_behind() {
         ..Default::default()
     };
     let vb = || store.builder();
-    assert!(linear(0, 2, vb()).is_err());
-    assert!(linear_no_bias(2, 0, vb()).is_err());
-    assert!(conv2d(2, 2, 0, config(1), vb()).is_err());
-    assert!(conv2d(2, 2, 1, config(0), vb()).is_err());
-    let error = conv2d_no_bias(3, 4, 1, config(2), vb())
+    assert!(Linear::new(0, 2, vb()).is_err());
+    assert!(Linear::without_bias(2, 0, vb()).is_err());
+    assert!(Conv2d::new(2, 2, 0, config(1), vb()).is_err());
+    assert!(Conv2d::new(2, 2, 1, config(0), vb()).is_err());
+    let error = Conv2d::without_bias(3, 4, 1, config(2), vb())
         .unwrap_err()
         .to_string();
     assert!(

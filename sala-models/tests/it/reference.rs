@@ -184,6 +184,7 @@ fn pools() {
             padding,
             ceil_mode,
             count_include_pad,
+            ..Pool2d::square(1)
         };
         compare(&format!("max_{name}"), |i| pool.max(&i["x"]));
         compare(&format!("average_{name}"), |i| pool.average(&i["x"]));

@@ -1,0 +1,83 @@
+//! How work is cut into pieces and shared among threads.
+
+use std::mem::MaybeUninit;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::element::Element;
+
+/// Elements of a piece of element-wise work: several arrays of this size fit a second-level cache,
+/// and handing a piece to another thread costs a hundredth of the work in it.
+pub(crate) const PIECE: usize = 16 * 1024;
+
+/// Whether rayon has threads to share work with. A pool of one is not entered: runs that train side by
+/// side, each on a thread of its own, would wait for each other at its door.
+pub(crate) fn parallel() -> bool {
+    rayon::current_num_threads() > 1
+}
+
+/// Does `work` for each number in `0..count`, in any order.
+pub(crate) fn each(count: usize, work: impl Fn(usize) + Sync + Send) {
+    if count > 1 && parallel() {
+        (0..count).into_par_iter().for_each(work);
+    } else {
+        (0..count).for_each(work);
+    }
+}
+
+/// What `work` yields for each number in `0..count`, in their order.
+pub(crate) fn map<R: Send>(count: usize, work: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
+    if count > 1 && parallel() {
+        (0..count).into_par_iter().map(work).collect()
+    } else {
+        (0..count).map(work).collect()
+    }
+}
+
+/// Hands out the pieces of `values`, of `piece` elements but for the last, with their numbers.
+pub(crate) fn each_of<T: Send>(
+    values: &mut [T],
+    piece: usize,
+    work: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    if values.len() > piece && parallel() {
+        let pieces = values.par_chunks_mut(piece).enumerate();
+        pieces.for_each(|(i, values)| work(i, values));
+    } else {
+        let pieces = values.chunks_mut(piece).enumerate();
+        pieces.for_each(|(i, values)| work(i, values));
+    }
+}
+
+/// A new vector of `len` elements. `work` is handed its pieces, all zeros, with their numbers.
+///
+/// The zeros are written piece by piece just before the work, when they go no further than the cache:
+/// `vec![0.0; len]` would send them through memory.
+pub(crate) fn filled<T: Element>(
+    len: usize,
+    piece: usize,
+    work: impl Fn(usize, &mut [T]) + Sync + Send,
+) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    let spare = &mut values.spare_capacity_mut()[..len];
+    each_of(spare, piece, |i, piece| work(i, zeroed(piece)));
+    // SAFETY: `each_of` has handed every element to `zeroed`, or has panicked before this line.
+    unsafe { values.set_len(len) };
+    values
+}
+
+fn zeroed<T: Element>(piece: &mut [MaybeUninit<T>]) -> &mut [T] {
+    for value in &mut *piece {
+        value.write(T::default());
+    }
+    // SAFETY: all elements were written in the loop above.
+    unsafe { &mut *(std::ptr::from_mut(piece) as *mut [T]) }
+}
+
+/// Runs `work` compiled for the best instruction set of this processor. All that is called in it has to
+/// be `#[inline(always)]` to be compiled for it, too.
+#[inline]
+pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(work)
+}

@@ -1,0 +1,31 @@
+//! The rectified linear unit.
+//!
+//! `relu(x) = max(x, 0)`. Its derivative at 0 is taken to be 0, as everywhere; candle's is 1 there,
+//! which matters where many values are exactly 0, as after another relu.
+
+use candle_core::{Result, Tensor};
+
+use super::checks::check_values;
+
+/// `max(x, 0)` for each entry: any shape, any float dtype. NaN stays NaN.
+///
+/// # Errors
+/// When `x` is empty or not of floats, or candle fails.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use sala_models::ops::relu;
+///
+/// let x = Var::new(&[-1f64, 0., 2.], &Device::Cpu)?;
+/// let y = relu(&x)?;
+/// assert_eq!(y.to_vec1::<f64>()?, [0., 0., 2.]);
+/// let slope = y.sum_all()?.backward()?.get(&x).unwrap().to_vec1::<f64>()?;
+/// assert_eq!(slope, [0., 0., 1.]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    check_values("relu", "x", x)?;
+    // Of a NaN neither x > 0 nor x <= 0 holds; it is to be seen in the result.
+    let dropped = x.detach().le(0.0)?;
+    dropped.where_cond(&x.zeros_like()?.detach(), x)
+}
