@@ -36,10 +36,10 @@ const BUFFERS: [&str; 3] = ["running_mean", "running_var", "num_batches_tracked"
 ///
 /// ```
 /// use candle_core::{DType, Device};
-/// use sala_models::{VarStore, ops::linear};
+/// use sala_models::{VarStore, ops::Linear};
 ///
 /// let store = VarStore::new(42, DType::F32, &Device::Cpu);
-/// linear(4, 2, store.builder().pp("head"))?;
+/// Linear::new(4, 2, store.builder().pp("head"))?;
 /// let names: Vec<String> = store.trainable().into_iter().map(|(name, _)| name).collect();
 /// assert_eq!(names, ["head.bias", "head.weight"]);
 /// assert_eq!(store.num_parameters(), 10);
@@ -137,16 +137,16 @@ impl VarStore {
     ///
     /// ```
     /// use candle_core::{DType, Device};
-    /// use sala_models::{VarStore, ops::linear};
+    /// use sala_models::{VarStore, ops::Linear};
     ///
     /// let folder = tempfile::tempdir()?;
     /// let path = folder.path().join("weights.safetensors");
     /// let store = VarStore::new(1, DType::F32, &Device::Cpu);
-    /// linear(4, 2, store.builder())?;
+    /// Linear::new(4, 2, store.builder())?;
     /// store.save(&path)?;
     ///
     /// let other = VarStore::new(2, DType::F32, &Device::Cpu);
-    /// linear(4, 2, other.builder())?;
+    /// Linear::new(4, 2, other.builder())?;
     /// other.load(&path)?; // the values of the first store
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
