@@ -12,7 +12,9 @@ use std::{
 };
 
 use candle_core::WithDType;
-use pulp::Simd;
+use pulp::{Simd, bytemuck};
+
+use super::scratch::Pool;
 
 /// An element type that has fast kernels.
 pub(crate) trait Element:
@@ -37,12 +39,19 @@ pub(crate) trait Element:
     fn sqrt(self) -> Self;
     fn max(self, other: Self) -> Self;
 
+    /// Memory to borrow.
+    fn pool() -> &'static Pool<Self>;
+
     /// Elements of a register.
     fn lanes<S: Simd>() -> usize;
     /// The registers that fill the beginning of a slice.
     fn vectors<S: Simd>(slice: &[Self]) -> &[Self::Vector<S>];
     /// As [`Element::vectors`], to write.
     fn vectors_mut<S: Simd>(slice: &mut [Self]) -> &mut [Self::Vector<S>];
+    /// The elements of registers.
+    fn scalars<S: Simd>(vectors: &[Self::Vector<S>]) -> &[Self];
+    /// As [`Element::scalars`], to write.
+    fn scalars_mut<S: Simd>(vectors: &mut [Self::Vector<S>]) -> &mut [Self];
     /// All lanes the same.
     fn splat<S: Simd>(simd: S, x: Self) -> Self::Vector<S>;
     fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
@@ -89,6 +98,11 @@ macro_rules! element {
                 if self > other { self } else { other }
             }
 
+            fn pool() -> &'static Pool<Self> {
+                static POOL: Pool<$type> = Pool::new();
+                &POOL
+            }
+
             #[inline(always)]
             fn lanes<S: Simd>() -> usize {
                 S::$lanes
@@ -102,6 +116,16 @@ macro_rules! element {
             #[inline(always)]
             fn vectors_mut<S: Simd>(slice: &mut [Self]) -> &mut [Self::Vector<S>] {
                 S::$as_mut(slice).0
+            }
+
+            #[inline(always)]
+            fn scalars<S: Simd>(vectors: &[Self::Vector<S>]) -> &[Self] {
+                bytemuck::cast_slice(vectors)
+            }
+
+            #[inline(always)]
+            fn scalars_mut<S: Simd>(vectors: &mut [Self::Vector<S>]) -> &mut [Self] {
+                bytemuck::cast_slice_mut(vectors)
             }
 
             #[inline(always)]

@@ -10,6 +10,8 @@
 //! |---|---|
 //! | `element` | arithmetic of f32 and f64, as scalars and as vectors of the processor at hand |
 //! | `access` | slices of tensors, and tensors of what a kernel computed |
+//! | `matmul` | matrix products, the core of convolutions, linear layers and attention |
+//! | `scratch` | memory that kernels borrow instead of allocating it |
 //! | `pieces` | how work is cut and shared among threads |
 //!
 //! **Threads.** Work is cut into pieces that depend on its size alone, and sums over pieces are added
@@ -21,8 +23,12 @@
 //! and may differ between kinds of processors.
 
 pub(crate) mod access;
+pub(crate) mod conv;
 pub(crate) mod element;
+pub(crate) mod matmul;
 pub(crate) mod pieces;
+pub(crate) mod scratch;
+pub(crate) mod transpose;
 
 use std::{cell::Cell, sync::OnceLock};
 

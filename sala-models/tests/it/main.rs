@@ -12,6 +12,7 @@
 
 mod attention;
 mod batch_norm;
+mod conv;
 mod dropout;
 mod features;
 mod gradcheck;

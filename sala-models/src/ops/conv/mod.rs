@@ -22,7 +22,7 @@ use super::{
     format::ImageFormat,
     linear::fan_in_uniform,
 };
-use crate::Error;
+use crate::{Error, kernels};
 
 const OP: &str = "conv2d";
 
@@ -108,7 +108,13 @@ pub fn conv2d(
     let dtype = accumulator(x.dtype());
     let bias = bias.map(|bias| bias.to_dtype(dtype)).transpose()?;
     let (values, weight) = (x.to_dtype(dtype)?, weight.to_dtype(dtype)?);
-    let y = composed::conv2d(&values, &weight, bias.as_ref(), &geometry)?;
+    let y = if kernels::fast(&values)? {
+        let bias = bias.map(|bias| bias.contiguous()).transpose()?;
+        let (values, weight) = (values.contiguous()?, weight.contiguous()?);
+        kernels::conv::conv2d(&values, &weight, bias.as_ref(), &geometry)?
+    } else {
+        composed::conv2d(&values, &weight, bias.as_ref(), &geometry)?
+    };
     y.to_dtype(x.dtype())
 }
 

@@ -1,0 +1,136 @@
+//! Convolution of each channel with a kernel of its own: all channels of a pixel side by side.
+
+use super::{
+    geometry::{Phase, Plan},
+    pad,
+};
+use crate::kernels::{
+    element::Element,
+    matmul::{Place, Run},
+    pieces,
+    scratch::Scratch,
+};
+
+/// `weight` is `(C, 1, Kh, Kw)`.
+pub(super) fn product<T: Element>(
+    sources: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+    batch: usize,
+    plan: &Plan,
+) -> Vec<T> {
+    let channels = plan.channels.0;
+    let padded = pad(sources, batch, plan.rows, plan.columns, channels);
+    let images = padded.as_deref().unwrap_or(sources);
+    let phases: Vec<_> = (plan.phases.iter())
+        .map(|phase| (phase, plan.pixel_runs(phase), kernels(weight, plan, phase)))
+        .collect();
+    let (height, width) = plan.targets;
+    let rows = super::rows_of_piece(plan, batch);
+    let row_len = width * channels;
+    pieces::filled(batch * height * row_len, rows * row_len, |i, out| {
+        let stretch = i * rows..(i * rows + out.len() / row_len);
+        for (phase, runs, kernels) in &phases {
+            let places = plan.places(phase, stretch.clone());
+            pieces::vectorised(
+                #[inline(always)]
+                || weigh(images, &places, runs, kernels, bias, out),
+            );
+        }
+    })
+}
+
+/// The kernels of a phase, `(entries, C)`.
+fn kernels<T: Element>(weight: &[T], plan: &Plan, phase: &Phase) -> Scratch<T> {
+    let channels = plan.channels.0;
+    let size = weight.len() / channels;
+    let entries = plan.entries(phase);
+    let mut kernels = Scratch::new(entries.len() * channels);
+    for (row, &(u, v)) in kernels.chunks_exact_mut(channels).zip(&entries) {
+        let entry = u * plan.kernel_columns() + v;
+        for (c, value) in row.iter_mut().enumerate() {
+            *value = weight[c * size + entry];
+        }
+    }
+    kernels
+}
+
+/// `out[pixel, c] = bias[c] + Σ_entry images[pixel + entry, c] kernels[entry, c]`.
+#[expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the chosen instruction set"
+)]
+#[inline(always)]
+fn weigh<T: Element>(
+    images: &[T],
+    places: &[Place],
+    runs: &[Run],
+    kernels: &[T],
+    bias: Option<&[T]>,
+    out: &mut [T],
+) {
+    for place in places {
+        let channels = kernels.len() / runs.len().max(1);
+        let sums = &mut out[place.out..][..channels];
+        match bias {
+            Some(bias) => sums.copy_from_slice(&bias[..channels]),
+            None => sums.fill(T::default()),
+        }
+        for (run, kernel) in runs.iter().zip(kernels.chunks_exact(channels.max(1))) {
+            let from = &images[place.base + run.offset..][..channels];
+            for ((sum, &x), &w) in sums.iter_mut().zip(from).zip(kernel) {
+                *sum += x * w;
+            }
+        }
+    }
+}
+
+/// The gradient of the weight, `(C, 1, Kh, Kw)`.
+pub(super) fn weight_gradient<T: Element>(
+    x: &[T],
+    gradient: &[T],
+    batch: usize,
+    plan: &Plan,
+) -> Vec<T> {
+    let channels = plan.channels.0;
+    let padded = pad(x, batch, plan.rows, plan.columns, channels);
+    let images = padded.as_deref().unwrap_or(x);
+    let Some(phase) = plan.phases.first() else {
+        return vec![];
+    };
+    let (runs, entries) = (plan.pixel_runs(phase), plan.entries(phase));
+    let rows = super::rows_of_piece(plan, batch);
+    let (height, width) = plan.targets;
+    let all = batch * height;
+    let parts = pieces::map(all.div_ceil(rows), |i| {
+        let stretch = i * rows..all.min((i + 1) * rows);
+        let pixels = &gradient[stretch.start * width * channels..];
+        let places = plan.places(phase, stretch);
+        let mut sums = vec![T::default(); entries.len() * channels];
+        pieces::vectorised(
+            #[inline(always)]
+            || {
+                for (place, pixel) in places.iter().zip(pixels.chunks_exact(channels)) {
+                    for (run, sums) in runs.iter().zip(sums.chunks_exact_mut(channels)) {
+                        let from = &images[place.base + run.offset..][..channels];
+                        for ((sum, &x), &g) in sums.iter_mut().zip(from).zip(pixel) {
+                            *sum += x * g;
+                        }
+                    }
+                }
+            },
+        );
+        sums
+    });
+    let size = entries.len();
+    let mut weight = vec![T::default(); size * channels];
+    for part in parts {
+        for (sums, &(u, v)) in part.chunks_exact(channels).zip(&entries) {
+            let entry = u * plan.kernel_columns() + v;
+            for (c, &sum) in sums.iter().enumerate() {
+                weight[c * size + entry] += sum;
+            }
+        }
+    }
+    weight
+}

@@ -1,0 +1,517 @@
+//! Convolution with channels last, as products of gathered rows (see [`matmul`](super::matmul)).
+//!
+//! With `y = conv(x, w)`:
+//!
+//! ```text
+//! ∂L/∂x = conv(∂L/∂y, w turned by 180° and with inputs and outputs exchanged)       phase by phase
+//! ∂L/∂w[o, c, u, v] = Σ over pixels of x[pixel + (u, v), c] ∂L/∂y[pixel, o]
+//! ```
+//!
+//! Per call memory sees the images once to pad them (not at all without padding), and the weight once
+//! to pack it. Sums over pixels are cut into parts that depend on the sizes alone, and the parts' sums are
+//! added in order.
+
+mod depthwise;
+mod geometry;
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+
+use self::geometry::{Padding, Phase, Plan};
+use super::{
+    access,
+    element::Element,
+    matmul::{Outer, Panels, Product},
+    pieces,
+    scratch::Scratch,
+    transpose,
+};
+use crate::ops::{ImageFormat, conv::Geometry};
+
+/// Pixels of a piece of the product, at most and at least.
+const PIXELS: (usize, usize) = (256, 32);
+
+/// Pieces that the pixels are cut into, so that many threads find work.
+const SHARES: usize = 16;
+
+/// Pixels whose products are summed in registers before they are added to the gradient of the weight.
+const SUMMED: usize = 96;
+
+/// Bytes of the partial sums of a weight's gradient.
+const PARTIAL_SUMS: usize = 4 << 20;
+
+/// The convolution of contiguous tensors of one dtype.
+pub(crate) fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: &Geometry,
+) -> Result<Tensor> {
+    match x.dtype() {
+        candle_core::DType::F64 => apply::<f64>(x, weight, bias, geometry),
+        _ => apply::<f32>(x, weight, bias, geometry),
+    }
+}
+
+fn apply<T: Element>(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: &Geometry,
+) -> Result<Tensor> {
+    let op = Conv::<T>(*geometry, std::marker::PhantomData);
+    match bias {
+        Some(bias) => x.apply_op3(weight, bias, op),
+        None => x.apply_op2(weight, op),
+    }
+}
+
+struct Conv<T>(Geometry, std::marker::PhantomData<T>);
+
+impl<T: Element> CustomOp2 for Conv<T> {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = access::slice::<T>(x, x_layout)?;
+        let y = self.forward(x, access::slice(weight, weight_layout)?, None);
+        Ok(access::result(y, self.0.result()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (x, weight, _) = self.backward(x, weight, None, gradient)?;
+        Ok((x, weight))
+    }
+}
+
+impl<T: Element> CustomOp3 for Conv<T> {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, weight) = (
+            access::slice::<T>(x, x_layout)?,
+            access::slice(weight, weight_layout)?,
+        );
+        let y = self.forward(x, weight, Some(access::slice(bias, bias_layout)?));
+        Ok(access::result(y, self.0.result()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        self.backward(x, weight, Some(bias), gradient)
+    }
+}
+
+type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
+
+impl<T: Element> Conv<T> {
+    fn forward(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+        let geometry = &self.0;
+        let (height, width) = (geometry.rows.windows, geometry.columns.windows);
+        match geometry.format {
+            ImageFormat::ChannelsLast => forward(x, weight, bias, geometry),
+            ImageFormat::ChannelsFirst => {
+                let x = self.inputs_last(x);
+                let y = forward(&x, weight, bias, geometry);
+                transpose::batches(&y, height * width, geometry.outputs)
+            }
+        }
+    }
+
+    fn backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        gradient: &Tensor,
+    ) -> Result<Gradients> {
+        let geometry = &self.0;
+        access::read::<T, _>(&gradient.contiguous()?, |gradient| {
+            let transposed;
+            let gradient = match geometry.format {
+                ImageFormat::ChannelsLast => gradient,
+                ImageFormat::ChannelsFirst => {
+                    let pixels = geometry.rows.windows * geometry.columns.windows;
+                    transposed = transpose::to_scratch(gradient, geometry.outputs, pixels);
+                    &*transposed
+                }
+            };
+            let of_x = x.track_op().then(|| {
+                let values = access::read(weight, |w| Ok(self.input_gradient(gradient, w)))?;
+                access::tensor(values, x.shape())
+            });
+            let of_weight = weight.track_op().then(|| {
+                let values = access::read(x, |x| Ok(self.weight_gradient(x, gradient)))?;
+                access::tensor(values, weight.shape())
+            });
+            let of_bias = bias
+                .filter(|bias| bias.track_op())
+                .map(|bias| access::tensor(column_sums(gradient, geometry.outputs), bias.shape()));
+            Ok((
+                of_x.transpose()?,
+                of_weight.transpose()?,
+                of_bias.transpose()?,
+            ))
+        })
+    }
+
+    fn input_gradient(&self, gradient: &[T], weight: &[T]) -> Vec<T> {
+        let geometry = &self.0;
+        let of_x = input_gradient(gradient, weight, geometry);
+        match geometry.format {
+            ImageFormat::ChannelsLast => of_x,
+            ImageFormat::ChannelsFirst => {
+                let pixels = geometry.rows.size * geometry.columns.size;
+                transpose::batches(&of_x, pixels, geometry.inputs)
+            }
+        }
+    }
+
+    fn weight_gradient(&self, x: &[T], gradient: &[T]) -> Vec<T> {
+        match self.0.format {
+            ImageFormat::ChannelsLast => weight_gradient(x, gradient, &self.0),
+            ImageFormat::ChannelsFirst => weight_gradient(&self.inputs_last(x), gradient, &self.0),
+        }
+    }
+
+    /// `x (N, C, H, W)` with its channels last.
+    fn inputs_last(&self, x: &[T]) -> Scratch<T> {
+        let pixels = self.0.rows.size * self.0.columns.size;
+        transpose::to_scratch(x, self.0.inputs, pixels)
+    }
+}
+
+fn forward<T: Element>(x: &[T], weight: &[T], bias: Option<&[T]>, geometry: &Geometry) -> Vec<T> {
+    let plan = Plan::forward(geometry);
+    if geometry.is_depthwise() {
+        return depthwise::product(x, weight, bias, geometry.batch, &plan);
+    }
+    let strides = geometry.weight_strides();
+    product(x, weight, strides, bias, geometry.batch, &plan)
+}
+
+fn input_gradient<T: Element>(gradient: &[T], weight: &[T], geometry: &Geometry) -> Vec<T> {
+    let plan = Plan::backward(geometry);
+    if geometry.is_depthwise() {
+        return depthwise::product(gradient, weight, None, geometry.batch, &plan);
+    }
+    let (read, written, entries) = geometry.weight_strides();
+    product(
+        gradient,
+        weight,
+        (written, read, entries),
+        None,
+        geometry.batch,
+        &plan,
+    )
+}
+
+/// Distances in a weight `(O, C, Kh, Kw)` between what is read, between what is written, and between rows
+/// of the kernel.
+type WeightStrides = (usize, usize, usize);
+
+impl Geometry {
+    fn result(&self) -> Shape {
+        let (height, width) = (self.rows.windows, self.columns.windows);
+        match self.format {
+            ImageFormat::ChannelsFirst => (self.batch, self.outputs, height, width).into(),
+            ImageFormat::ChannelsLast => (self.batch, height, width, self.outputs).into(),
+        }
+    }
+
+    /// Forward, where inputs are read and outputs written.
+    const fn weight_strides(&self) -> WeightStrides {
+        let entries = self.rows.kernel * self.columns.kernel;
+        (
+            entries,
+            entries * (self.inputs / self.groups),
+            self.columns.kernel,
+        )
+    }
+
+    /// One kernel for each channel.
+    const fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.inputs && self.groups == self.outputs
+    }
+}
+
+/// The rows of targets that make a piece of work.
+fn rows_of_piece(plan: &Plan, batch: usize) -> usize {
+    let (height, width) = plan.targets;
+    let pixels = (batch * height * width / SHARES).clamp(PIXELS.1, PIXELS.0);
+    pixels.div_ceil(width).max(plan.phases.len())
+}
+
+/// `weight` is read by the strides: between channels read, channels written, and rows of the kernel.
+fn product<T: Element>(
+    sources: &[T],
+    weight: &[T],
+    strides: WeightStrides,
+    bias: Option<&[T]>,
+    batch: usize,
+    plan: &Plan,
+) -> Vec<T> {
+    let padded = pad(sources, batch, plan.rows, plan.columns, plan.channels.0);
+    let images = padded.as_deref().unwrap_or(sources);
+    let written = plan.channels.1 / plan.groups;
+    let packed: Vec<Vec<Panels<T>>> = (plan.phases.iter())
+        .map(|phase| {
+            let of_group = |group| pack(weight, strides, plan, phase, group);
+            (0..plan.groups).map(of_group).collect()
+        })
+        .collect();
+    let runs: Vec<_> = plan.phases.iter().map(|phase| plan.runs(phase)).collect();
+    let (height, width) = plan.targets;
+    let rows = rows_of_piece(plan, batch);
+    let row_len = width * plan.channels.1;
+    pieces::filled(batch * height * row_len, rows * row_len, |i, out| {
+        let stretch = i * rows..(i * rows + out.len() / row_len);
+        for ((phase, runs), packed) in plan.phases.iter().zip(&runs).zip(&packed) {
+            let places = plan.places(phase, stretch.clone());
+            for (group, right) in packed.iter().enumerate() {
+                let columns = group * written..(group + 1) * written;
+                let product = Product {
+                    left: &images[group * plan.in_group()..],
+                    places: &places,
+                    runs,
+                    right,
+                    bias: bias.map(|bias| &bias[columns.clone()]),
+                };
+                product.write(&mut out[columns.start..]);
+            }
+        }
+    })
+}
+
+/// The part of the weight that a phase and a group use, as a matrix from what is read to what is written.
+fn pack<T: Element>(
+    weight: &[T],
+    (read, written, kernel_row): WeightStrides,
+    plan: &Plan,
+    phase: &Phase,
+    group: usize,
+) -> Panels<T> {
+    let entries = plan.entries(phase);
+    let in_group = plan.in_group();
+    let out_group = plan.channels.1 / plan.groups;
+    let weight = &weight[group * weight.len() / plan.groups..];
+    Panels::new(entries.len() * in_group, out_group, |columns, block| {
+        let width = block.len() / (entries.len() * in_group).max(1);
+        for (e, &(u, v)) in entries.iter().enumerate() {
+            let from = &weight[u * kernel_row + v..];
+            let rows = block[e * in_group * width..].chunks_exact_mut(width);
+            for (c, row) in rows.take(in_group).enumerate() {
+                let from = &from[c * read + columns.start * written..];
+                let values = from.iter().step_by(written);
+                for (value, &x) in row.iter_mut().zip(values).take(columns.len()) {
+                    *value = x;
+                }
+            }
+        }
+    })
+}
+
+/// `sources (N, H, W, C)` with zeros around them, unless none are needed.
+fn pad<T: Element>(
+    sources: &[T],
+    batch: usize,
+    rows: Padding,
+    columns: Padding,
+    channels: usize,
+) -> Option<Scratch<T>> {
+    if rows.is_needless() && columns.is_needless() {
+        return None;
+    }
+    let (row, source_row) = (columns.len() * channels, columns.size * channels);
+    let start = if columns.is_needless() {
+        0
+    } else {
+        columns.before * channels
+    };
+    let len = source_row.min(row - start);
+    let mut padded = Scratch::new(batch * rows.len() * row);
+    pieces::each_of(&mut padded, rows.len() * row, |image, padded| {
+        let before = if rows.is_needless() { 0 } else { rows.before };
+        for (i, to) in padded.chunks_exact_mut(row).enumerate() {
+            match i.checked_sub(before).filter(|&i| i < rows.size) {
+                Some(i) => {
+                    let from = &sources[(image * rows.size + i) * source_row..][..len];
+                    to[..start].fill(T::default());
+                    to[start..start + len].copy_from_slice(from);
+                    to[start + len..].fill(T::default());
+                }
+                None => to.fill(T::default()),
+            }
+        }
+    });
+    Some(padded)
+}
+
+/// The gradient of the weight, `(O, C / groups, Kh, Kw)`.
+fn weight_gradient<T: Element>(x: &[T], gradient: &[T], geometry: &Geometry) -> Vec<T> {
+    let plan = Plan::forward(geometry);
+    if geometry.is_depthwise() {
+        return depthwise::weight_gradient(x, gradient, geometry.batch, &plan);
+    }
+    let padded = pad(x, geometry.batch, plan.rows, plan.columns, geometry.inputs);
+    let images = padded.as_deref().unwrap_or(x);
+    let Some(phase) = plan.phases.first() else {
+        return vec![];
+    };
+    let sums = OuterSums::new::<T>(geometry, &plan);
+    let mut partial = Scratch::<T>::zeros(sums.parts * sums.blocks() * sums.block);
+    let rows = geometry.batch * geometry.rows.windows;
+    let of_part = rows.div_ceil(sums.parts);
+    let runs = plan.runs(phase);
+    pieces::each_of(&mut partial, sums.block, |i, block| {
+        let (part, number) = (i / sums.blocks(), i % sums.blocks());
+        let group = number / sums.blocks_of_group;
+        let first = group * sums.outputs + number % sums.blocks_of_group * sums.width;
+        let end = geometry
+            .outputs
+            .min((group + 1) * sums.outputs)
+            .min(first + sums.width);
+        let stretch = (part * of_part).min(rows)..((part + 1) * of_part).min(rows);
+        let pixel = stretch.start * geometry.columns.windows;
+        let bases: Vec<usize> = (plan.places(phase, stretch).iter())
+            .map(|p| p.base)
+            .collect();
+        let mut right = Scratch::<T>::zeros(SUMMED * sums.width);
+        for (number, bases) in bases.chunks(SUMMED).enumerate() {
+            let pixels =
+                gradient[(pixel + number * SUMMED) * geometry.outputs..].chunks(geometry.outputs);
+            for (row, pixel) in right.chunks_exact_mut(sums.width).zip(pixels) {
+                row[..end - first].copy_from_slice(&pixel[first..end]);
+            }
+            let outer = Outer {
+                left: &images[group * plan.in_group()..],
+                bases,
+                runs: &runs,
+                right: &right,
+            };
+            outer.accumulate(block);
+        }
+    });
+    sums.gather(&partial, &plan.entries(phase), geometry)
+}
+
+/// How the sums for a weight's gradient are laid out: parts of the pixels, in each blocks of columns, in
+/// each block `(depth, width)`.
+struct OuterSums {
+    parts: usize,
+    groups: usize,
+    blocks_of_group: usize,
+    /// Outputs of a group.
+    outputs: usize,
+    width: usize,
+    block: usize,
+}
+
+impl OuterSums {
+    fn new<T: Element>(geometry: &Geometry, plan: &Plan) -> Self {
+        let width = super::matmul::width::<T>();
+        let outputs = geometry.outputs / geometry.groups;
+        let blocks_of_group = outputs.div_ceil(width);
+        let block = geometry.rows.kernel * geometry.columns.kernel * plan.in_group() * width;
+        let bytes = geometry.groups * blocks_of_group * block * size_of::<T>();
+        let rows = geometry.batch * geometry.rows.windows;
+        let parts = (PARTIAL_SUMS / bytes).clamp(1, SHARES).min(rows);
+        Self {
+            parts,
+            groups: geometry.groups,
+            blocks_of_group,
+            outputs,
+            width,
+            block,
+        }
+    }
+
+    const fn blocks(&self) -> usize {
+        self.groups * self.blocks_of_group
+    }
+
+    /// Adds the parts and brings the sums into the order of the weight.
+    fn gather<T: Element>(
+        &self,
+        partial: &[T],
+        entries: &[(usize, usize)],
+        geometry: &Geometry,
+    ) -> Vec<T> {
+        let in_group = geometry.inputs / geometry.groups;
+        let output = entries.len() * in_group;
+        let whole = self.blocks() * self.block;
+        pieces::filled(geometry.outputs * output, output, |o, weight| {
+            let (group, o) = (o / self.outputs, o % self.outputs);
+            let block = group * self.blocks_of_group + o / self.width;
+            let start = block * self.block + o % self.width;
+            for part in 0..self.parts {
+                let sums = partial[part * whole + start..].iter().step_by(self.width);
+                let mut sums = sums.copied();
+                for &(u, v) in entries {
+                    let entry = u * geometry.columns.kernel + v;
+                    let values = weight[entry..].iter_mut().step_by(entries.len());
+                    for (value, sum) in values.zip(sums.by_ref().take(in_group)) {
+                        *value += sum;
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// The sums of the columns of a matrix.
+pub(crate) fn column_sums<T: Element>(matrix: &[T], columns: usize) -> Vec<T> {
+    let rows = (pieces::PIECE / columns).max(1);
+    let count = (matrix.len() / columns).div_ceil(rows);
+    let parts = pieces::map(count, |i| {
+        let start = i * rows * columns;
+        let part = &matrix[start..matrix.len().min(start + rows * columns)];
+        let mut sums = vec![T::default(); columns];
+        pieces::vectorised(
+            #[inline(always)]
+            || {
+                for row in part.chunks_exact(columns) {
+                    for (sum, &x) in sums.iter_mut().zip(row) {
+                        *sum += x;
+                    }
+                }
+            },
+        );
+        sums
+    });
+    let mut sums = vec![T::default(); columns];
+    for part in parts {
+        for (sum, x) in sums.iter_mut().zip(part) {
+            *sum += x;
+        }
+    }
+    sums
+}

@@ -1,0 +1,217 @@
+//! Convolution: gradients, agreement of both forms, errors. Values are in `reference`.
+
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
+use sala_core::testing::{GRADCHECK, TRAJECTORY_F64, assert_same_bits};
+use sala_models::{
+    kernels::{Choice, with_choice},
+    ops::{Conv2dConfig, ImageFormat, conv2d},
+};
+
+use crate::gradcheck::{
+    check, check_half, check_layouts, normal, normal_var, refused, weighted_sum,
+};
+
+/// One convolution: `(N, C, H, W)`, `(O, Kh, Kw)` and how the kernel moves.
+struct Case {
+    x: [usize; 4],
+    weight: [usize; 3],
+    config: Conv2dConfig,
+}
+
+fn case(x: [usize; 4], weight: [usize; 3], config: Conv2dConfig) -> Case {
+    Case { x, weight, config }
+}
+
+/// Small ones for differences: every setting, odd sizes, sizes of one, remainders of strides.
+fn small() -> Vec<Case> {
+    let plain = Conv2dConfig::default();
+    let padded = |padding| Conv2dConfig { padding, ..plain };
+    let strided = |stride, padding| Conv2dConfig {
+        stride,
+        padding,
+        ..plain
+    };
+    vec![
+        case([1, 1, 1, 1], [1, 1, 1], plain),
+        case([2, 3, 4, 5], [2, 3, 3], padded((1, 1))),
+        case([1, 2, 5, 4], [3, 2, 3], padded((0, 2))),
+        case([2, 2, 5, 4], [3, 3, 3], strided((2, 2), (1, 1))),
+        case([1, 2, 7, 6], [2, 3, 2], strided((3, 2), (0, 1))),
+        case([1, 2, 5, 5], [2, 1, 1], strided((2, 2), (0, 0))),
+        case([1, 1, 3, 2], [2, 2, 1], strided((4, 3), (2, 1))),
+        case([1, 2, 2, 2], [1, 2, 2], padded((3, 3))),
+        case(
+            [1, 2, 7, 8],
+            [2, 3, 2],
+            Conv2dConfig {
+                dilation: (2, 3),
+                ..padded((1, 2))
+            },
+        ),
+        case(
+            [1, 2, 8, 7],
+            [2, 3, 3],
+            Conv2dConfig {
+                dilation: (2, 1),
+                ..strided((3, 2), (2, 1))
+            },
+        ),
+        case(
+            [2, 4, 4, 3],
+            [6, 3, 2],
+            Conv2dConfig {
+                groups: 2,
+                ..strided((2, 1), (1, 0))
+            },
+        ),
+        case(
+            [1, 3, 4, 5],
+            [3, 3, 3],
+            Conv2dConfig {
+                groups: 3,
+                ..strided((1, 2), (1, 1))
+            },
+        ),
+        case(
+            [1, 2, 4, 4],
+            [4, 2, 3],
+            Conv2dConfig {
+                groups: 2,
+                ..padded((1, 1))
+            },
+        ),
+    ]
+}
+
+/// Larger than the tiles and pieces that work is cut into, in all directions.
+fn large() -> Vec<Case> {
+    let plain = Conv2dConfig::default();
+    vec![
+        case([3, 5, 19, 23], [37, 3, 3], Conv2dConfig::same(3, 1)),
+        case([2, 40, 17, 13], [35, 3, 3], Conv2dConfig::same(3, 2)),
+        case([5, 130, 6, 7], [18, 3, 3], Conv2dConfig::same(3, 1)),
+        case([2, 350, 5, 5], [16, 1, 1], Conv2dConfig::same(1, 2)),
+        case([2, 3, 30, 31], [20, 7, 7], Conv2dConfig::same(7, 2)),
+        case(
+            [2, 32, 9, 9],
+            [64, 3, 3],
+            Conv2dConfig {
+                groups: 2,
+                ..Conv2dConfig::same(3, 1)
+            },
+        ),
+        case(
+            [2, 45, 15, 14],
+            [45, 5, 5],
+            Conv2dConfig {
+                groups: 45,
+                ..Conv2dConfig::same(5, 2)
+            },
+        ),
+        case(
+            [1, 16, 12, 12],
+            [16, 3, 3],
+            Conv2dConfig {
+                dilation: (3, 2),
+                padding: (3, 2),
+                ..plain
+            },
+        ),
+    ]
+}
+
+impl Case {
+    fn x(&self, format: ImageFormat) -> Tensor {
+        format
+            .from_channels_first(&normal("images", &self.x))
+            .unwrap()
+    }
+
+    fn weight(&self) -> Tensor {
+        let [outputs, rows, columns] = self.weight;
+        normal(
+            "kernel",
+            &[outputs, self.x[1] / self.config.groups, rows, columns],
+        )
+    }
+
+    fn bias(&self) -> Tensor {
+        normal("bias", &[self.weight[0]])
+    }
+
+    /// The result and all gradients, with the weights of the sum the same for both formats.
+    fn run(&self, format: ImageFormat, dtype: DType) -> Result<[Tensor; 4]> {
+        let var = |t: Tensor| Var::from_tensor(&t.to_dtype(dtype)?);
+        let (x, weight, bias) = (var(self.x(format))?, var(self.weight())?, var(self.bias())?);
+        let y = conv2d(&x, &weight, Some(&bias), self.config.with_format(format))?;
+        let y = format.to_channels_first(&y)?;
+        let weights = normal("weights of the sum", y.dims()).to_dtype(dtype)?;
+        let gradients = (&y * weights)?.sum_all()?.backward()?;
+        let of = |v: &Var| gradients.get(v).cloned().unwrap();
+        Ok([
+            y,
+            format.to_channels_first(&of(&x))?,
+            of(&weight),
+            of(&bias),
+        ])
+    }
+}
+
+const FORMATS: [ImageFormat; 2] = [ImageFormat::ChannelsFirst, ImageFormat::ChannelsLast];
+const CHOICES: [Choice; 2] = [Choice::Auto, Choice::Composed];
+
+#[test]
+fn gradients_agree_with_differences() {
+    for case in small() {
+        for format in FORMATS {
+            for choice in CHOICES {
+                let x = Var::from_tensor(&case.x(format)).unwrap();
+                let weight = Var::from_tensor(&case.weight()).unwrap();
+                let bias = Var::from_tensor(&case.bias()).unwrap();
+                let vars = [
+                    ("x".into(), x.clone()),
+                    ("w".into(), weight.clone()),
+                    ("b".into(), bias.clone()),
+                ];
+                with_choice(choice, || {
+                    check(&vars, || {
+                        let config = case.config.with_format(format);
+                        weighted_sum(&conv2d(&x, &weight, Some(&bias), config)?)
+                    });
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn both_forms_and_formats_agree() {
+    for case in small().into_iter().chain(large()) {
+        let composed = || case.run(ImageFormat::ChannelsFirst, DType::F64).unwrap();
+        let wanted = with_choice(Choice::Composed, composed);
+        for format in FORMATS {
+            let got = case.run(format, DType::F64).unwrap();
+            for (what, (got, wanted)) in ["y", "x", "w", "b"].iter().zip(got.iter().zip(&wanted)) {
+                TRAJECTORY_F64.assert_tensors(what, got, wanted);
+            }
+            // Single precision against double: rounding errors of a sum, relative to its largest value.
+            let got = case.run(format, DType::F32).unwrap();
+            for (what, (got, wanted)) in ["y", "x", "w", "b"].iter().zip(got.iter().zip(&wanted)) {
+                let off = (got.to_dtype(DType::F64).unwrap() - wanted).unwrap();
+                let largest = |t: &Tensor| {
+                    t.abs()
+                        .unwrap()
+                        .max_all()
+                        .unwrap()
+                        .to_scalar::<f64>()
+                        .unwrap()
+                };
+                assert!(
+                    largest(&off) <= 3e-6 * largest(wanted),
+                    "{what}: {:e}",
+                    largest(&off)
+                );
+            }
+        }
+    }
+}
