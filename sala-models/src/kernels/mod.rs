@@ -23,6 +23,7 @@
 //! and may differ between kinds of processors.
 
 pub(crate) mod access;
+pub(crate) mod batch_norm;
 pub(crate) mod conv;
 pub(crate) mod element;
 pub(crate) mod matmul;

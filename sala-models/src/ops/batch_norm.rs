@@ -23,7 +23,7 @@ use super::{
     format::ImageFormat,
     relu::relu,
 };
-use crate::{Error, Mode};
+use crate::{Error, Mode, kernels};
 
 const OP: &str = "batch_norm";
 const EPS: f64 = 1e-5;
@@ -225,14 +225,60 @@ impl BatchNorm {
             }
         }
         let dtype = accumulator(x.dtype());
-        let mut y = self.composed(&x.to_dtype(dtype)?, mode)?;
-        if let Some(residual) = after.residual {
-            y = (y + residual.to_dtype(dtype)?)?;
+        let values = x.to_dtype(dtype)?;
+        let residual = after.residual.map(|r| r.to_dtype(dtype)).transpose()?;
+        if kernels::fast(&values)? {
+            let y = self.fast(&values, mode, residual.as_ref(), after.relu)?;
+            return y.to_dtype(x.dtype());
+        }
+        let mut y = self.composed(&values, mode)?;
+        if let Some(residual) = residual {
+            y = (y + residual)?;
         }
         if after.relu {
             y = relu(&y)?;
         }
         y.to_dtype(x.dtype())
+    }
+
+    /// The whole operation by its fast form, of tensors in the dtype of the computation.
+    fn fast(
+        &self,
+        x: &Tensor,
+        mode: Mode,
+        residual: Option<&Tensor>,
+        relu: bool,
+    ) -> Result<Tensor> {
+        let weight = self.weight.to_dtype(x.dtype())?;
+        let parameters = Tensor::stack(&[&weight, &self.bias.to_dtype(x.dtype())?], 0)?;
+        let wide = |t: &Var| t.as_tensor().to_dtype(DType::F64)?.to_vec1();
+        let given = if mode.train {
+            None
+        } else {
+            let (mean, variance) = (wide(&self.running_mean)?, wide(&self.running_var)?);
+            Some(kernels::batch_norm::Statistics { mean, variance })
+        };
+        let first = x.rank() == 4 && self.format == ImageFormat::ChannelsFirst;
+        let settings = kernels::batch_norm::BatchNorm {
+            channels: self.channels,
+            positions: first.then(|| x.elem_count() / (x.dims()[0] * self.channels)),
+            eps: EPS,
+            relu,
+            given,
+        };
+        let residual = residual.map(Tensor::contiguous).transpose()?;
+        let (y, statistics) = kernels::batch_norm::batch_norm(
+            &x.contiguous()?,
+            &parameters,
+            residual.as_ref(),
+            settings,
+        )?;
+        if mode.train && mode.track_stats {
+            let tensor = |values: Vec<f64>| Tensor::new(values, x.device());
+            let (mean, variance) = (tensor(statistics.mean)?, tensor(statistics.variance)?);
+            self.track(&mean, &variance, x.elem_count() / self.channels)?;
+        }
+        Ok(y)
     }
 
     /// The normalisation in plain candle operations, of `x` in the dtype of the computation.

@@ -1,7 +1,12 @@
 //! Batch norm against plain loops, against differences, and what it does to its statistics.
 
-use candle_core::{DType, Device, Tensor, Var};
-use sala_models::{Mode, VarStore, ops::BatchNorm};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use sala_core::testing::TRAJECTORY_F64;
+use sala_models::{
+    Mode, VarStore,
+    kernels::{Choice, with_choice},
+    ops::{BatchNorm, ImageFormat},
+};
 
 use crate::gradcheck::{check, normal, normal_var, values, weighted_sum};
 
@@ -288,4 +293,107 @@ fn the_layer_shares_its_statistics_with_the_store() {
         before,
         "a snapshot must not follow the variable"
     );
+}
+
+/// `(N, C)` or `(N, C, H, W)`, how the images lie, whether a residual is added and relu taken.
+type Case<'a> = (&'a [usize], ImageFormat, bool, bool);
+
+fn cases() -> Vec<Case<'static>> {
+    let shapes: [&[usize]; 5] = [
+        &[2, 1],
+        &[5, 3],
+        &[2, 3, 1, 2],
+        &[3, 2, 3, 2],
+        &[1, 17, 2, 3],
+    ];
+    let mut cases = vec![];
+    for dims in shapes {
+        for format in [ImageFormat::ChannelsFirst, ImageFormat::ChannelsLast] {
+            for (residual, relu) in [(false, false), (false, true), (true, true)] {
+                cases.push((dims, format, residual, relu));
+            }
+        }
+    }
+    cases
+}
+
+/// The layer, its variables, and a loss that ends in it.
+fn end_of_block(
+    case: Case,
+    dtype: DType,
+    mode: Mode,
+) -> (VarStore, Vec<(String, Var)>, impl Fn() -> Result<Tensor>) {
+    let (dims, format, residual, relu) = case;
+    let store = VarStore::new(3, dtype, &Device::Cpu);
+    let norm = BatchNorm::new(dims[1], store.builder())
+        .unwrap()
+        .with_format(format);
+    for (name, var) in store.all() {
+        // Any values but those of the start; a variance is positive.
+        let values = (normal(&name, var.dims()).abs().unwrap() + 0.5).unwrap();
+        var.set(&values.to_dtype(dtype).unwrap()).unwrap();
+    }
+    let input = |name| {
+        let x = normal(name, dims);
+        let x = if dims.len() == 4 {
+            format.from_channels_first(&x).unwrap()
+        } else {
+            x
+        };
+        Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap()
+    };
+    let (x, r) = (input("x"), input("residual"));
+    let mut vars = store.trainable();
+    vars.push(("x".into(), x.clone()));
+    if residual {
+        vars.push(("residual".into(), r.clone()));
+    }
+    let loss = move || {
+        let y = match (residual, relu) {
+            (true, _) => norm.forward_add_relu(&x, &r, mode)?,
+            (false, true) => norm.forward_relu(&x, mode)?,
+            (false, false) => norm.forward(&x, mode)?,
+        };
+        (&y * normal("weights of the sum", y.dims()).to_dtype(dtype)?)?.sum_all()
+    };
+    (store, vars, loss)
+}
+
+#[test]
+fn gradients_agree_with_differences_in_both_forms_and_formats_with_all_that_follows() {
+    for case in cases() {
+        for choice in [Choice::Auto, Choice::Composed] {
+            for mode in [Mode::train(0).without_stats(), Mode::eval()] {
+                let (_store, vars, loss) = end_of_block(case, DType::F64, mode);
+                with_choice(choice, || check(&vars, loss));
+            }
+        }
+    }
+}
+
+#[test]
+fn both_forms_agree_in_values_gradients_and_statistics() {
+    let large: Case = (&[7, 37, 21, 19], ImageFormat::ChannelsLast, true, true);
+    for case in cases().into_iter().chain([large]) {
+        for mode in [Mode::train(0), Mode::eval()] {
+            let run = |choice| {
+                let (store, vars, loss) = end_of_block(case, DType::F64, mode);
+                let loss = with_choice(choice, || loss().unwrap());
+                let gradients = loss.backward().unwrap();
+                let gradients: Vec<_> = (vars.into_iter())
+                    .map(|(name, var)| (name, gradients.get(&var).unwrap().clone()))
+                    .collect();
+                let state = store
+                    .all()
+                    .into_iter()
+                    .map(|(name, var)| (name, var.as_tensor().clone()));
+                (loss, gradients.into_iter().chain(state).collect::<Vec<_>>())
+            };
+            let ((loss, tensors), (wanted, others)) = (run(Choice::Auto), run(Choice::Composed));
+            TRAJECTORY_F64.assert_tensors("loss", &loss, &wanted);
+            for ((name, got), (_, wanted)) in tensors.iter().zip(&others) {
+                TRAJECTORY_F64.assert_tensors(name, got, wanted);
+            }
+        }
+    }
 }
