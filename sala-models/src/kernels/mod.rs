@@ -21,8 +21,14 @@
 //! and may differ between kinds of processors.
 
 pub(crate) mod access;
+pub(crate) mod activation;
+pub(crate) mod cross_entropy;
 pub(crate) mod element;
+pub(crate) mod functions;
+pub(crate) mod norm;
 pub(crate) mod pieces;
+pub(crate) mod rows;
+pub(crate) mod softmax;
 
 use std::{cell::Cell, sync::OnceLock};
 
