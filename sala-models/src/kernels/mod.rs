@@ -23,12 +23,18 @@
 //! and may differ between kinds of processors.
 
 pub(crate) mod access;
+pub(crate) mod activation;
 pub(crate) mod batch_norm;
 pub(crate) mod conv;
+pub(crate) mod cross_entropy;
 pub(crate) mod element;
+pub(crate) mod functions;
 pub(crate) mod matmul;
+pub(crate) mod norm;
 pub(crate) mod pieces;
+pub(crate) mod rows;
 pub(crate) mod scratch;
+pub(crate) mod softmax;
 pub(crate) mod transpose;
 
 use std::{cell::Cell, sync::OnceLock};

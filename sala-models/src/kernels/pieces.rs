@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::element::Element;
@@ -80,4 +80,51 @@ fn zeroed<T: Element>(piece: &mut [MaybeUninit<T>]) -> &mut [T] {
 #[inline]
 pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
+}
+
+/// As [`vectorised`], for a function that is marked `#[inline(always)]` and its arguments. A closure cannot
+/// be marked so, and one that is too long to be inlined by the compiler's own choice is compiled for no
+/// instruction set in particular, which nothing but its speed tells.
+#[inline]
+pub(crate) fn compiled<A, R>(work: impl FnOnce(A) -> R, arguments: A) -> R {
+    Arch::new().dispatch(Call(work, arguments))
+}
+
+struct Call<F, A>(F, A);
+
+impl<A, R, F: FnOnce(A) -> R> WithSimd for Call<F, A> {
+    type Output = R;
+
+    #[expect(clippy::inline_always, reason = "see `compiled`")]
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> R {
+        (self.0)(self.1)
+    }
+}
+
+/// As [`filled`], with a second array that is cut alongside: its piece `i`, of `beside_piece` elements, is
+/// handed out with piece `i` of the new vector. For what a row leaves besides its elements.
+pub(crate) fn filled_beside<T: Element, U: Send>(
+    len: usize,
+    piece: usize,
+    beside: &mut [U],
+    beside_piece: usize,
+    work: impl Fn(usize, &mut [T], &mut [U]) + Sync + Send,
+) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    let spare = &mut values.spare_capacity_mut()[..len];
+    assert_eq!(len.div_ceil(piece), beside.len().div_ceil(beside_piece));
+    let work = |(i, (piece, beside)): (usize, (&mut [MaybeUninit<T>], &mut [U]))| {
+        work(i, zeroed(piece), beside);
+    };
+    if len > piece && parallel() {
+        let pieces = spare.par_chunks_mut(piece);
+        (pieces.zip(beside.par_chunks_mut(beside_piece)).enumerate()).for_each(work);
+    } else {
+        let pieces = spare.chunks_mut(piece);
+        (pieces.zip(beside.chunks_mut(beside_piece)).enumerate()).for_each(work);
+    }
+    // SAFETY: both arrays have the same number of pieces, so all of `spare` were handed to `zeroed`.
+    unsafe { values.set_len(len) };
+    values
 }

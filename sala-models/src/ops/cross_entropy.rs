@@ -23,6 +23,7 @@ use super::{
     },
     softmax::log_softmax,
 };
+use crate::kernels::{self, cross_entropy as fast};
 
 const OP: &str = "cross_entropy";
 
@@ -119,27 +120,46 @@ impl CrossEntropy {
     fn of_distributions(&self, rows: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let (count, classes) = rows.dims2()?;
         let epsilon = self.label_smoothing;
-        let smoothed = targets
-            .to_dtype(rows.dtype())?
-            .reshape((count, classes))?
-            .affine(1.0 - epsilon, epsilon / classes as f64)?;
+        let targets = targets.to_dtype(rows.dtype())?.reshape((count, classes))?;
+        if kernels::fast(rows)? {
+            return fast::of_distributions(&rows.contiguous()?, &targets.contiguous()?, epsilon);
+        }
+        let smoothed = targets.affine(1.0 - epsilon, epsilon / classes as f64)?;
         let total = (smoothed * log_softmax(rows, D::Minus1)?)?.sum_all()?;
         total.affine(-1.0 / count as f64, 0.0)
     }
 
     fn of_classes(&self, rows: &Tensor, targets: &Tensor, classes: usize) -> Result<Tensor> {
-        let (mut counted, mut wanted) = (vec![], vec![]);
-        for (row, index) in (0_u32..).zip(read_indices(OP, "targets", targets)?) {
-            if Some(index) != self.ignore_index {
-                counted.push(row);
-                wanted.push(index_below(OP, "targets", index, classes)?);
+        let class = |index| -> Result<Option<u32>> {
+            if Some(index) == self.ignore_index {
+                return Ok(None);
             }
-        }
-        let count = wanted.len();
-        if count == 0 {
+            index_below(OP, "targets", index, classes).map(Some)
+        };
+        let indices = read_indices(OP, "targets", targets)?.into_iter();
+        let targets = indices.map(class).collect::<Result<Vec<_>>>()?;
+        if targets.iter().all(Option::is_none) {
             let wanted = "at least one that is not ignore_index";
             return Err(refuse(OP, "targets", wanted, "none"));
         }
+        if kernels::fast(rows)? {
+            return fast::of_classes(&rows.contiguous()?, targets, self.label_smoothing);
+        }
+        self.composed_of_classes(rows, &targets, classes)
+    }
+
+    /// `targets` are the classes of the rows that count.
+    fn composed_of_classes(
+        &self,
+        rows: &Tensor,
+        targets: &[Option<u32>],
+        classes: usize,
+    ) -> Result<Tensor> {
+        let indexed = (0_u32..).zip(targets);
+        let (counted, wanted): (Vec<u32>, Vec<u32>) = indexed
+            .filter_map(|(row, class)| Some((row, (*class)?)))
+            .unzip();
+        let count = wanted.len();
         // Rows that do not count are left out before anything is computed: multiplied by zero, an
         // infinite one would still make the loss NaN.
         let rows = if counted.len() < rows.dim(0)? {

@@ -15,6 +15,10 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 use candle_core::{Result, Tensor};
 
 use super::checks::{accumulator, check_values};
+use crate::kernels::{
+    self,
+    activation::{Gelu, GeluTanh, activation},
+};
 
 /// The exact form, `torch.nn.functional.gelu(x)`: any shape, half precision in f32.
 ///
@@ -32,8 +36,17 @@ use super::checks::{accumulator, check_values};
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     check_values("gelu", "x", x)?;
     let values = x.to_dtype(accumulator(x.dtype()))?;
-    let twice = (values.affine(FRAC_1_SQRT_2, 0.0)?.erf()? + 1.0)?;
-    (values * twice)?.affine(0.5, 0.0)?.to_dtype(x.dtype())
+    let y = if kernels::fast(&values)? {
+        activation::<Gelu>(&values.contiguous()?)?
+    } else {
+        composed(&values)?
+    };
+    y.to_dtype(x.dtype())
+}
+
+fn composed(x: &Tensor) -> Result<Tensor> {
+    let twice = (x.affine(FRAC_1_SQRT_2, 0.0)?.erf()? + 1.0)?;
+    (x * twice)?.affine(0.5, 0.0)
 }
 
 /// The approximation of GPT-2 and others, `torch.nn.functional.gelu(x, approximate="tanh")`: any
@@ -53,8 +66,17 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     check_values("gelu_tanh", "x", x)?;
     let values = x.to_dtype(accumulator(x.dtype()))?;
+    let y = if kernels::fast(&values)? {
+        activation::<GeluTanh>(&values.contiguous()?)?
+    } else {
+        composed_tanh(&values)?
+    };
+    y.to_dtype(x.dtype())
+}
+
+fn composed_tanh(x: &Tensor) -> Result<Tensor> {
     // x + 0.044715 x³ = x (1 + 0.044715 x²)
-    let bent = (&values * values.sqr()?.affine(0.044_715, 1.0)?)?;
+    let bent = (x * x.sqr()?.affine(0.044_715, 1.0)?)?;
     let twice = (bent.affine(FRAC_2_PI.sqrt(), 0.0)?.tanh()? + 1.0)?;
-    (values * twice)?.affine(0.5, 0.0)?.to_dtype(x.dtype())
+    (x * twice)?.affine(0.5, 0.0)
 }

@@ -17,6 +17,7 @@ use candle_core::{D, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::checks::{accumulator, check_positive, check_size, check_values, per_feature};
+use crate::kernels::{self, norm};
 
 const OP: &str = "layer_norm";
 
@@ -44,15 +45,26 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) 
     check_values(OP, "x", x)?;
     check_positive(OP, "eps", eps)?;
     let weight = per_feature(OP, "weight", weight, x)?;
+    let bias = bias
+        .map(|bias| per_feature(OP, "bias", bias, x))
+        .transpose()?;
     let values = x.to_dtype(accumulator(x.dtype()))?;
-    let centred = values.broadcast_sub(&values.mean_keepdim(D::Minus1)?)?;
-    let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    let scaled = centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?;
-    let shifted = match bias {
-        Some(bias) => scaled.broadcast_add(&per_feature(OP, "bias", bias, x)?)?,
-        None => scaled,
+    let y = if kernels::fast(&values)? {
+        norm::layer_norm(&values.contiguous()?, &weight, bias.as_ref(), eps)?
+    } else {
+        composed(&values, &weight, bias.as_ref(), eps)?
     };
-    shifted.to_dtype(x.dtype())
+    y.to_dtype(x.dtype())
+}
+
+fn composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    let scaled = centred.broadcast_div(&deviation)?.broadcast_mul(weight)?;
+    match bias {
+        Some(bias) => scaled.broadcast_add(bias),
+        None => Ok(scaled),
+    }
 }
 
 /// [`layer_norm()`] with its parameters: `weight (size)`, which starts at 1, and unless it was

@@ -6,6 +6,10 @@
 use candle_core::{Result, Tensor};
 
 use super::checks::check_values;
+use crate::kernels::{
+    self,
+    activation::{Relu, activation},
+};
 
 /// `max(x, 0)` for each entry: any shape, any float dtype. NaN stays NaN.
 ///
@@ -25,6 +29,13 @@ use super::checks::check_values;
 /// ```
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     check_values("relu", "x", x)?;
+    if kernels::fast(x)? {
+        return activation::<Relu>(&x.contiguous()?);
+    }
+    composed(x)
+}
+
+fn composed(x: &Tensor) -> Result<Tensor> {
     // Of a NaN neither x > 0 nor x <= 0 holds; it is to be seen in the result.
     let dropped = x.detach().le(0.0)?;
     dropped.where_cond(&x.zeros_like()?.detach(), x)

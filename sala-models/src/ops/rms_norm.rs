@@ -13,6 +13,7 @@ use candle_core::{D, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::checks::{accumulator, check_positive, check_size, check_values, per_feature};
+use crate::kernels::{self, norm};
 
 const OP: &str = "rms_norm";
 
@@ -41,11 +42,17 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check_positive(OP, "eps", eps)?;
     let weight = per_feature(OP, "weight", weight, x)?;
     let values = x.to_dtype(accumulator(x.dtype()))?;
-    let size = (values.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
-    values
-        .broadcast_div(&size)?
-        .broadcast_mul(&weight)?
-        .to_dtype(x.dtype())
+    let y = if kernels::fast(&values)? {
+        norm::rms_norm(&values.contiguous()?, &weight, eps)?
+    } else {
+        composed(&values, &weight, eps)?
+    };
+    y.to_dtype(x.dtype())
+}
+
+fn composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let size = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    x.broadcast_div(&size)?.broadcast_mul(weight)
 }
 
 /// [`rms_norm()`] with its parameter `weight (size)`, which starts at 1.

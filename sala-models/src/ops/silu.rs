@@ -7,6 +7,10 @@
 use candle_core::{Result, Tensor};
 
 use super::checks::{accumulator, check_values};
+use crate::kernels::{
+    self,
+    activation::{Silu, activation},
+};
 
 /// `x / (1 + exp(−x))` for each entry: any shape, half precision in f32.
 ///
@@ -23,7 +27,11 @@ use super::checks::{accumulator, check_values};
 /// ```
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     check_values("silu", "x", x)?;
-    x.to_dtype(accumulator(x.dtype()))?
-        .silu()?
-        .to_dtype(x.dtype())
+    let values = x.to_dtype(accumulator(x.dtype()))?;
+    let y = if kernels::fast(&values)? {
+        activation::<Silu>(&values.contiguous()?)?
+    } else {
+        values.silu()?
+    };
+    y.to_dtype(x.dtype())
 }

@@ -16,6 +16,7 @@
 use candle_core::{DType, Result, Tensor, shape::Dim};
 
 use super::checks::{accumulator, check_companion, check_values, refuse_shape};
+use crate::kernels::{self, softmax as fast};
 
 /// The softmax of `x` over `dim`, of `x`'s shape and dtype; half precision is computed in f32.
 ///
@@ -33,11 +34,23 @@ use super::checks::{accumulator, check_companion, check_values, refuse_shape};
 pub fn softmax(x: &Tensor, dim: impl Dim) -> Result<Tensor> {
     check_values("softmax", "x", x)?;
     let dim = dim.to_index(x.shape(), "softmax")?;
-    let shifted = below_maximum(x, dim)?;
-    let powers = shifted.exp()?;
-    powers
-        .broadcast_div(&powers.sum_keepdim(dim)?)?
-        .to_dtype(x.dtype())
+    let values = x.to_dtype(accumulator(x.dtype()))?;
+    let y = if fits(&values, dim)? {
+        fast::softmax(&values.contiguous()?)?
+    } else {
+        composed(&values, dim)?
+    };
+    y.to_dtype(x.dtype())
+}
+
+fn composed(x: &Tensor, dim: usize) -> Result<Tensor> {
+    let powers = below_maximum(x, dim)?.exp()?;
+    powers.broadcast_div(&powers.sum_keepdim(dim)?)
+}
+
+/// Whether there is a fast form for this dimension of `x`: those are for the last.
+fn fits(x: &Tensor, dim: usize) -> Result<bool> {
+    Ok(dim + 1 == x.rank() && kernels::fast(x)?)
 }
 
 /// The logarithm of [`softmax`], without the detour through numbers that underflow.
@@ -56,9 +69,19 @@ pub fn softmax(x: &Tensor, dim: impl Dim) -> Result<Tensor> {
 pub fn log_softmax(x: &Tensor, dim: impl Dim) -> Result<Tensor> {
     check_values("log_softmax", "x", x)?;
     let dim = dim.to_index(x.shape(), "log_softmax")?;
+    let values = x.to_dtype(accumulator(x.dtype()))?;
+    let y = if fits(&values, dim)? {
+        fast::log_softmax(&values.contiguous()?)?
+    } else {
+        composed_log(&values, dim)?
+    };
+    y.to_dtype(x.dtype())
+}
+
+fn composed_log(x: &Tensor, dim: usize) -> Result<Tensor> {
     let shifted = below_maximum(x, dim)?;
     let log_sum = shifted.exp()?.sum_keepdim(dim)?.log()?;
-    shifted.broadcast_sub(&log_sum)?.to_dtype(x.dtype())
+    shifted.broadcast_sub(&log_sum)
 }
 
 /// The softmax of `x` over `dim`, of the entries that `mask` leaves.
@@ -86,7 +109,18 @@ pub fn masked_softmax(x: &Tensor, mask: &Tensor, dim: impl Dim) -> Result<Tensor
     const OP: &str = "masked_softmax";
     check_values(OP, "x", x)?;
     let dim = dim.to_index(x.shape(), OP)?;
-    let scores = masked(OP, x, mask)?;
+    let mask = fitting(OP, x, mask)?;
+    let values = x.to_dtype(accumulator(x.dtype()))?;
+    let y = if fits(&values, dim)? {
+        fast::masked_softmax(&values.contiguous()?, &mask)?
+    } else {
+        composed_masked(&values, &mask, dim)?
+    };
+    y.to_dtype(x.dtype())
+}
+
+fn composed_masked(x: &Tensor, mask: &Tensor, dim: usize) -> Result<Tensor> {
+    let scores = masked(x, mask)?;
     let max = scores.detach().max_keepdim(dim)?;
     let nothing_left = max.eq(f64::NEG_INFINITY)?;
     // −∞ − (−∞) would be NaN.
@@ -94,29 +128,35 @@ pub fn masked_softmax(x: &Tensor, mask: &Tensor, dim: impl Dim) -> Result<Tensor
     let powers = scores.broadcast_sub(&shift)?.exp()?;
     // All powers of such a row are 0, and 0 / 1 has the value and the gradient that are wanted.
     let sum = (powers.sum_keepdim(dim)? + nothing_left.to_dtype(powers.dtype())?)?;
-    powers.broadcast_div(&sum)?.to_dtype(x.dtype())
+    powers.broadcast_div(&sum)
 }
 
-/// `x` in the dtype of the computation, with −∞ where the mask leaves nothing.
-fn masked(op: &'static str, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
-    let values = x.to_dtype(accumulator(x.dtype()))?;
-    let Ok(whole) = mask.broadcast_as(x.shape()) else {
+/// The mask, one of floats in the dtype of the computation.
+fn fitting(op: &'static str, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    if mask.broadcast_as(x.shape()).is_err() {
         let wanted = format!("a shape that broadcasts to {:?}", x.dims());
         return Err(refuse_shape(op, "mask", wanted, mask));
-    };
+    }
     if mask.dtype() == DType::U8 {
-        let nothing = Tensor::new(f32::NEG_INFINITY, x.device())?
-            .to_dtype(values.dtype())?
-            .broadcast_as(x.shape())?;
-        return whole.where_cond(&values, &nothing);
+        return Ok(mask.clone());
     }
     check_companion(op, "mask", mask, x)?;
-    let added = whole.to_dtype(values.dtype())?;
-    values + added
+    mask.to_dtype(accumulator(x.dtype()))
 }
 
-/// `x − max x` in the dtype of the computation; the maximum is a constant to the gradient.
+/// `x` with −∞ where the mask leaves nothing.
+fn masked(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let whole = mask.broadcast_as(x.shape())?;
+    if mask.dtype() == DType::U8 {
+        let nothing = Tensor::new(f32::NEG_INFINITY, x.device())?
+            .to_dtype(x.dtype())?
+            .broadcast_as(x.shape())?;
+        return whole.where_cond(x, &nothing);
+    }
+    x + whole
+}
+
+/// `x − max x`; the maximum is a constant to the gradient.
 fn below_maximum(x: &Tensor, dim: usize) -> Result<Tensor> {
-    let values = x.to_dtype(accumulator(x.dtype()))?;
-    values.broadcast_sub(&values.detach().max_keepdim(dim)?)
+    x.broadcast_sub(&x.detach().max_keepdim(dim)?)
 }

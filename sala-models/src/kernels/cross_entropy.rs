@@ -1,0 +1,345 @@
+//! The mean cross entropy of rows of logits, with its gradient.
+//!
+//! With `m = max x`, `log p = x − m − log Σ exp(x − m)`, `N` rows that count and `g` the gradient of the
+//! mean:
+//!
+//! ```text
+//! classes y:          dx = (p − (1 − ε) [c = y] − ε / C) g / N          0 in rows that do not count
+//! distributions t:    dx = (p Σ t′ − t′) g / N          dt = −(1 − ε) log p · g / N
+//!                     t′ = (1 − ε) t + ε / C
+//! ```
+//!
+//! The forward has a row's `exp(x − m)` at hand, from which dx for `g = 1` is one more loop in cache, while
+//! the backward would have to compute them again from memory. So the forward of logits that are to be
+//! differentiated writes dx, in the place where other forms keep log p, and the backward only hands it
+//! over, or multiplies it by `g` if that is not 1. It moves 2 elements per element.
+
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the chosen instruction set"
+)]
+
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+
+use super::{
+    access,
+    functions::Functions,
+    pieces::{self, PIECE},
+    rows::{self, max, powers, sum_by},
+};
+
+/// The mean over the rows that have a target, of contiguous `logits (rows, classes)` of f32 or f64.
+/// There is at least one.
+pub(crate) fn of_classes(
+    logits: &Tensor,
+    targets: Vec<Option<u32>>,
+    smoothing: f64,
+) -> Result<Tensor> {
+    match logits.dtype() {
+        DType::F64 => logits.apply_op1(Entropy::<f64>::new(logits, targets, smoothing)?),
+        _ => logits.apply_op1(Entropy::<f32>::new(logits, targets, smoothing)?),
+    }
+}
+
+/// The mean over all rows, of contiguous `logits` and `targets`, both `(rows, classes)` of f32 or f64.
+pub(crate) fn of_distributions(
+    logits: &Tensor,
+    targets: &Tensor,
+    smoothing: f64,
+) -> Result<Tensor> {
+    match logits.dtype() {
+        DType::F64 => logits.apply_op2(targets, Entropy::<f64>::new(logits, vec![], smoothing)?),
+        _ => logits.apply_op2(targets, Entropy::<f32>::new(logits, vec![], smoothing)?),
+    }
+}
+
+/// What the forward leaves of a row.
+#[derive(Clone, Copy, Default)]
+struct Row<T> {
+    loss: f64,
+    /// m.
+    max: T,
+    /// log Σ exp(x − m).
+    log_sum: T,
+}
+
+struct Entropy<T> {
+    /// The class of each row that counts; empty for targets that are distributions.
+    targets: Vec<Option<u32>>,
+    smoothing: f64,
+    classes: usize,
+    /// N.
+    counted: f64,
+    differentiated: bool,
+    /// dx for g = 1.
+    gradient: OnceLock<Tensor>,
+    rows: OnceLock<Vec<Row<T>>>,
+}
+
+impl<T: Functions> Entropy<T> {
+    fn new(logits: &Tensor, targets: Vec<Option<u32>>, smoothing: f64) -> Result<Self> {
+        let (rows, classes) = logits.dims2()?;
+        let counted = if targets.is_empty() {
+            rows
+        } else {
+            targets.iter().flatten().count()
+        };
+        Ok(Self {
+            targets,
+            smoothing,
+            classes,
+            counted: counted as f64,
+            differentiated: logits.track_op(),
+            gradient: OnceLock::new(),
+            rows: OnceLock::new(),
+        })
+    }
+
+    /// Computes all rows, `distributions` being empty for targets that are classes.
+    fn forward(&self, x: &[T], distributions: &[T]) -> Result<T> {
+        let classes = self.classes;
+        let mut rows = vec![Row::default(); x.len() / classes];
+        let count = rows::per_piece(classes);
+        let work = |i: usize, buffer: &mut [T], rows: &mut [Row<T>]| {
+            let targets = if distributions.is_empty() {
+                Targets::Classes(&self.targets[i * count..])
+            } else {
+                Targets::Distributions(&distributions[i * count * classes..])
+            };
+            let x = &x[i * count * classes..];
+            pieces::compiled(piece, (self, buffer, x, targets, rows));
+        };
+        if self.differentiated {
+            let piece = count * classes;
+            let dx = pieces::filled_beside(x.len(), piece, &mut rows, count, work);
+            let dx = access::tensor(dx, (rows.len(), classes))?;
+            // Set once, as below: an operation runs forward once.
+            self.gradient.get_or_init(|| dx);
+        } else {
+            pieces::each_of(&mut rows, count, |i, rows| {
+                work(i, &mut vec![T::default(); classes], rows);
+            });
+        }
+        let total: f64 = rows.iter().map(|row| row.loss).sum();
+        self.rows.get_or_init(|| rows);
+        Ok(T::of(total / self.counted))
+    }
+
+    /// The gradient of the logits.
+    fn of_logits(&self, logits: &Tensor, upstream: T) -> Result<Option<Tensor>> {
+        let (true, Some(gradient)) = (logits.track_op(), self.gradient.get()) else {
+            return Ok(None);
+        };
+        if upstream == T::of(1.0) {
+            return Ok(Some(gradient.clone()));
+        }
+        let scaled = access::read(gradient, |dx: &[T]| {
+            Ok(pieces::filled(dx.len(), PIECE, |i, y| {
+                pieces::compiled(scale, (y, &dx[i * PIECE..], upstream));
+            }))
+        })?;
+        access::tensor(scaled, logits.shape()).map(Some)
+    }
+
+    /// The gradient of targets that are distributions.
+    fn of_targets(&self, logits: &Tensor, targets: &Tensor, upstream: T) -> Result<Option<Tensor>> {
+        if !targets.track_op() {
+            return Ok(None);
+        }
+        let Some(rows) = self.rows.get() else {
+            bail!("cross_entropy: backward before forward");
+        };
+        let factor = upstream * T::of((self.smoothing - 1.0) / self.counted);
+        let (count, classes) = (rows::per_piece(self.classes), self.classes);
+        let dt = access::read(logits, |x: &[T]| {
+            Ok(pieces::filled(x.len(), count * classes, |i, dt| {
+                let x = &x[i * count * classes..];
+                pieces::compiled(logarithms, (dt, x, &rows[i * count..], classes, factor));
+            }))
+        })?;
+        access::tensor(dt, targets.shape()).map(Some)
+    }
+
+    /// (1 − ε) and ε / C.
+    #[inline(always)]
+    fn shares(&self) -> (f64, f64) {
+        (1.0 - self.smoothing, self.smoothing / self.classes as f64)
+    }
+
+    /// A row of logits with its class; `y` is dx, or a place for intermediate values.
+    #[inline(always)]
+    fn of_class(&self, y: &mut [T], x: &[T], class: usize) -> Row<T> {
+        let (own, all) = self.shares();
+        let max = max(x);
+        let sum = powers(y, x, max);
+        let log_sum = sum.ln();
+        let mut loss = -own * (x[class] - max - log_sum).wide();
+        // Without smoothing, classes with a logit of −∞ do not matter.
+        if all > 0.0 {
+            loss -= all * sum_by(x, |x| x - max - log_sum).wide();
+        }
+        if self.differentiated {
+            let (factor, all) = (T::of(1.0 / self.counted) / sum, T::of(all / self.counted));
+            for y in &mut *y {
+                *y = *y * factor - all;
+            }
+            y[class] += T::of(-own / self.counted);
+        }
+        Row { loss, max, log_sum }
+    }
+
+    /// As `of_class`, for a distribution.
+    #[inline(always)]
+    fn of_distribution(&self, y: &mut [T], x: &[T], target: &[T]) -> Row<T> {
+        let (own, all) = self.shares();
+        let (own, all) = (T::of(own), T::of(all));
+        let max = max(x);
+        let sum = powers(y, x, max);
+        let log_sum = sum.ln();
+        let (loss, total) = expectation(x, target, |x, t| {
+            let smoothed = own * t + all;
+            (smoothed * (x - max - log_sum), smoothed)
+        });
+        if self.differentiated {
+            let mean = T::of(1.0 / self.counted);
+            let factor = total / sum * mean;
+            for (y, &target) in y.iter_mut().zip(target) {
+                *y = *y * factor - (own * target + all) * mean;
+            }
+        }
+        let loss = -loss.wide();
+        Row { loss, max, log_sum }
+    }
+}
+
+enum Targets<'a, T> {
+    Classes(&'a [Option<u32>]),
+    Distributions(&'a [T]),
+}
+
+/// The operation, dx or room for one row, logits, targets, what is left of the rows.
+type Piece<'a, T> = (
+    &'a Entropy<T>,
+    &'a mut [T],
+    &'a [T],
+    Targets<'a, T>,
+    &'a mut [Row<T>],
+);
+
+#[inline(always)]
+fn piece<T: Functions>((op, buffer, x, targets, rows): Piece<T>) {
+    let classes = op.classes;
+    for (i, (x, row)) in x.chunks_exact(classes).zip(rows).enumerate() {
+        let start = if op.differentiated { i * classes } else { 0 };
+        let y = &mut buffer[start..start + classes];
+        match &targets {
+            Targets::Classes(targets) => {
+                // The gradient of a row that does not count is there already: zeros.
+                if let Some(class) = targets[i] {
+                    *row = op.of_class(y, x, class as usize);
+                }
+            }
+            Targets::Distributions(targets) => {
+                let target = &targets[i * classes..(i + 1) * classes];
+                *row = op.of_distribution(y, x, target);
+            }
+        }
+    }
+}
+
+/// The sums of both numbers that `f` makes of each pair.
+#[inline(always)]
+fn expectation<T: Functions>(x: &[T], target: &[T], f: impl Fn(T, T) -> (T, T)) -> (T, T) {
+    let mut sums = [[T::default(); rows::LANES]; 2];
+    let (x, x_rest) = x.as_chunks::<{ rows::LANES }>();
+    let (target, target_rest) = target.as_chunks::<{ rows::LANES }>();
+    for (x, t) in x.iter().zip(target) {
+        add(&mut sums, *x, *t, &f);
+    }
+    for (&x, &t) in x_rest.iter().zip(target_rest) {
+        add(&mut sums, [x], [t], &f);
+    }
+    let [first, second] = sums.map(|sums| rows::total(sums));
+    (first, second)
+}
+
+#[inline(always)]
+fn add<T: Functions, const N: usize>(
+    sums: &mut [[T; rows::LANES]; 2],
+    x: [T; N],
+    target: [T; N],
+    f: impl Fn(T, T) -> (T, T),
+) {
+    for i in 0..N {
+        let (first, second) = f(x[i], target[i]);
+        sums[0][i] += first;
+        sums[1][i] += second;
+    }
+}
+
+#[inline(always)]
+fn scale<T: Functions>((y, x, factor): (&mut [T], &[T], T)) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = x * factor;
+    }
+}
+
+/// y ← log p · factor.
+#[inline(always)]
+fn logarithms<T: Functions>((y, x, rows, classes, factor): (&mut [T], &[T], &[Row<T>], usize, T)) {
+    let rows = x.chunks_exact(classes).zip(rows);
+    for (y, (x, row)) in y.chunks_exact_mut(classes).zip(rows) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = (x - row.max - row.log_sum) * factor;
+        }
+    }
+}
+
+impl<T: Functions> CustomOp1 for Entropy<T> {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let loss = self.forward(access::slice(logits, layout)?, &[])?;
+        Ok(access::result(vec![loss], ()))
+    }
+
+    fn bwd(&self, logits: &Tensor, _: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        self.of_logits(logits, upstream.to_scalar()?)
+    }
+}
+
+impl<T: Functions> CustomOp2 for Entropy<T> {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(
+        &self,
+        logits: &CpuStorage,
+        layout: &Layout,
+        targets: &CpuStorage,
+        targets_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let targets = access::slice(targets, targets_layout)?;
+        let loss = self.forward(access::slice(logits, layout)?, targets)?;
+        Ok(access::result(vec![loss], ()))
+    }
+
+    fn bwd(
+        &self,
+        logits: &Tensor,
+        targets: &Tensor,
+        _: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let upstream = upstream.to_scalar()?;
+        Ok((
+            self.of_logits(logits, upstream)?,
+            self.of_targets(logits, targets, upstream)?,
+        ))
+    }
+}

@@ -1,0 +1,337 @@
+//! Layer and RMS norm of rows.
+//!
+//! With `x̂ = (x − μ) r` and `r = 1 / √(σ² + ε)`, or `x̂ = x r` and `r = 1 / √(Σ x² / n + ε)` for the RMS
+//! norm, and `g = γ dy`:
+//!
+//! ```text
+//! dx = r (g − x̂ mean(g x̂) − mean(g))        the last term for the layer norm only
+//! dγ = Σ_rows dy x̂        dβ = Σ_rows dy
+//! ```
+//!
+//! `μ` and `r` of each row are kept from the forward. The backward goes once over the rows; each is in the
+//! first-level cache for its two loops, so it moves 3 elements per element, the forward 2. Each piece of
+//! rows sums its part of dγ and dβ, and the parts are added in the order of the pieces.
+
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the chosen instruction set"
+)]
+
+use std::{marker::PhantomData, sync::OnceLock};
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+
+use super::{
+    access,
+    functions::Functions,
+    pieces,
+    rows::{self, LANES, total},
+};
+
+/// The layer norm of a contiguous f32 or f64 tensor; parameters have its dtype.
+pub(crate) fn layer_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F64 => Norm::<f64>::new("layer_norm", eps, true).apply(x, weight, bias),
+        _ => Norm::<f32>::new("layer_norm", eps, true).apply(x, weight, bias),
+    }
+}
+
+/// The RMS norm of a contiguous f32 or f64 tensor; the weight has its dtype.
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F64 => Norm::<f64>::new("rms_norm", eps, false).apply(x, weight, None),
+        _ => Norm::<f32>::new("rms_norm", eps, false).apply(x, weight, None),
+    }
+}
+
+struct Norm<T> {
+    name: &'static str,
+    eps: f64,
+    /// Whether the mean is subtracted.
+    centred: bool,
+    /// μ and r of each row.
+    stats: OnceLock<Vec<[T; 2]>>,
+    element: PhantomData<T>,
+}
+
+impl<T: Functions> Norm<T> {
+    const fn new(name: &'static str, eps: f64, centred: bool) -> Self {
+        Self {
+            name,
+            eps,
+            centred,
+            stats: OnceLock::new(),
+            element: PhantomData,
+        }
+    }
+
+    fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let weight = weight.contiguous()?;
+        match bias {
+            Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, self),
+            None => x.apply_op2(&weight, self),
+        }
+    }
+
+    /// An empty `bias` stands for none.
+    fn forward(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
+        let size = weight.len();
+        let rows = rows::per_piece(size);
+        let mut stats = vec![[T::default(); 2]; x.len() / size];
+        let eps = T::of(self.eps);
+        let y = pieces::filled_beside(x.len(), rows * size, &mut stats, rows, |i, y, stats| {
+            let x = &x[i * rows * size..];
+            let arguments = (y, x, weight, bias, stats, (eps, self.centred));
+            pieces::compiled(normalise, arguments);
+        });
+        // Set once: an operation runs forward once.
+        self.stats.get_or_init(|| stats);
+        y
+    }
+
+    /// dx, and dγ followed by dβ.
+    fn backward(&self, x: &[T], weight: &[T], dy: &[T]) -> Result<(Vec<T>, Vec<T>)> {
+        let Some(stats) = self.stats.get() else {
+            bail!("{}: backward before forward", self.name);
+        };
+        let size = weight.len();
+        // At least a few rows, or the partial sums would be as many as the elements.
+        let rows = rows::per_piece(size).max(8);
+        let pieces = stats.len().div_ceil(rows);
+        let mut parts = vec![T::default(); pieces * 2 * size];
+        let dx = pieces::filled_beside(
+            x.len(),
+            rows * size,
+            &mut parts,
+            2 * size,
+            |i, dx, parts| {
+                let (start, centred) = (i * rows * size, self.centred);
+                let (dweight, dbias) = parts.split_at_mut(size);
+                let data = (dx, &x[start..], &dy[start..]);
+                let rest = (weight, &stats[i * rows..], dweight, dbias, centred);
+                pieces::compiled(differentiate, (data, rest));
+            },
+        );
+        let (sums, others) = parts.split_at_mut(2 * size);
+        for part in others.chunks(2 * size) {
+            for (sum, &part) in sums.iter_mut().zip(part) {
+                *sum += part;
+            }
+        }
+        parts.truncate(2 * size);
+        Ok((dx, parts))
+    }
+
+    /// The gradients of `x`, `weight` and the bias.
+    fn gradients(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<[Tensor; 3]> {
+        let dy = dy.contiguous()?;
+        let (dx, sums) = access::read(x, |x: &[T]| {
+            access::read(weight, |weight: &[T]| {
+                access::read(&dy, |dy: &[T]| self.backward(x, weight, dy))
+            })
+        })?;
+        let size = weight.elem_count();
+        let sums = access::tensor(sums, (2, size))?;
+        Ok([access::tensor(dx, x.shape())?, sums.get(0)?, sums.get(1)?])
+    }
+}
+
+impl<T: Functions> CustomOp2 for Norm<T> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, weight) = (
+            access::slice(x, x_layout)?,
+            access::slice(weight, weight_layout)?,
+        );
+        Ok(access::result(
+            self.forward(x, weight, &[]),
+            x_layout.shape(),
+        ))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dweight, _] = self.gradients(x, weight, dy)?;
+        Ok((
+            x.track_op().then_some(dx),
+            weight.track_op().then_some(dweight),
+        ))
+    }
+}
+
+impl<T: Functions> CustomOp3 for Norm<T> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, weight, bias) = (
+            access::slice(x, x_layout)?,
+            access::slice(weight, weight_layout)?,
+            access::slice(bias, bias_layout)?,
+        );
+        Ok(access::result(
+            self.forward(x, weight, bias),
+            x_layout.shape(),
+        ))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dx, dweight, dbias] = self.gradients(x, weight, dy)?;
+        Ok((
+            x.track_op().then_some(dx),
+            weight.track_op().then_some(dweight),
+            bias.track_op().then_some(dbias),
+        ))
+    }
+}
+
+/// y, x, γ, β or nothing, the rows' μ and r, and ε and whether to centre.
+type Forward<'a, T> = (
+    &'a mut [T],
+    &'a [T],
+    &'a [T],
+    &'a [T],
+    &'a mut [[T; 2]],
+    (T, bool),
+);
+
+#[inline(always)]
+fn normalise<T: Functions>((y, x, weight, bias, stats, (eps, centred)): Forward<T>) {
+    let size = weight.len();
+    let count = T::of(size as f64);
+    for ((y, x), stats) in y
+        .chunks_exact_mut(size)
+        .zip(x.chunks_exact(size))
+        .zip(stats)
+    {
+        let mean = if centred {
+            rows::sum(x) / count
+        } else {
+            T::default()
+        };
+        let square = |x: T| (x - mean) * (x - mean);
+        let variance = rows::sum_by(x, square) / count;
+        let inverse = T::of(1.0) / (variance + eps).sqrt();
+        *stats = [mean, inverse];
+        if bias.is_empty() {
+            for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
+                *y = (x - mean) * inverse * weight;
+            }
+        } else {
+            for (((y, &x), &weight), &bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+                *y = (x - mean) * inverse * weight + bias;
+            }
+        }
+    }
+}
+
+/// dx, x, dy.
+type Data<'a, T> = (&'a mut [T], &'a [T], &'a [T]);
+
+/// γ, the rows' μ and r, dγ, dβ, and whether the mean was subtracted.
+type Rest<'a, T> = (&'a [T], &'a [[T; 2]], &'a mut [T], &'a mut [T], bool);
+
+#[inline(always)]
+fn differentiate<T: Functions>(
+    ((dx, x, dy), (weight, stats, dweight, dbias, centred)): (Data<T>, Rest<T>),
+) {
+    let size = weight.len();
+    let count = T::of(size as f64);
+    for (((dx, x), dy), &[mean, inverse]) in dx
+        .chunks_exact_mut(size)
+        .zip(x.chunks_exact(size))
+        .zip(dy.chunks_exact(size))
+        .zip(stats)
+    {
+        let row = Row { mean, inverse };
+        let mut sums = [[T::default(); LANES]; 2];
+        {
+            let (x, x_rest) = x.as_chunks::<LANES>();
+            let (dy, dy_rest) = dy.as_chunks::<LANES>();
+            let (weight, weight_rest) = weight.as_chunks::<LANES>();
+            let (dweight, dweight_rest) = dweight.as_chunks_mut::<LANES>();
+            let (dbias, dbias_rest) = dbias.as_chunks_mut::<LANES>();
+            let parameters = weight.iter().zip(dweight).zip(dbias);
+            for ((x, dy), ((weight, dweight), dbias)) in x.iter().zip(dy).zip(parameters) {
+                (*dweight, *dbias) = row.add_sums(&mut sums, *x, *dy, *weight, (*dweight, *dbias));
+            }
+            let parameters = weight_rest.iter().zip(dweight_rest).zip(dbias_rest);
+            for ((x, dy), ((weight, dweight), dbias)) in x_rest.iter().zip(dy_rest).zip(parameters)
+            {
+                ([*dweight], [*dbias]) =
+                    row.add_sums(&mut sums, [*x], [*dy], [*weight], ([*dweight], [*dbias]));
+            }
+        }
+        let [of_g, of_products] = sums.map(|sums| total(sums) / count);
+        let of_g = if centred { of_g } else { T::default() };
+        for (((dx, &x), &dy), &weight) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
+            let normal = (x - mean) * inverse;
+            *dx = inverse * (dy * weight - of_g - normal * of_products);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Row<T> {
+    mean: T,
+    inverse: T,
+}
+
+impl<T: Functions> Row<T> {
+    /// Adds to Σ g and Σ g x̂; yields dγ and dβ with what this row adds. Chunks by value: between slices
+    /// the compiler would have to allow for overlap, and not vectorise.
+    #[inline(always)]
+    fn add_sums<const N: usize>(
+        self,
+        sums: &mut [[T; LANES]; 2],
+        x: [T; N],
+        dy: [T; N],
+        weight: [T; N],
+        (mut dweight, mut dbias): ([T; N], [T; N]),
+    ) -> ([T; N], [T; N]) {
+        for i in 0..N {
+            let normal = (x[i] - self.mean) * self.inverse;
+            let scaled = dy[i] * weight[i];
+            sums[0][i] += scaled;
+            sums[1][i] += scaled * normal;
+            dweight[i] += dy[i] * normal;
+            dbias[i] += dy[i];
+        }
+        (dweight, dbias)
+    }
+}
