@@ -19,13 +19,15 @@
 //! that a panel's part stays in the first-level cache while all rows pass by (van Zee and van de Geijn
 //! 2015, doi:10.1145/2764454, describe this order of loops).
 //!
-//! [`accumulate_outer`] has the same tile for the other product of a backward pass, `Σ_m left[m, k]
+//! [`Outer`] has the same tile for the other product of a backward pass, `Σ_m left[m, k]
 //! right[m, n]`.
 
 #![expect(
     clippy::inline_always,
     reason = "what is not inlined is not compiled for the chosen instruction set"
 )]
+
+use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -66,7 +68,7 @@ impl<T: Element> Panels<T> {
     pub(crate) fn new(
         depth: usize,
         columns: usize,
-        fill: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync + Send,
+        fill: impl Fn(Range<usize>, &mut [T]) + Sync + Send,
     ) -> Self {
         let width = width::<T>();
         let mut values = Scratch::new(columns.div_ceil(width) * width * depth);
@@ -103,7 +105,7 @@ impl<T: Element> Panels<T> {
 fn pack_block<T: Element>(
     right: &[T],
     strides: (usize, usize),
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     width: usize,
     block: &mut [T],
 ) {
@@ -339,26 +341,116 @@ fn store<S: Simd, T: Element>(sums: [T::Vector<S>; VECTORS], to: &mut [T], colum
     to[..columns].copy_from_slice(&T::scalars::<S>(&sums)[..columns]);
 }
 
-/// The product that sums over the rows of two matrices, as gradients of weights do.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Outer<'a, T: Element> {
+/// The product that sums over the rows of two matrices, as gradients of weights do:
+/// `sums[k, n] = Σ_m left[m, k] right[m, n]`.
+pub(crate) struct Outer<'a, T: Element, B> {
     pub(crate) left: &'a [T],
-    /// Where the rows of the left matrix begin.
-    pub(crate) bases: &'a [usize],
+    /// Where a range of the left matrix's rows begins.
+    pub(crate) bases: B,
     pub(crate) runs: &'a [Run],
-    /// `(rows, width)`: one block of columns of the right matrix.
+    /// Row `m` is `right[m · stride..][..columns]`.
     pub(crate) right: &'a [T],
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
 }
 
-impl<T: Element> Outer<'_, T> {
-    /// `sums[k, n] += Σ_m left[m, k] right[m, n]`, of one block, `(depth, width)`, on the calling thread.
-    pub(crate) fn accumulate(self, sums: &mut [T]) {
-        Arch::new().dispatch(Accumulate { outer: self, sums });
+/// Rows whose products are summed in registers before they are added to the sums in memory.
+const SUMMED: usize = 96;
+
+/// Bytes of partial sums, and their number: rows are cut into parts so that many threads find work.
+const PARTIAL: usize = 4 << 20;
+const PARTS: usize = 16;
+
+impl<T: Element, B: Fn(Range<usize>) -> Vec<usize> + Sync> Outer<'_, T, B> {
+    /// The sums, computed in parallel.
+    pub(crate) fn sums(&self) -> OuterSums<T> {
+        let width = width::<T>();
+        let depth: usize = self.runs.iter().map(|run| run.len).sum();
+        let blocks = self.columns.div_ceil(width);
+        let bytes = blocks * depth * width * size_of::<T>();
+        let parts = (PARTIAL / bytes.max(1)).clamp(1, PARTS).min(self.rows);
+        let of_part = self.rows.div_ceil(parts);
+        let mut values = Scratch::zeros(parts * blocks * depth * width);
+        pieces::each_of(&mut values, depth * width, |i, sums| {
+            let (part, block) = (i / blocks, i % blocks);
+            let rows = (part * of_part).min(self.rows)..((part + 1) * of_part).min(self.rows);
+            self.accumulate(rows, block * width, sums);
+        });
+        OuterSums {
+            values,
+            parts,
+            blocks,
+            depth,
+            width,
+        }
+    }
+
+    /// Adds the products of some rows to the sums of one block of columns, `(depth, width)`, on the
+    /// calling thread.
+    pub(crate) fn accumulate(&self, rows: Range<usize>, first: usize, sums: &mut [T]) {
+        let width = width::<T>();
+        let columns = width.min(self.columns - first);
+        let bases = (self.bases)(rows.clone());
+        let mut right = Scratch::<T>::zeros(SUMMED * width);
+        for (bases, row) in bases.chunks(SUMMED).zip(rows.step_by(SUMMED)) {
+            let from = self.right[row * self.stride + first..].chunks(self.stride);
+            for (to, from) in right.chunks_exact_mut(width).zip(from).take(bases.len()) {
+                to[..columns].copy_from_slice(&from[..columns]);
+            }
+            Arch::new().dispatch(Accumulate {
+                left: self.left,
+                bases,
+                runs: self.runs,
+                right: &right,
+                sums,
+            });
+        }
+    }
+}
+
+/// Sums of an [`Outer`]: for each part of the rows, block by block of columns, `(depth, width)`.
+#[derive(Debug)]
+pub(crate) struct OuterSums<T: Element> {
+    values: Scratch<T>,
+    parts: usize,
+    blocks: usize,
+    depth: usize,
+    width: usize,
+}
+
+impl<T: Element> OuterSums<T> {
+    /// Adds row `k` of the sums.
+    pub(crate) fn add_row(&self, k: usize, row: &mut [T]) {
+        for part in 0..self.parts {
+            for (block, to) in row.chunks_mut(self.width).enumerate() {
+                let block = part * self.blocks + block;
+                let from = &self.values[(block * self.depth + k) * self.width..];
+                for (to, &value) in to.iter_mut().zip(from) {
+                    *to += value;
+                }
+            }
+        }
+    }
+
+    /// Column `n` of each part, from the first to the last: their sum is the column of the sums.
+    pub(crate) fn columns(&self, n: usize) -> impl Iterator<Item = impl Iterator<Item = T>> {
+        let (block, column) = (n / self.width, n % self.width);
+        (0..self.parts).map(move |part| {
+            let start = (part * self.blocks + block) * self.depth * self.width;
+            let block = &self.values[start..start + self.depth * self.width];
+            block[column..].iter().step_by(self.width).copied()
+        })
     }
 }
 
 struct Accumulate<'a, 'b, T: Element> {
-    outer: Outer<'a, T>,
+    left: &'a [T],
+    bases: &'a [usize],
+    runs: &'a [Run],
+    /// `(rows, width)`.
+    right: &'a [T],
+    /// `(depth, width)`.
     sums: &'b mut [T],
 }
 
@@ -378,13 +470,10 @@ impl<T: Element> WithSimd for Accumulate<'_, '_, T> {
 impl<T: Element> Accumulate<'_, '_, T> {
     #[inline(always)]
     fn run<S: Simd, const DEPTH: usize>(self, simd: S) {
-        let Outer {
-            left,
-            bases,
-            runs,
-            right,
-        } = self.outer;
-        let right = T::vectors::<S>(right).as_chunks::<VECTORS>().0;
+        let Self {
+            left, bases, runs, ..
+        } = self;
+        let right = T::vectors::<S>(self.right).as_chunks::<VECTORS>().0;
         let mut sums = T::vectors_mut::<S>(self.sums).as_chunks_mut::<VECTORS>().0;
         for run in runs {
             let (part, rest) = sums.split_at_mut(run.len);
@@ -444,5 +533,22 @@ impl<S: Simd, T: Element, const DEPTH: usize> pulp::NullaryFnOnce for OuterWork<
             }
         }
         sums
+    }
+}
+
+/// The places of the rows of two plain matrices, of `depth` and `columns` elements a row.
+pub(crate) fn plain_places(rows: Range<usize>, depth: usize, columns: usize) -> Vec<Place> {
+    let place = |(i, row)| Place {
+        base: row * depth,
+        out: i * columns,
+    };
+    rows.enumerate().map(place).collect()
+}
+
+/// The run of a plain matrix.
+pub(crate) const fn plain_run(depth: usize) -> Run {
+    Run {
+        offset: 0,
+        len: depth,
     }
 }

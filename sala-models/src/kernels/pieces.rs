@@ -128,3 +128,50 @@ pub(crate) fn filled_beside<T: Element, U: Send>(
     unsafe { values.set_len(len) };
     values
 }
+
+/// The sums of the columns of a matrix.
+pub(crate) fn column_sums<T: Element>(matrix: &[T], columns: usize) -> Vec<T> {
+    let rows = (PIECE / columns).max(1);
+    let count = (matrix.len() / columns).div_ceil(rows);
+    let parts = map(count, |i| {
+        let start = i * rows * columns;
+        let part = &matrix[start..matrix.len().min(start + rows * columns)];
+        let mut sums = vec![T::default(); columns];
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in part.chunks_exact(columns) {
+                    for (sum, &x) in sums.iter_mut().zip(row) {
+                        *sum += x;
+                    }
+                }
+            },
+        );
+        sums
+    });
+    let mut sums = vec![T::default(); columns];
+    for part in parts {
+        for (sum, x) in sums.iter_mut().zip(part) {
+            *sum += x;
+        }
+    }
+    sums
+}
+
+/// Hands out the pieces of three arrays together, each cut into as many.
+pub(crate) fn each_of_three<T: Send>(
+    (a, a_piece): (&mut [T], usize),
+    (b, b_piece): (&mut [T], usize),
+    (c, c_piece): (&mut [T], usize),
+    work: impl Fn(usize, &mut [T], &mut [T], &mut [T]) + Sync + Send,
+) {
+    if a.len() > a_piece && parallel() {
+        let pieces = a.par_chunks_mut(a_piece).zip(b.par_chunks_mut(b_piece));
+        let pieces = pieces.zip(c.par_chunks_mut(c_piece)).enumerate();
+        pieces.for_each(|(i, ((a, b), c))| work(i, a, b, c));
+    } else {
+        let pieces = a.chunks_mut(a_piece).zip(b.chunks_mut(b_piece));
+        let pieces = pieces.zip(c.chunks_mut(c_piece)).enumerate();
+        pieces.for_each(|(i, ((a, b), c))| work(i, a, b, c));
+    }
+}

@@ -14,7 +14,8 @@
 //! This is `torch.nn.functional.scaled_dot_product_attention` but for `causal` with fewer queries
 //! than keys: there the queries are taken for the last positions, so that the last one sees every
 //! key, as decoding with cached keys needs it. `PyTorch` takes them for the first positions. The
-//! scores of all pairs are kept for the gradient, of `B H T S` entries.
+//! composed form keeps the scores of all pairs for the gradient, `B H T S` entries; the fast form on the
+//! CPU computes them again (unless the mask itself wants a gradient, which takes the composed form).
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -22,6 +23,8 @@ use super::{
     checks::{accumulator, check_companion, check_positive, check_values, refuse, refuse_shape},
     softmax::{masked_softmax, softmax},
 };
+
+use crate::kernels;
 
 const OP: &str = "attention";
 
@@ -69,29 +72,72 @@ impl Attention {
         let sizes = Sizes::of(q, k, v)?;
         let scale = self.scale.unwrap_or(1.0 / (sizes.features as f64).sqrt());
         check_positive(OP, "scale", scale)?;
-        let dtype = accumulator(q.dtype());
+        if self.causal {
+            sizes.check_causal()?;
+        }
+        let mask = mask.map(|mask| in_dtype_of_scores(mask, q)).transpose()?;
+        let mask = mask.as_ref();
+        let wide = |t: &Tensor| t.to_dtype(accumulator(t.dtype()));
+        let inputs = [&wide(q)?, &wide(k)?, &wide(v)?];
+        let y = if kernels::fast(inputs[0])? && mask.is_none_or(|mask| !mask.track_op()) {
+            self.fast(inputs, mask, &sizes, scale)?
+        } else {
+            self.composed(inputs, mask, &sizes, scale)?
+        };
+        y.to_dtype(q.dtype())
+    }
+
+    /// The fast form, for a mask that needs no gradient.
+    fn fast(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        mask: Option<&Tensor>,
+        sizes: &Sizes,
+        scale: f64,
+    ) -> Result<Tensor> {
+        let settings = kernels::attention::Attention {
+            batch: sizes.batch,
+            heads: sizes.heads,
+            groups: sizes.groups,
+            queries: sizes.queries,
+            keys: sizes.keys,
+            features: sizes.features,
+            values: sizes.values,
+            scale,
+            causal: self.causal,
+        };
+        let mask = mask.map(|mask| sizes.of_scores(mask)).transpose()?;
+        let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+        kernels::attention::attention(&q, &k, &v, mask.as_ref(), settings)
+    }
+
+    fn composed(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        mask: Option<&Tensor>,
+        sizes: &Sizes,
+        scale: f64,
+    ) -> Result<Tensor> {
         // The queries of all heads that share keys stand one below the other, so keys are not copied.
-        let grouped = q.to_dtype(dtype)?.affine(scale, 0.0)?.reshape((
-            sizes.batch,
-            sizes.groups,
-            (),
-            sizes.features,
-        ))?;
-        let keys = k.to_dtype(dtype)?.contiguous()?;
+        let grouped =
+            q.affine(scale, 0.0)?
+                .reshape((sizes.batch, sizes.groups, (), sizes.features))?;
+        let keys = k.contiguous()?;
         let scores = grouped
             .matmul(&keys.transpose(D::Minus1, D::Minus2)?.contiguous()?)?
             .reshape(sizes.scores())?;
-        let mask = mask.map(|mask| in_dtype_of_scores(mask, q)).transpose()?;
-        let shares = self.shares(&scores, &sizes, mask.as_ref())?.reshape((
+        let shares = self.shares(&scores, sizes, mask)?.reshape((
             sizes.batch,
             sizes.groups,
             (),
             sizes.keys,
         ))?;
-        shares
-            .matmul(&v.to_dtype(dtype)?.contiguous()?)?
-            .reshape((sizes.batch, sizes.heads, sizes.queries, sizes.values))?
-            .to_dtype(q.dtype())
+        shares.matmul(&v.contiguous()?)?.reshape((
+            sizes.batch,
+            sizes.heads,
+            sizes.queries,
+            sizes.values,
+        ))
     }
 
     /// The share of each key in each query's result, `(B, H, T, S)`.
@@ -106,10 +152,7 @@ impl Attention {
                 None => softmax(scores, D::Minus1),
             };
         };
-        let Ok(whole) = mask.broadcast_as(scores.shape()) else {
-            let wanted = format!("a shape that broadcasts to {:?}", scores.dims());
-            return Err(refuse_shape(OP, "mask", wanted, mask));
-        };
+        let whole = sizes.of_scores(mask)?;
         let Some(past) = past else {
             return masked_softmax(scores, mask, D::Minus1);
         };
@@ -177,16 +220,30 @@ impl Sizes {
         })
     }
 
+    /// The mask with the shape of the scores.
+    fn of_scores(&self, mask: &Tensor) -> Result<Tensor> {
+        mask.broadcast_as(self.scores()).map_err(|_| {
+            let (b, h, t, s) = self.scores();
+            let wanted = format!("a shape that broadcasts to {:?}", [b, h, t, s]);
+            refuse_shape(OP, "mask", wanted, mask)
+        })
+    }
+
     const fn scores(&self) -> (usize, usize, usize, usize) {
         (self.batch, self.heads, self.queries, self.keys)
     }
 
+    fn check_causal(&self) -> Result<()> {
+        if self.queries <= self.keys {
+            return Ok(());
+        }
+        let wanted = format!("at most {} long, as the keys are, when causal", self.keys);
+        Err(refuse(OP, "q", wanted, self.queries.to_string()))
+    }
+
     /// Which keys are not in a query's future, `(T, S)`; the last query stands at the last key.
     fn past(&self, device: &Device) -> Result<Tensor> {
-        let Some(before) = self.keys.checked_sub(self.queries) else {
-            let wanted = format!("at most {} long, as the keys are, when causal", self.keys);
-            return Err(refuse(OP, "q", wanted, self.queries.to_string()));
-        };
+        let before = self.keys - self.queries;
         let sees = |(query, key)| u8::from(key <= before + query);
         let pairs = (0..self.queries).flat_map(|query| (0..self.keys).map(move |key| (query, key)));
         let seen: Vec<u8> = pairs.map(sees).collect();

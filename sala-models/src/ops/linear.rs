@@ -8,7 +8,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::checks::{accumulator, check_companion, check_values, last_dim, refuse_shape};
-use crate::Error;
+use crate::{Error, kernels};
 
 const OP: &str = "linear";
 
@@ -35,15 +35,26 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let dtype = accumulator(x.dtype());
     let rows = x.to_dtype(dtype)?.reshape(((), inputs))?;
     let weight = weight.to_dtype(dtype)?;
-    let product = rows.matmul(&weight.t()?)?;
-    let y = match bias {
-        Some(bias) => product.broadcast_add(&bias.to_dtype(dtype)?)?,
-        None => product,
+    let bias = bias.map(|bias| bias.to_dtype(dtype)).transpose()?;
+    let y = if kernels::fast(&rows)? {
+        let bias = bias.map(|bias| bias.contiguous()).transpose()?;
+        kernels::linear::linear(&rows.contiguous()?, &weight.contiguous()?, bias.as_ref())?
+    } else {
+        composed(&rows, &weight, bias.as_ref())?
     };
     let mut dims = x.dims().to_vec();
     dims.pop();
     dims.push(outputs);
     y.reshape(dims)?.to_dtype(x.dtype())
+}
+
+/// `rows (M, I)` to `(M, O)` in plain candle operations.
+fn composed(rows: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let product = rows.matmul(&weight.t()?)?;
+    match bias {
+        Some(bias) => product.broadcast_add(bias),
+        None => Ok(product),
+    }
 }
 
 /// The numbers of inputs and of outputs.

@@ -15,6 +15,7 @@ mod batch_norm;
 mod conv;
 mod dropout;
 mod features;
+mod forms;
 mod gradcheck;
 mod layers;
 mod networks;

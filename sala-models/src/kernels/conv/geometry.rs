@@ -6,6 +6,8 @@
 //! `i = r + s t` receives from the outputs `t + q` where `q = (r + p − u d) / s`: a convolution with a
 //! part of the kernel and a stride of one.
 
+use std::ops::Range;
+
 use crate::{
     kernels::matmul::{Place, Run},
     ops::conv::{Axis, Geometry},
@@ -228,9 +230,20 @@ impl Plan {
         runs
     }
 
+    /// Where the sources of a range of target pixels begin, when there is but one phase.
+    pub(super) fn bases(&self, phase: &Phase, pixels: Range<usize>) -> Vec<usize> {
+        let (height, width) = self.targets;
+        let base = |pixel: usize| {
+            let (row, column) = (pixel / width, pixel % width);
+            let source = row / height * self.rows.len() + row % height * phase.rows.stride;
+            (source * self.columns.len() + column * phase.columns.stride) * self.channels.0
+        };
+        pixels.map(base).collect()
+    }
+
     /// The places of a phase's pixels in a stretch of target rows, which are counted through all images.
     /// `out` counts from the beginning of the stretch.
-    pub(super) fn places(&self, phase: &Phase, stretch: std::ops::Range<usize>) -> Vec<Place> {
+    pub(super) fn places(&self, phase: &Phase, stretch: Range<usize>) -> Vec<Place> {
         let (height, width) = self.targets;
         let (rows, columns) = (&phase.rows, &phase.columns);
         let mut places = Vec::with_capacity(stretch.len() * width.div_ceil(columns.step));

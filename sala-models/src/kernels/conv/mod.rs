@@ -14,6 +14,8 @@
 mod depthwise;
 mod geometry;
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use self::geometry::{Padding, Phase, Plan};
@@ -32,12 +34,6 @@ const PIXELS: (usize, usize) = (256, 32);
 
 /// Pieces that the pixels are cut into, so that many threads find work.
 const SHARES: usize = 16;
-
-/// Pixels whose products are summed in registers before they are added to the gradient of the weight.
-const SUMMED: usize = 96;
-
-/// Bytes of the partial sums of a weight's gradient.
-const PARTIAL_SUMS: usize = 4 << 20;
 
 /// The convolution of contiguous tensors of one dtype.
 pub(crate) fn conv2d(
@@ -172,9 +168,12 @@ impl<T: Element> Conv<T> {
                 let values = access::read(x, |x| Ok(self.weight_gradient(x, gradient)))?;
                 access::tensor(values, weight.shape())
             });
-            let of_bias = bias
-                .filter(|bias| bias.track_op())
-                .map(|bias| access::tensor(column_sums(gradient, geometry.outputs), bias.shape()));
+            let of_bias = bias.filter(|bias| bias.track_op()).map(|bias| {
+                access::tensor(
+                    pieces::column_sums(gradient, geometry.outputs),
+                    bias.shape(),
+                )
+            });
             Ok((
                 of_x.transpose()?,
                 of_weight.transpose()?,
@@ -386,132 +385,31 @@ fn weight_gradient<T: Element>(x: &[T], gradient: &[T], geometry: &Geometry) -> 
     let Some(phase) = plan.phases.first() else {
         return vec![];
     };
-    let sums = OuterSums::new::<T>(geometry, &plan);
-    let mut partial = Scratch::<T>::zeros(sums.parts * sums.blocks() * sums.block);
-    let rows = geometry.batch * geometry.rows.windows;
-    let of_part = rows.div_ceil(sums.parts);
-    let runs = plan.runs(phase);
-    pieces::each_of(&mut partial, sums.block, |i, block| {
-        let (part, number) = (i / sums.blocks(), i % sums.blocks());
-        let group = number / sums.blocks_of_group;
-        let first = group * sums.outputs + number % sums.blocks_of_group * sums.width;
-        let end = geometry
-            .outputs
-            .min((group + 1) * sums.outputs)
-            .min(first + sums.width);
-        let stretch = (part * of_part).min(rows)..((part + 1) * of_part).min(rows);
-        let pixel = stretch.start * geometry.columns.windows;
-        let bases: Vec<usize> = (plan.places(phase, stretch).iter())
-            .map(|p| p.base)
-            .collect();
-        let mut right = Scratch::<T>::zeros(SUMMED * sums.width);
-        for (number, bases) in bases.chunks(SUMMED).enumerate() {
-            let pixels =
-                gradient[(pixel + number * SUMMED) * geometry.outputs..].chunks(geometry.outputs);
-            for (row, pixel) in right.chunks_exact_mut(sums.width).zip(pixels) {
-                row[..end - first].copy_from_slice(&pixel[first..end]);
-            }
-            let outer = Outer {
-                left: &images[group * plan.in_group()..],
-                bases,
-                runs: &runs,
-                right: &right,
-            };
-            outer.accumulate(block);
-        }
-    });
-    sums.gather(&partial, &plan.entries(phase), geometry)
-}
-
-/// How the sums for a weight's gradient are laid out: parts of the pixels, in each blocks of columns, in
-/// each block `(depth, width)`.
-struct OuterSums {
-    parts: usize,
-    groups: usize,
-    blocks_of_group: usize,
-    /// Outputs of a group.
-    outputs: usize,
-    width: usize,
-    block: usize,
-}
-
-impl OuterSums {
-    fn new<T: Element>(geometry: &Geometry, plan: &Plan) -> Self {
-        let width = super::matmul::width::<T>();
-        let outputs = geometry.outputs / geometry.groups;
-        let blocks_of_group = outputs.div_ceil(width);
-        let block = geometry.rows.kernel * geometry.columns.kernel * plan.in_group() * width;
-        let bytes = geometry.groups * blocks_of_group * block * size_of::<T>();
-        let rows = geometry.batch * geometry.rows.windows;
-        let parts = (PARTIAL_SUMS / bytes).clamp(1, SHARES).min(rows);
-        Self {
-            parts,
-            groups: geometry.groups,
-            blocks_of_group,
-            outputs,
-            width,
-            block,
-        }
-    }
-
-    const fn blocks(&self) -> usize {
-        self.groups * self.blocks_of_group
-    }
-
-    /// Adds the parts and brings the sums into the order of the weight.
-    fn gather<T: Element>(
-        &self,
-        partial: &[T],
-        entries: &[(usize, usize)],
-        geometry: &Geometry,
-    ) -> Vec<T> {
-        let in_group = geometry.inputs / geometry.groups;
-        let output = entries.len() * in_group;
-        let whole = self.blocks() * self.block;
-        pieces::filled(geometry.outputs * output, output, |o, weight| {
-            let (group, o) = (o / self.outputs, o % self.outputs);
-            let block = group * self.blocks_of_group + o / self.width;
-            let start = block * self.block + o % self.width;
-            for part in 0..self.parts {
-                let sums = partial[part * whole + start..].iter().step_by(self.width);
-                let mut sums = sums.copied();
-                for &(u, v) in entries {
-                    let entry = u * geometry.columns.kernel + v;
-                    let values = weight[entry..].iter_mut().step_by(entries.len());
-                    for (value, sum) in values.zip(sums.by_ref().take(in_group)) {
-                        *value += sum;
-                    }
+    let (runs, entries) = (plan.runs(phase), plan.entries(phase));
+    let outputs = geometry.outputs / geometry.groups;
+    let of_group = |group: usize| {
+        let outer = Outer {
+            left: &images[group * plan.in_group()..],
+            bases: |pixels: Range<usize>| plan.bases(phase, pixels),
+            runs: &runs,
+            right: &gradient[group * outputs..],
+            stride: geometry.outputs,
+            rows: geometry.batch * geometry.rows.windows * geometry.columns.windows,
+            columns: outputs,
+        };
+        outer.sums()
+    };
+    let sums: Vec<_> = (0..geometry.groups).map(of_group).collect();
+    let len = entries.len() * plan.in_group();
+    pieces::filled(geometry.outputs * len, len, |o, weight| {
+        for mut sums in sums[o / outputs].columns(o % outputs) {
+            for &(u, v) in &entries {
+                let entry = u * geometry.columns.kernel + v;
+                let values = weight[entry..].iter_mut().step_by(entries.len());
+                for (value, sum) in values.zip(sums.by_ref().take(plan.in_group())) {
+                    *value += sum;
                 }
             }
-        })
-    }
-}
-
-/// The sums of the columns of a matrix.
-pub(crate) fn column_sums<T: Element>(matrix: &[T], columns: usize) -> Vec<T> {
-    let rows = (pieces::PIECE / columns).max(1);
-    let count = (matrix.len() / columns).div_ceil(rows);
-    let parts = pieces::map(count, |i| {
-        let start = i * rows * columns;
-        let part = &matrix[start..matrix.len().min(start + rows * columns)];
-        let mut sums = vec![T::default(); columns];
-        pieces::vectorised(
-            #[inline(always)]
-            || {
-                for row in part.chunks_exact(columns) {
-                    for (sum, &x) in sums.iter_mut().zip(row) {
-                        *sum += x;
-                    }
-                }
-            },
-        );
-        sums
-    });
-    let mut sums = vec![T::default(); columns];
-    for part in parts {
-        for (sum, x) in sums.iter_mut().zip(part) {
-            *sum += x;
         }
-    }
-    sums
+    })
 }

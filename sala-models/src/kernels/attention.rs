@@ -1,0 +1,559 @@
+//! Attention whose scores live for a few rows at a time.
+//!
+//! Forward, a block of queries is multiplied with all keys, turned into shares while it is in the cache, and
+//! multiplied with all values. Of the shares only the logarithm of each row's sum is kept,
+//!
+//! ```text
+//! P = exp(s Q Kᵀ + mask − l)        lᵢ = log Σⱼ exp(s Q Kᵀ + mask)ᵢⱼ        Y = P V
+//! ```
+//!
+//! and backward they are computed again, block by block (Dao et al. 2022, arXiv:2205.14135):
+//!
+//! ```text
+//! ∂L/∂V = Pᵀ G        D = P ∘ (G Vᵀ − rowsum(G ∘ Y))        ∂L/∂Q = s D K        ∂L/∂K = s Dᵀ Q
+//! ```
+//!
+//! Memory holds nothing of the size of the scores. Heads are shared among threads; those that share keys
+//! stay on one thread backward, which adds up what the keys receive in order.
+
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
+
+use candle_core::{
+    CpuStorage, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail,
+};
+
+use super::{
+    access,
+    functions::Functions,
+    matmul::{self, Outer, Panels, Product},
+    pieces,
+    rows::{dot, max, powers},
+    scratch::Scratch,
+};
+
+/// Scores of a block of queries: they fit a second-level cache together with the keys.
+const SCORES: usize = 16 * 1024;
+
+/// The sizes and settings of one attention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attention {
+    pub(crate) batch: usize,
+    pub(crate) heads: usize,
+    pub(crate) groups: usize,
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    pub(crate) features: usize,
+    pub(crate) values: usize,
+    pub(crate) scale: f64,
+    pub(crate) causal: bool,
+}
+
+/// Attends with contiguous tensors of one dtype. `mask` is of that dtype or u8, of the shape of the scores
+/// with any strides, and constant.
+pub(crate) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Tensor>,
+    settings: Attention,
+) -> Result<Tensor> {
+    let mask = mask.map(Tensor::detach);
+    match q.dtype() {
+        DType::F64 => q.apply_op3(k, v, Op::<f64>::new(settings, mask)),
+        _ => q.apply_op3(k, v, Op::<f32>::new(settings, mask)),
+    }
+}
+
+struct Op<T> {
+    settings: Attention,
+    mask: Option<Tensor>,
+    /// The logarithm of each row's sum, `(B, H, T)`, left by the forward pass.
+    log_sums: Mutex<Vec<T>>,
+}
+
+impl<T: Functions> CustomOp3 for Op<T> {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let inputs = Inputs {
+            q: access::slice::<T>(q, q_layout)?,
+            k: access::slice(k, k_layout)?,
+            v: access::slice(v, v_layout)?,
+        };
+        let Attention {
+            batch,
+            heads,
+            queries,
+            values,
+            ..
+        } = self.settings;
+        let (y, log_sums) = self.with_mask(|mask| Ok(self.settings.forward(inputs, mask)))?;
+        *self.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
+        Ok(access::result(y, (batch, heads, queries, values)))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        y: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let log_sums = self.log_sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let gradient = gradient.contiguous()?;
+        let found = access::read(q, |q| {
+            access::read(k, |k| {
+                access::read(v, |v| {
+                    access::read(y, |y| {
+                        access::read(&gradient, |g| {
+                            let result = Backward {
+                                y,
+                                g,
+                                log_sums: &log_sums,
+                            };
+                            let inputs = Inputs { q, k, v };
+                            self.with_mask(|mask| Ok(self.settings.backward(inputs, &result, mask)))
+                        })
+                    })
+                })
+            })
+        })?;
+        let of = |tensor: &Tensor, values: Vec<T>| {
+            let gradient = access::tensor(values, tensor.shape())?;
+            Ok::<_, candle_core::Error>(tensor.track_op().then_some(gradient))
+        };
+        Ok((of(q, found.q)?, of(k, found.k)?, of(v, found.v)?))
+    }
+}
+
+impl<T: Functions> Op<T> {
+    const fn new(settings: Attention, mask: Option<Tensor>) -> Self {
+        Self {
+            settings,
+            mask,
+            log_sums: Mutex::new(vec![]),
+        }
+    }
+
+    fn with_mask<R>(&self, work: impl FnOnce(Option<Mask<T>>) -> Result<R>) -> Result<R> {
+        let Some(mask) = &self.mask else {
+            return work(None);
+        };
+        let (storage, layout) = mask.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            bail!("attention: the mask is not on the CPU");
+        };
+        let &[batch, head, query, key] = layout.stride() else {
+            bail!("attention: a mask of rank {}", layout.dims().len());
+        };
+        let strides = [batch, head, query, key];
+        let entries = if mask.dtype() == DType::U8 {
+            Entries::Visible(&u8::cpu_storage_as_slice(storage)?[layout.start_offset()..])
+        } else {
+            Entries::Added(&T::cpu_storage_as_slice(storage)?[layout.start_offset()..])
+        };
+        work(Some(Mask { entries, strides }))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Inputs<'a, T> {
+    q: &'a [T],
+    k: &'a [T],
+    v: &'a [T],
+}
+
+/// What the backward pass knows of the result.
+struct Backward<'a, T> {
+    y: &'a [T],
+    g: &'a [T],
+    log_sums: &'a [T],
+}
+
+struct Gradients<T> {
+    q: Vec<T>,
+    k: Vec<T>,
+    v: Vec<T>,
+}
+
+#[derive(Clone, Copy)]
+struct Mask<'a, T> {
+    entries: Entries<'a, T>,
+    strides: [usize; 4],
+}
+
+#[derive(Clone, Copy)]
+enum Entries<'a, T> {
+    /// Not zero where a query sees a key.
+    Visible(&'a [u8]),
+    /// Added to the scores.
+    Added(&'a [T]),
+}
+
+impl<T: Functions> Mask<'_, T> {
+    /// Masks the scores of one query.
+    fn apply(&self, batch: usize, head: usize, query: usize, scores: &mut [T]) {
+        let [b, h, q, k] = self.strides;
+        let start = batch * b + head * h + query * q;
+        let hidden = T::of(f64::NEG_INFINITY);
+        let place = |key: usize| start + key * k;
+        match self.entries {
+            Entries::Visible(seen) => {
+                for (key, score) in scores.iter_mut().enumerate() {
+                    if seen[place(key)] == 0 {
+                        *score = hidden;
+                    }
+                }
+            }
+            Entries::Added(added) => {
+                for (key, score) in scores.iter_mut().enumerate() {
+                    *score += added[place(key)];
+                }
+            }
+        }
+    }
+}
+
+impl Attention {
+    /// Queries of a block.
+    fn block(&self) -> usize {
+        (SCORES / self.keys).clamp(12, 240).min(self.queries)
+    }
+
+    /// The blocks of queries.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let (block, queries) = (self.block(), self.queries);
+        (0..queries)
+            .step_by(block)
+            .map(move |start| start..queries.min(start + block))
+    }
+
+    /// Keys that a query sees of those that are not masked otherwise.
+    const fn seen(&self, query: usize) -> usize {
+        if self.causal {
+            self.keys - self.queries + query + 1
+        } else {
+            self.keys
+        }
+    }
+
+    fn forward<T: Functions>(&self, inputs: Inputs<T>, mask: Option<Mask<T>>) -> (Vec<T>, Vec<T>) {
+        let Self {
+            batch,
+            heads,
+            groups,
+            queries,
+            keys,
+            features,
+            values,
+            ..
+        } = *self;
+        let mut log_sums = vec![T::default(); batch * heads * queries];
+        let work = |i: usize, y: &mut [T], log_sums: &mut [T]| {
+            let group = i / heads * groups + i % heads * groups / heads;
+            let q = &inputs.q[i * queries * features..][..queries * features];
+            let k = &inputs.k[group * keys * features..][..keys * features];
+            let v = &inputs.v[group * keys * values..][..keys * values];
+            let by_keys = Panels::pack(features, keys, k, (1, features));
+            let by_values = Panels::pack(keys, values, v, (values, 1));
+            let mut shares = Scratch::<T>::new(self.block() * keys);
+            for rows in self.blocks() {
+                let count = rows.len();
+                let shares = &mut shares[..count * keys];
+                multiply(q, rows.clone(), &by_keys, (features, keys), shares);
+                self.hide((i / heads, i % heads), rows.clone(), mask, shares);
+                let (sums, y) = (&mut log_sums[rows.clone()], &mut y[rows.start * values..]);
+                pieces::compiled(shares_of_rows, (&mut *shares, keys, sums));
+                multiply(shares, 0..count, &by_values, (keys, values), y);
+            }
+        };
+        let y = pieces::filled_beside(
+            batch * heads * queries * values,
+            queries * values,
+            &mut log_sums,
+            queries,
+            work,
+        );
+        (y, log_sums)
+    }
+
+    /// Scales the products of some queries with the keys, and hides what they do not see.
+    fn hide<T: Functions>(
+        &self,
+        (batch, head): (usize, usize),
+        queries: Range<usize>,
+        mask: Option<Mask<T>>,
+        scores: &mut [T],
+    ) {
+        let scale = T::of(self.scale);
+        for (scores, query) in scores.chunks_exact_mut(self.keys).zip(queries) {
+            for score in &mut *scores {
+                *score = *score * scale;
+            }
+            if let Some(mask) = mask {
+                mask.apply(batch, head, query, scores);
+            }
+            scores[self.seen(query)..].fill(T::of(f64::NEG_INFINITY));
+        }
+    }
+
+    fn backward<T: Functions>(
+        &self,
+        inputs: Inputs<T>,
+        result: &Backward<T>,
+        mask: Option<Mask<T>>,
+    ) -> Gradients<T> {
+        let Self {
+            batch,
+            heads,
+            groups,
+            queries,
+            keys,
+            features,
+            values,
+            ..
+        } = *self;
+        let zeros = |len: usize| vec![T::default(); len];
+        let mut of_q = zeros(batch * heads * queries * features);
+        let mut of_k = zeros(batch * groups * keys * features);
+        let mut of_v = zeros(batch * groups * keys * values);
+        let together = heads / groups;
+        pieces::each_of_three(
+            (&mut of_q, together * queries * features),
+            (&mut of_k, keys * features),
+            (&mut of_v, keys * values),
+            |group, of_q, of_k, of_v| {
+                let head = Group {
+                    attention: self,
+                    inputs,
+                    result,
+                    mask,
+                    number: group,
+                };
+                head.backward(of_q, of_k, of_v);
+            },
+        );
+        Gradients {
+            q: of_q,
+            k: of_k,
+            v: of_v,
+        }
+    }
+}
+
+/// The heads of one example that share keys.
+struct Group<'a, T> {
+    attention: &'a Attention,
+    inputs: Inputs<'a, T>,
+    result: &'a Backward<'a, T>,
+    mask: Option<Mask<'a, T>>,
+    number: usize,
+}
+
+impl<T: Functions> Group<'_, T> {
+    fn backward(&self, of_q: &mut [T], of_k: &mut [T], of_v: &mut [T]) {
+        let Attention {
+            heads,
+            groups,
+            queries,
+            keys,
+            features,
+            values,
+            scale,
+            ..
+        } = *self.attention;
+        let k = &self.inputs.k[self.number * keys * features..][..keys * features];
+        let v = &self.inputs.v[self.number * keys * values..][..keys * values];
+        let by_keys = Panels::pack(features, keys, k, (1, features));
+        let from_keys = Panels::pack(keys, features, k, (features, 1));
+        let by_values = Panels::pack(values, keys, v, (1, values));
+        let together = heads / groups;
+        let batch = self.number / groups;
+        let len = self.attention.block() * keys;
+        let (mut shares, mut slopes) = (Scratch::<T>::new(len), Scratch::<T>::new(len));
+        let mut for_k = Sums::new(keys, features);
+        let mut for_v = Sums::new(keys, values);
+        for h in 0..together {
+            let head = self.number % groups * together + h;
+            let i = batch * heads + head;
+            let q = &self.inputs.q[i * queries * features..][..queries * features];
+            let y = &self.result.y[i * queries * values..][..queries * values];
+            let g = &self.result.g[i * queries * values..][..queries * values];
+            let log_sums = &self.result.log_sums[i * queries..][..queries];
+            let of_q = &mut of_q[h * queries * features..];
+            for rows in self.attention.blocks() {
+                let count = rows.len();
+                let (shares, slopes) = (&mut shares[..count * keys], &mut slopes[..count * keys]);
+                multiply(q, rows.clone(), &by_keys, (features, keys), shares);
+                self.attention
+                    .hide((batch, head), rows.clone(), self.mask, shares);
+                multiply(g, rows.clone(), &by_values, (values, keys), slopes);
+                let of_rows = rows.start * values..rows.end * values;
+                let (y, g) = (&y[of_rows.clone()], &g[of_rows]);
+                let arguments = Slopes {
+                    shares,
+                    slopes,
+                    log_sums: &log_sums[rows.clone()],
+                    y,
+                    g,
+                    keys,
+                    scale: T::of(scale),
+                };
+                pieces::compiled(slopes_of_rows, arguments);
+                for_v.add(shares, g, count);
+                let queries = &q[rows.start * features..rows.end * features];
+                for_k.add(slopes, queries, count);
+                let of_q = &mut of_q[rows.start * features..];
+                multiply(slopes, 0..count, &from_keys, (keys, features), of_q);
+            }
+        }
+        for_k.write(of_k);
+        for_v.write(of_v);
+    }
+}
+
+/// Rows `rows` of a plain matrix times a packed `(depth, columns)`.
+fn multiply<T: Functions>(
+    left: &[T],
+    rows: Range<usize>,
+    right: &Panels<T>,
+    (depth, columns): (usize, usize),
+    out: &mut [T],
+) {
+    let product = Product {
+        left,
+        places: &matmul::plain_places(rows, depth, columns),
+        runs: &[matmul::plain_run(depth)],
+        right,
+        bias: None,
+    };
+    product.write(out);
+}
+
+/// Sums over queries of products of a row of shares and a row of `columns` values: `(keys, columns)`, in
+/// blocks of columns.
+struct Sums<T: Functions> {
+    values: Scratch<T>,
+    keys: usize,
+    columns: usize,
+    width: usize,
+}
+
+impl<T: Functions> Sums<T> {
+    fn new(keys: usize, columns: usize) -> Self {
+        let width = matmul::width::<T>();
+        Self {
+            values: Scratch::zeros(keys * columns.div_ceil(width) * width),
+            keys,
+            columns,
+            width,
+        }
+    }
+
+    /// Adds the products of `count` rows `(count, keys)` and `(count, columns)`.
+    fn add(&mut self, left: &[T], right: &[T], count: usize) {
+        let (keys, width) = (self.keys, self.width);
+        let outer = Outer {
+            left,
+            bases: |rows: Range<usize>| rows.map(|row| row * keys).collect(),
+            runs: &[matmul::plain_run(keys)],
+            right,
+            stride: self.columns,
+            rows: count,
+            columns: self.columns,
+        };
+        let blocks = self.values.chunks_exact_mut(keys * width);
+        for (block, sums) in blocks.enumerate() {
+            outer.accumulate(0..count, block * width, sums);
+        }
+    }
+
+    fn write(&self, out: &mut [T]) {
+        for (key, row) in out.chunks_exact_mut(self.columns).enumerate() {
+            for (block, row) in row.chunks_mut(self.width).enumerate() {
+                let from = &self.values[(block * self.keys + key) * self.width..];
+                row.copy_from_slice(&from[..row.len()]);
+            }
+        }
+    }
+}
+
+/// Rows of scores become shares; a row of which nothing is left becomes zeros, and its sum counts as
+/// infinite.
+#[expect(
+    clippy::inline_always,
+    reason = "compiled for the instruction set at hand"
+)]
+#[inline(always)]
+fn shares_of_rows<T: Functions>((scores, keys, log_sums): (&mut [T], usize, &mut [T])) {
+    let mut powers_of_row = vec![T::default(); keys];
+    for (row, log_sum) in scores.chunks_exact_mut(keys).zip(log_sums) {
+        let largest = max(row);
+        if largest == T::of(f64::NEG_INFINITY) && !row.iter().any(|x| *x != *x) {
+            row.fill(T::default());
+            *log_sum = T::of(f64::INFINITY);
+            continue;
+        }
+        let sum = powers(&mut powers_of_row, row, largest);
+        let factor = T::of(1.0) / sum;
+        for (share, &power) in row.iter_mut().zip(&powers_of_row) {
+            *share = power * factor;
+        }
+        *log_sum = largest + sum.ln();
+    }
+}
+
+/// What [`slopes_of_rows`] works on: rows of scores, which become shares; rows of `G Vᵀ`, which become the
+/// gradient of the products of queries and keys.
+struct Slopes<'a, T> {
+    shares: &'a mut [T],
+    slopes: &'a mut [T],
+    log_sums: &'a [T],
+    y: &'a [T],
+    g: &'a [T],
+    keys: usize,
+    scale: T,
+}
+
+#[expect(
+    clippy::inline_always,
+    reason = "compiled for the instruction set at hand"
+)]
+#[inline(always)]
+fn slopes_of_rows<T: Functions>(rows: Slopes<T>) {
+    let Slopes {
+        shares,
+        slopes,
+        log_sums,
+        y,
+        g,
+        keys,
+        scale,
+    } = rows;
+    let values = y.len() / log_sums.len();
+    let scores = shares
+        .chunks_exact_mut(keys)
+        .zip(slopes.chunks_exact_mut(keys));
+    let results = y.chunks_exact(values).zip(g.chunks_exact(values));
+    for (((shares, slopes), (y, g)), &log_sum) in scores.zip(results).zip(log_sums) {
+        let mean = dot(y, g);
+        for (share, slope) in shares.iter_mut().zip(slopes) {
+            *share = Functions::exp(*share - log_sum);
+            *slope = *share * (*slope - mean) * scale;
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Fast forms against composed forms, over sizes that are cut into several pieces, and the same bits for
+//! any number of threads.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use sala_core::testing::{TRAJECTORY_F64, assert_same_bits};
+use sala_models::{
+    kernels::{Choice, with_choice},
+    ops::{Attention, Conv2dConfig, ImageFormat, conv2d, linear},
+};
+
+use crate::gradcheck::normal;
+
+/// The result and all gradients of `op`, a function of normal inputs of some shapes.
+fn run(shapes: &[&[usize]], dtype: DType, op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
+    let input = |(i, dims): (usize, &&[usize])| {
+        let values = normal(&format!("input {i}"), dims).to_dtype(dtype).unwrap();
+        Var::from_tensor(&values).unwrap()
+    };
+    let vars: Vec<Var> = shapes.iter().enumerate().map(input).collect();
+    let inputs: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let y = op(&inputs).unwrap();
+    let weights = normal("weights of the sum", y.dims())
+        .to_dtype(dtype)
+        .unwrap();
+    let gradients = (&y * weights)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
+    let gradient = |var: &Var| gradients.get(var).unwrap().clone();
+    std::iter::once(y)
+        .chain(vars.iter().map(gradient))
+        .collect()
+}
+
+fn largest(t: &Tensor) -> f64 {
+    let t = t.to_dtype(DType::F64).unwrap().abs().unwrap();
+    t.max_all().unwrap().to_scalar().unwrap()
+}
+
+/// In f64 both forms agree to rounding; in f32 the fast one is as near to it as sums of this length can be.
+#[track_caller]
+fn agree(what: &str, shapes: &[&[usize]], op: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let wanted = with_choice(Choice::Composed, || run(shapes, DType::F64, &op));
+    let exact = run(shapes, DType::F64, &op);
+    let single = run(shapes, DType::F32, &op);
+    for (i, ((exact, single), wanted)) in exact.iter().zip(&single).zip(&wanted).enumerate() {
+        TRAJECTORY_F64.assert_tensors(&format!("{what}, tensor {i}"), exact, wanted);
+        let off = largest(&(single.to_dtype(DType::F64).unwrap() - wanted).unwrap());
+        let bound = 3e-6 * largest(wanted);
+        assert!(off <= bound, "{what}, tensor {i}: {off:e} over {bound:e}");
+    }
+}
+
+/// The same bits with one thread and with several.
+fn repeatable(what: &str, shapes: &[&[usize]], op: impl Fn(&[Tensor]) -> Result<Tensor> + Sync) {
+    let with_threads = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| run(shapes, DType::F32, &op))
+    };
+    let wanted = with_threads(1);
+    for threads in [2, 3] {
+        for (got, wanted) in with_threads(threads).iter().zip(&wanted) {
+            assert_same_bits(what, got, wanted);
+        }
+    }
+}
+
+#[test]
+fn linear_layers() {
+    for (rows, inputs, outputs) in [
+        (1, 1, 1),
+        (7, 3, 5),
+        (33, 330, 17),
+        (600, 35, 50),
+        (3, 700, 16),
+    ] {
+        let shapes: [&[usize]; 3] = [&[rows, inputs], &[outputs, inputs], &[outputs]];
+        let what = format!("linear {rows} {inputs} {outputs}");
+        let with_bias = |t: &[Tensor]| linear(&t[0], &t[1], Some(&t[2]));
+        agree(&what, &shapes, with_bias);
+        agree(&what, &shapes[..2], |t| linear(&t[0], &t[1], None));
+        repeatable(&what, &shapes, with_bias);
+    }
+}
+
+#[test]
+fn attentions() {
+    for (batch, heads, groups, queries, keys, features, values) in [
+        (1, 1, 1, 1, 1, 1, 1),
+        (2, 4, 2, 5, 7, 3, 6),
+        (1, 6, 1, 130, 140, 20, 18),
+        (2, 2, 2, 37, 600, 33, 40),
+    ] {
+        let shapes: [&[usize]; 3] = [
+            &[batch, heads, queries, features],
+            &[batch, groups, keys, features],
+            &[batch, groups, keys, values],
+        ];
+        let scores = (batch, heads, queries, keys);
+        let uniform = normal("mask", &[batch, 1, queries, keys]);
+        let seen = uniform.ge(-0.5).unwrap(); // some rows may see nothing
+        let padding = normal("padding", &[batch, 1, 1, keys]).ge(-1.0).unwrap();
+        for causal in [false, true] {
+            let attention = Attention {
+                causal,
+                ..Default::default()
+            };
+            for mask in [None, Some(&seen), Some(&padding)] {
+                let what = format!(
+                    "attention {scores:?} causal {causal} {:?}",
+                    mask.map(Tensor::dims)
+                );
+                let op = |t: &[Tensor]| attention.forward(&t[0], &t[1], &t[2], mask);
+                agree(&what, &shapes, op);
+                repeatable(&what, &shapes, op);
+            }
+            let added = |t: &[Tensor]| {
+                let bias = uniform.to_dtype(t[0].dtype())?;
+                attention.forward(&t[0], &t[1], &t[2], Some(&bias))
+            };
+            agree("attention with an added mask", &shapes, added);
+        }
+    }
+}
+
+#[test]
+fn convolutions_have_the_same_bits_for_any_number_of_threads() {
+    for (x, weight, config) in [
+        ([3, 5, 19, 23], [37, 5, 3, 3], Conv2dConfig::same(3, 1)),
+        ([2, 20, 17, 13], [35, 20, 3, 3], Conv2dConfig::same(3, 2)),
+        (
+            [2, 45, 15, 14],
+            [45, 1, 5, 5],
+            Conv2dConfig {
+                groups: 45,
+                ..Conv2dConfig::same(5, 1)
+            },
+        ),
+    ] {
+        for format in [ImageFormat::ChannelsFirst, ImageFormat::ChannelsLast] {
+            let shapes: [&[usize]; 3] = [&x, &weight, &weight[..1]];
+            repeatable("conv2d", &shapes, |t| {
+                let x = format.from_channels_first(&t[0])?;
+                conv2d(&x, &t[1], Some(&t[2]), config.with_format(format))
+            });
+        }
+    }
+}
+
+#[test]
+fn a_query_that_sees_no_key_gets_zeros_and_no_gradient() {
+    let shape: &[usize] = &[1, 1, 2, 3];
+    let mask = Tensor::new(&[[[[0u8, 0], [1, 1]]]], &Device::Cpu).unwrap();
+    for choice in [Choice::Auto, Choice::Composed] {
+        let attend = |t: &[Tensor]| Attention::default().forward(&t[0], &t[1], &t[2], Some(&mask));
+        let tensors = with_choice(choice, || run(&[shape; 3], DType::F64, attend));
+        let first_rows = |t: &Tensor| t.narrow(2, 0, 1).unwrap();
+        assert_eq!(largest(&first_rows(&tensors[0])), 0.0);
+        assert_eq!(largest(&first_rows(&tensors[1])), 0.0);
+        assert!(largest(&tensors[1]) > 0.0);
+    }
+}
