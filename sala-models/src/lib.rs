@@ -20,7 +20,7 @@
 //! | [`ops::conv2d()`] | the backward of candle's is naive, and an error for some sizes with a stride |
 //! | [`ops::Linear`], [`ops::Conv2d`] | candle's initial weights are not `PyTorch`'s |
 //!
-//! Networks implement [`Network`]; [`Mlp`] and [`SimpleCnn`] are the first.
+//! Networks implement [`Network`]: [`Mlp`], [`SimpleCnn`] and the published architectures in [`cnn`].
 //!
 //! # One step of training
 //!

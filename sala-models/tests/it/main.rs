@@ -12,6 +12,7 @@
 
 mod attention;
 mod batch_norm;
+mod cnn_reference;
 mod dropout;
 mod features;
 mod gradcheck;
