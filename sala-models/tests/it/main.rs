@@ -24,4 +24,5 @@ mod reference;
 mod silent_cuts;
 mod softmax;
 mod store;
+mod transformer_reference;
 mod window_pool;
