@@ -20,7 +20,8 @@
 //! | [`ops::conv2d()`] | the backward of candle's is naive, and an error for some sizes with a stride |
 //! | [`ops::Linear`], [`ops::Conv2d`] | candle's initial weights are not `PyTorch`'s |
 //!
-//! Networks implement [`Network`]; [`Mlp`] and [`SimpleCnn`] are the first.
+//! Networks implement [`Network`]: [`Mlp`], [`SimpleCnn`] and the published architectures in [`cnn`] and
+//! [`transformer`], whose parameters have the published names.
 //!
 //! # One step of training
 //!
@@ -52,6 +53,7 @@ pub mod network;
 pub mod ops;
 pub mod rng;
 pub mod store;
+pub mod transformer;
 
 pub use cnn::{SimpleCnn, SimpleCnnConfig};
 pub use error::{Error, Result};

@@ -3,10 +3,11 @@
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::parts::{conv, norm};
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_probability, check_sizes},
-    ops::{BatchNorm, Conv2d, Conv2dConfig, Dropout, Linear, max_pool2d},
+    ops::{BatchNorm, Conv2d, Dropout, ImageFormat, Linear, Pool2d},
 };
 
 /// The sizes of a [`SimpleCnn`].
@@ -95,6 +96,7 @@ pub struct SimpleCnn {
     dropout: Dropout,
     classifier: Linear,
     input: [usize; 3],
+    format: ImageFormat,
 }
 
 impl SimpleCnn {
@@ -119,13 +121,13 @@ impl SimpleCnn {
     )]
     pub fn new(config: &SimpleCnnConfig, vb: VarBuilder, rng: Rng) -> crate::Result<Self> {
         config.validate()?;
-        let same_size = Conv2dConfig::same(3, 1);
+        let format = ImageFormat::fastest(vb.dtype(), vb.device())?;
         let mut channels = config.in_channels;
         let mut features = Vec::with_capacity(config.widths.len());
         for (i, &width) in config.widths.iter().enumerate() {
             let vb = vb.pp("features").pp(i);
-            let conv = Conv2d::without_bias(channels, width, 3, same_size, vb.pp("conv"))?;
-            features.push((conv, BatchNorm::new(width, vb.pp("norm"))?));
+            let conv = conv((channels, width), 3, 1, format, vb.pp("conv"))?;
+            features.push((conv, norm(width, format, vb.pp("norm"))?));
             channels = width;
         }
         let vb = vb.pp("classifier");
@@ -136,6 +138,7 @@ impl SimpleCnn {
             dropout: Dropout::new(config.dropout, masks)?,
             classifier: Linear::new(channels * pixels, config.classes, vb)?,
             input: [config.in_channels, config.image_size, config.image_size],
+            format,
         })
     }
 }
@@ -152,11 +155,14 @@ impl Network for SimpleCnn {
             }
             .into());
         }
-        let mut x = x.clone();
+        let pool = Pool2d::square(2).with_format(self.format);
+        let mut x = self.format.from_channels_first(x)?;
         for (conv, norm) in &self.features {
             let activated = norm.forward_relu(&conv.forward(&x)?, mode)?;
-            x = max_pool2d(&activated, 2)?;
+            x = pool.max(&activated)?;
         }
+        // The classifier's weights, and dropout's masks, are in the order (C, H, W).
+        let x = self.format.to_channels_first(&x)?;
         let features = self.dropout.forward(&x.flatten_from(1)?, mode)?;
         self.classifier.forward(&features)
     }

@@ -12,6 +12,7 @@
 
 mod attention;
 mod batch_norm;
+mod cnn_reference;
 mod conv;
 mod dropout;
 mod features;
@@ -25,4 +26,5 @@ mod reference;
 mod silent_cuts;
 mod softmax;
 mod store;
+mod transformer_reference;
 mod window_pool;

@@ -1,0 +1,96 @@
+//! Layers that start as those of `transformers` do, and checks of configurations.
+
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder};
+
+use crate::{
+    Error, Rng,
+    ops::{Dropout, Embedding, Linear},
+};
+
+fn normal(deviation: f64) -> Init {
+    Init::Randn {
+        mean: 0.0,
+        stdev: deviation,
+    }
+}
+
+/// A layer whose weight starts from a normal law and whose bias starts at zero.
+pub(super) fn linear(
+    (inputs, outputs): (usize, usize),
+    bias: bool,
+    deviation: f64,
+    vb: VarBuilder,
+) -> crate::Result<Linear> {
+    let weight = vb.get_with_hints((outputs, inputs), "weight", normal(deviation))?;
+    Ok(Linear::from_parts(weight, zeros(outputs, bias, &vb)?))
+}
+
+/// As [`linear`] with a bias, with its weight stored as `(inputs, outputs)`, which is how GPT-2 has it.
+pub(super) fn transposed_linear(
+    (inputs, outputs): (usize, usize),
+    deviation: f64,
+    vb: VarBuilder,
+) -> crate::Result<Linear> {
+    let weight = vb.get_with_hints((inputs, outputs), "weight", normal(deviation))?;
+    Ok(Linear::from_parts(weight.t()?, zeros(outputs, true, &vb)?))
+}
+
+fn zeros(outputs: usize, bias: bool, vb: &VarBuilder) -> crate::Result<Option<Tensor>> {
+    let zero = Init::Const(0.0);
+    let bias = bias.then(|| vb.get_with_hints(outputs, "bias", zero));
+    Ok(bias.transpose()?)
+}
+
+/// A table whose entries start from a normal law.
+pub(super) fn embedding(
+    entries: usize,
+    size: usize,
+    deviation: f64,
+    vb: VarBuilder,
+) -> crate::Result<Embedding> {
+    // The layer finds its table under the name that it would have created it with.
+    vb.get_with_hints((entries, size), "weight", normal(deviation))?;
+    Embedding::new(entries, size, vb)
+}
+
+/// A dropout with masks of its own, named after its place.
+pub(super) fn dropout(p: f64, place: &str, vb: &VarBuilder, rng: Rng) -> crate::Result<Dropout> {
+    let place = vb.pp(place).prefix();
+    Dropout::new(p, rng.stream(&format!("dropout/{place}")))
+}
+
+/// Checks that heads of one size make up the hidden size.
+pub(super) fn check_heads(
+    config: &'static str,
+    field: &'static str,
+    hidden: usize,
+    heads: usize,
+) -> crate::Result<()> {
+    if heads > 0 && hidden.is_multiple_of(heads) {
+        return Ok(());
+    }
+    Err(Error::Config {
+        config,
+        field,
+        wanted: "a divisor of the hidden size",
+        got: format!("{heads} for {hidden}"),
+    })
+}
+
+/// Checks a number that has to be positive and finite.
+pub(super) fn check_positive(
+    config: &'static str,
+    field: &'static str,
+    value: f64,
+) -> crate::Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Config {
+        config,
+        field,
+        wanted: "positive and finite",
+        got: value.to_string(),
+    })
+}

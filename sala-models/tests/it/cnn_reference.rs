@@ -1,0 +1,212 @@
+//! The published convolutional networks against PyTorch's numbers in `tests/reference/cnn`: outputs,
+//! gradients, running statistics, names and numbers of parameters.
+
+use std::{collections::HashMap, fs, path::PathBuf};
+
+use candle_core::{DType, Device, Tensor, Var};
+use sala_core::testing::{Tolerance, values};
+use sala_models::{
+    Mode, Network, Rng, VarStore,
+    cnn::{PyramidNet, PyramidNetConfig, ResNet, ResNetConfig, WideResNet, WideResNetConfig},
+    kernels::{Choice, with_choice},
+    ops::cross_entropy,
+};
+
+/// What a hundred layers leave of f64's sixteen digits, with some room.
+const DEEP_F64: Tolerance = Tolerance {
+    atol: 1e-9,
+    rtol: 1e-9,
+};
+
+fn path(file: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference/cnn");
+    folder.join(file)
+}
+
+/// Values in (−1, 1) that follow from a name: entry `i` is the finaliser of splitmix64 of the name's
+/// FNV-1a hash plus `i`, its upper 53 bits as a fraction.
+fn units(name: &str, count: usize) -> Vec<f64> {
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let unit = |i: u64| {
+        let z = hash.wrapping_add(i).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+    };
+    (0..count as u64).map(unit).collect()
+}
+
+fn unit_tensor(name: &str, dims: &[usize]) -> Tensor {
+    let count = dims.iter().product();
+    Tensor::from_vec(units(name, count), dims, &Device::Cpu).unwrap()
+}
+
+/// The value that the reference gives a parameter.
+fn parameter(name: &str, dims: &[usize]) -> Tensor {
+    let unit = unit_tensor(name, dims);
+    let fan_in = dims[1..].iter().product::<usize>() as f64;
+    let (scale, shift) = match dims {
+        [_] if name.ends_with("weight") => (0.1, 1.0),
+        [_] => (0.1, 0.0),
+        [_, _] => ((3.0 / fan_in).sqrt(), 0.0),
+        _ => ((6.0 / fan_in).sqrt(), 0.0),
+    };
+    unit.affine(scale, shift).unwrap()
+}
+
+fn set_parameters(store: &VarStore) {
+    for (name, var) in store.trainable() {
+        var.set(&parameter(&name, var.dims())).unwrap();
+    }
+}
+
+fn layout(file: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(path(file)).unwrap();
+    let mut lines: Vec<(String, String)> = text
+        .lines()
+        .map(|line| line.split_once(' ').unwrap())
+        .map(|(name, shape)| (name.to_owned(), shape.to_owned()))
+        // A count of batches, which nothing here reads.
+        .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn stored(store: &VarStore) -> Vec<(String, String)> {
+    let shape = |var: &Var| {
+        let sizes = var.dims().iter().map(ToString::to_string);
+        sizes.collect::<Vec<_>>().join("x")
+    };
+    (store.all().iter())
+        .map(|(name, var)| (name.clone(), shape(var)))
+        .collect()
+}
+
+type Build = fn(usize, &VarStore) -> Box<dyn Network>;
+
+/// Names, shapes and numbers of parameters.
+fn check_layout(name: &str, build: Build) {
+    let bytes = fs::read(path(&format!("{name}.safetensors"))).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().as_ref().unwrap();
+    for classes in [10, 100] {
+        let store = VarStore::new(0, DType::F32, &Device::Cpu);
+        build(classes, &store);
+        let wanted = &metadata[&format!("params_{classes}")];
+        assert_eq!(&store.num_parameters().to_string(), wanted, "{name}");
+        if classes == 10 {
+            assert_eq!(stored(&store), layout(&format!("{name}.layout.txt")));
+        }
+    }
+}
+
+/// Outputs, gradients and running statistics in f64.
+fn check_values(name: &str, build: Build, choice: Choice) {
+    with_choice(choice, || {
+        let file = path(&format!("{name}.safetensors"));
+        let wanted = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+        let store = VarStore::new(0, DType::F64, &Device::Cpu);
+        let network = build(10, &store);
+        set_parameters(&store);
+        let images = unit_tensor("input", &[4, 3, 32, 32]);
+        let labels = Tensor::new(&[0u32, 7, 4, 1], &Device::Cpu).unwrap();
+
+        let logits = network.forward(&images, Mode::train(0)).unwrap();
+        let loss = cross_entropy(&logits, &labels).unwrap();
+        DEEP_F64.assert_tensors("logits.train", &logits, &wanted["logits.train"]);
+        DEEP_F64.assert_tensors("loss", &loss, &wanted["loss"]);
+        check_gradients(&store, &loss, &wanted);
+        for (name, buffer) in store.buffers() {
+            let key = format!("buffer.{name}");
+            DEEP_F64.assert_tensors(&key, &buffer, &wanted[&key]);
+        }
+        let logits = network.forward(&images, Mode::eval()).unwrap();
+        DEEP_F64.assert_tensors("logits.eval", &logits, &wanted["logits.eval"]);
+    });
+}
+
+fn check_gradients(store: &VarStore, loss: &Tensor, wanted: &HashMap<String, Tensor>) {
+    let gradients = loss.backward().unwrap();
+    for (name, var) in store.trainable() {
+        let gradient = gradients.get(&var).unwrap_or_else(|| panic!("no {name}"));
+        let got = values(gradient);
+        let norm = got.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let key = format!("grad_norm.{name}");
+        DEEP_F64.assert(&key, norm, values(&wanted[&key])[0]);
+        let key = format!("grad_head.{name}");
+        for (i, (got, wanted)) in got.iter().zip(values(&wanted[&key])).enumerate() {
+            DEEP_F64.assert(&format!("{key}, entry {i}"), *got, wanted);
+        }
+    }
+}
+
+fn resnet(config: ResNetConfig, classes: usize, store: &VarStore) -> Box<dyn Network> {
+    let config = ResNetConfig { classes, ..config };
+    Box::new(ResNet::new(&config, store.builder()).unwrap())
+}
+
+fn resnet18(classes: usize, store: &VarStore) -> Box<dyn Network> {
+    resnet(ResNetConfig::resnet18(), classes, store)
+}
+
+fn resnet50(classes: usize, store: &VarStore) -> Box<dyn Network> {
+    resnet(ResNetConfig::resnet50(), classes, store)
+}
+
+fn resnet101(classes: usize, store: &VarStore) -> Box<dyn Network> {
+    resnet(ResNetConfig::resnet101(), classes, store)
+}
+
+fn wide_resnet(classes: usize, store: &VarStore) -> Box<dyn Network> {
+    let config = WideResNetConfig {
+        classes,
+        ..Default::default()
+    };
+    Box::new(WideResNet::new(&config, store.builder(), Rng::new(0)).unwrap())
+}
+
+fn pyramidnet(classes: usize, store: &VarStore) -> Box<dyn Network> {
+    let config = PyramidNetConfig {
+        classes,
+        ..Default::default()
+    };
+    Box::new(PyramidNet::new(&config, store.builder()).unwrap())
+}
+
+#[test]
+fn resnet18_is_pytorchs() {
+    check_layout("resnet18", resnet18);
+    check_values("resnet18", resnet18, Choice::Auto);
+}
+
+#[test]
+fn resnet18_is_pytorchs_in_composed_operations() {
+    check_values("resnet18", resnet18, Choice::Composed);
+}
+
+#[test]
+fn resnet50_is_pytorchs() {
+    check_layout("resnet50", resnet50);
+    check_values("resnet50", resnet50, Choice::Auto);
+}
+
+#[test]
+fn resnet101_is_pytorchs() {
+    check_layout("resnet101", resnet101);
+    check_values("resnet101", resnet101, Choice::Auto);
+}
+
+#[test]
+fn wide_resnet_28_10_is_pytorchs() {
+    check_layout("wideresnet28-10", wide_resnet);
+    check_values("wideresnet28-10", wide_resnet, Choice::Auto);
+}
+
+#[test]
+fn pyramidnet_110_270_is_pytorchs() {
+    check_layout("pyramidnet110-270", pyramidnet);
+    check_values("pyramidnet110-270", pyramidnet, Choice::Auto);
+}
