@@ -303,7 +303,12 @@ impl<S: Simd, T: Element, const ROWS: usize> pulp::NullaryFnOnce for TileWork<'_
         for run in runs {
             let (part, rest) = panel.split_at(run.len);
             panel = rest;
-            let rows = bases.map(|base| &left[base + run.offset..][..part.len()]);
+            // A loop rather than `map`, which the compiler does not see through: it would check the
+            // bounds of each row for each k.
+            let mut rows: [&[T]; ROWS] = [&[]; ROWS];
+            for (row, base) in rows.iter_mut().zip(bases) {
+                *row = &left[base + run.offset..][..part.len()];
+            }
             for (k, right) in part.iter().enumerate() {
                 for (row, sums) in rows.iter().zip(&mut sums) {
                     let x = T::splat(simd, row[k]);
