@@ -23,10 +23,13 @@
 pub(crate) mod access;
 pub(crate) mod activation;
 pub(crate) mod cross_entropy;
+pub(crate) mod dropout;
 pub(crate) mod element;
+pub(crate) mod embedding;
 pub(crate) mod functions;
 pub(crate) mod norm;
 pub(crate) mod pieces;
+pub(crate) mod rope;
 pub(crate) mod rows;
 pub(crate) mod softmax;
 
