@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_probability, check_sizes},
-    ops::{BatchNorm, Conv2d, Conv2dConfig, Dropout, Linear, max_pool2d},
+    ops::{BatchNorm, Conv2d, Conv2dConfig, Dropout, Linear, Pool2d},
 };
 
 /// The sizes of a [`SimpleCnn`].
@@ -155,7 +155,7 @@ impl Network for SimpleCnn {
         let mut x = x.clone();
         for (conv, norm) in &self.features {
             let activated = norm.forward_relu(&conv.forward(&x)?, mode)?;
-            x = max_pool2d(&activated, 2)?;
+            x = Pool2d::square(2).max(&activated)?;
         }
         let features = self.dropout.forward(&x.flatten_from(1)?, mode)?;
         self.classifier.forward(&features)

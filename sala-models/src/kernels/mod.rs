@@ -29,6 +29,7 @@ pub(crate) mod embedding;
 pub(crate) mod functions;
 pub(crate) mod norm;
 pub(crate) mod pieces;
+pub(crate) mod pool;
 pub(crate) mod rope;
 pub(crate) mod rows;
 pub(crate) mod softmax;

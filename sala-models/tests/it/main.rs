@@ -23,4 +23,3 @@ mod reference;
 mod silent_cuts;
 mod softmax;
 mod store;
-mod window_pool;
