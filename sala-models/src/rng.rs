@@ -180,33 +180,27 @@ impl Stream {
         if i & 1 == 0 { first } else { second }
     }
 
-    /// Blocks `first..first + N`: the words of [`words`](Self::words), for loops that turn them into
-    /// vectors.
+    /// Words `0..4` of blocks `first..first + N`, one array for each of the four. The same values as
+    /// [`words`](Self::words), in a loop that the compiler makes vectors of.
     #[expect(
         clippy::inline_always,
         reason = "what is not inlined is not compiled for the chosen instruction set"
     )]
     #[inline(always)]
-    pub(crate) fn blocks<const N: usize>(&self, first: u64) -> [[u32; 4]; N] {
-        let [t0, t1] = words(self.tag);
-        let (mut c0, mut c1) = ([0; N], [0; N]);
+    pub(crate) fn blocks<const N: usize>(&self, first: u64) -> [[u32; N]; 4] {
+        let ([t0, t1], [k0, k1]) = (words(self.tag), words(self.seed));
+        let [mut a, mut b, mut c, mut d] = [[0; N]; 4];
         for i in 0..N {
-            [c0[i], c1[i]] = words(first + i as u64);
-        }
-        let (mut c2, mut c3) = ([t0; N], [t1; N]);
-        let [mut k0, mut k1] = words(self.seed);
-        for _ in 0..PHILOX_ROUNDS {
-            for i in 0..N {
-                [c0[i], c1[i], c2[i], c3[i]] = philox_round([c0[i], c1[i], c2[i], c3[i]], [k0, k1]);
+            let [c0, c1] = words(first + i as u64);
+            let mut block = [c0, c1, t0, t1];
+            let mut key = [k0, k1];
+            for _ in 0..PHILOX_ROUNDS {
+                block = philox_round(block, key);
+                key = next_key(key);
             }
-            k0 = k0.wrapping_add(PHILOX_W[0]);
-            k1 = k1.wrapping_add(PHILOX_W[1]);
+            [a[i], b[i], c[i], d[i]] = block;
         }
-        let mut blocks = [[0; 4]; N];
-        for i in 0..N {
-            blocks[i] = [c0[i], c1[i], c2[i], c3[i]];
-        }
-        blocks
+        [a, b, c, d]
     }
 
     fn block(&self, block: u64) -> [u32; 4] {
@@ -216,14 +210,18 @@ impl Stream {
 }
 
 /// Philox4x32-10: one block of four words for a counter and a key, least significant word first.
-fn philox4x32(mut counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let [mut k0, mut k1] = key;
+fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..PHILOX_ROUNDS {
-        counter = philox_round(counter, [k0, k1]);
-        k0 = k0.wrapping_add(PHILOX_W[0]);
-        k1 = k1.wrapping_add(PHILOX_W[1]);
+        counter = philox_round(counter, key);
+        key = next_key(key);
     }
     counter
+}
+
+/// The key of the next round.
+#[inline]
+const fn next_key([k0, k1]: [u32; 2]) -> [u32; 2] {
+    [k0.wrapping_add(PHILOX_W[0]), k1.wrapping_add(PHILOX_W[1])]
 }
 
 #[expect(
@@ -319,8 +317,10 @@ mod tests {
         }
         // Two of these blocks lie on either side of 2^32.
         let far = u64::from(u32::MAX) - 1;
-        for (i, block) in (0..).zip(stream.blocks::<5>(far)) {
-            assert_eq!(block, [0, 1, 2, 3].map(|k| stream.bits(4 * (far + i) + k)));
+        let together = stream.blocks::<5>(far);
+        for i in 0..5 {
+            let wanted = [0, 1, 2, 3].map(|k| stream.bits(4 * (far + i as u64) + k));
+            assert_eq!(together.map(|words| words[i]), wanted);
         }
         for n in [0, 1, 4, 7] {
             let one_by_one: Vec<u32> = (0..n).map(|i| stream.bits(i)).collect();

@@ -18,7 +18,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use super::{
     access,
     element::Element,
-    pieces::{self, PIECE},
+    pieces::{self, Kernel, PIECE},
 };
 use crate::rng::Stream;
 
@@ -28,7 +28,7 @@ pub(crate) fn dropout(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
 }
 
 /// Blocks of four words that are drawn together.
-const BLOCKS: usize = 8;
+const BLOCKS: usize = 64;
 const WORDS: usize = 4 * BLOCKS;
 
 struct Dropout {
@@ -48,7 +48,7 @@ impl Dropout {
         let last = ((self.p * 4_294_967_296.0).ceil() - 1.0) as u32;
         pieces::filled(x.len(), PIECE, |i, y| {
             let start = i * PIECE;
-            pieces::compiled(drop, (y, &x[start..], self.stream, start, (last, scale)));
+            pieces::compiled(Drop, (y, &x[start..], self.stream, start, (last, scale)));
         })
     }
 }
@@ -90,15 +90,24 @@ impl CustomOp1 for Dropout {
 /// y, x, the words, the number of the first, the last word that drops, and 1 / (1 − p).
 type Piece<'a, T> = (&'a mut [T], &'a [T], Stream, usize, (u32, T));
 
-#[inline(always)]
-fn drop<T: Element>((y, x, stream, start, (last, scale)): Piece<T>) {
-    // A product with 0, not 0: an infinite or undefined entry shows, dropped or not.
-    let product = |x: T, word: u32| x * if word > last { scale } else { T::default() };
-    let chunks = y.chunks_mut(WORDS).zip(x.chunks(WORDS));
-    for (i, (y, x)) in chunks.enumerate() {
-        let words = stream.blocks::<BLOCKS>((start + i * WORDS) as u64 / 4);
-        for ((y, &x), &word) in y.iter_mut().zip(x).zip(words.as_flattened()) {
-            *y = product(x, word);
+/// y ← mask x / (1 − p).
+struct Drop;
+
+impl<T: Element> Kernel<Piece<'_, T>> for Drop {
+    #[inline(always)]
+    fn run(self, (y, x, stream, start, (last, scale)): Piece<T>) {
+        // A product with 0, not 0: an infinite or undefined entry shows, dropped or not.
+        let product = |x: T, word: u32| x * if word > last { scale } else { T::default() };
+        let chunks = y.chunks_mut(WORDS).zip(x.chunks(WORDS));
+        for (i, (y, x)) in chunks.enumerate() {
+            let blocks = stream.blocks::<BLOCKS>((start + i * WORDS) as u64 / 4);
+            let mut words = [[0; 4]; BLOCKS];
+            for (i, words) in words.iter_mut().enumerate() {
+                *words = [blocks[0][i], blocks[1][i], blocks[2][i], blocks[3][i]];
+            }
+            for ((y, &x), &word) in y.iter_mut().zip(x).zip(words.as_flattened()) {
+                *y = product(x, word);
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, b
 use super::{
     access,
     element::Element,
-    pieces::{self, PIECE},
+    pieces::{self, Kernel, PIECE},
 };
 use crate::ops::ImageFormat;
 
@@ -107,6 +107,17 @@ impl Windows {
         (output, input, (PIECE / input).max(1))
     }
 
+    /// The windows of one image in the order of their outputs, and how many places count.
+    #[inline(always)]
+    fn patches(&self) -> impl Iterator<Item = (Patch, f64)> {
+        self.rows.iter().flat_map(move |&row| {
+            let of = move |&column: &Window| {
+                (Patch::new(self, 0, row, column), row.count * column.count)
+            };
+            self.columns.iter().map(of)
+        })
+    }
+
     /// The number of outputs.
     fn len(&self) -> usize {
         self.images * self.rows.len() * self.columns.len() * self.channels
@@ -120,9 +131,9 @@ impl Windows {
             let dy = &dy[start..];
             match winners {
                 Some(winners) => {
-                    pieces::compiled(back_max, (dx, dy, &winners[start..], self));
+                    pieces::compiled(BackMax, (dx, dy, &winners[start..], self));
                 }
-                None => pieces::compiled(back_mean, (dx, dy, self)),
+                None => pieces::compiled(BackMean, (dx, dy, self)),
             }
         })
     }
@@ -156,12 +167,12 @@ impl Max {
         let piece = rows * size;
         if !self.differentiated {
             return pieces::filled(windows.len(), piece, |i, y| {
-                pieces::compiled(largest, (y, &mut [], x, windows, i * rows));
+                pieces::compiled(Largest, (y, &mut [], x, windows, i * rows));
             });
         }
         let mut winners = vec![0; windows.len()];
         let work = |i: usize, y: &mut [T], winners: &mut [u8]| {
-            pieces::compiled(largest, (y, winners, x, windows, i * rows));
+            pieces::compiled(Largest, (y, winners, x, windows, i * rows));
         };
         let y = pieces::filled_beside(windows.len(), piece, &mut winners, piece, work);
         // Set once: an operation runs forward once.
@@ -202,7 +213,7 @@ impl Mean {
     fn forward<T: Element>(&self, x: &[T]) -> Vec<T> {
         let (size, rows) = self.0.output_rows();
         pieces::filled(self.0.len(), rows * size, |i, y| {
-            pieces::compiled(means, (y, x, &self.0, i * rows));
+            pieces::compiled(Means, (y, x, &self.0, i * rows));
         })
     }
 }
@@ -279,40 +290,45 @@ fn chunk<T: Element, const N: usize>(x: &[T], place: usize) -> [T; N] {
 }
 
 /// y, the winners or nothing, x, the windows, and the number of the first row of outputs.
-type Largest<'a, T> = (&'a mut [T], &'a mut [u8], &'a [T], &'a Windows, usize);
+type Outputs<'a, T> = (&'a mut [T], &'a mut [u8], &'a [T], &'a Windows, usize);
 
-#[inline(always)]
-fn largest<T: Element>((y, winners, x, windows, first): Largest<T>) {
-    let channels = windows.channels;
-    let size = windows.columns.len() * channels;
-    for (i, y) in y.chunks_exact_mut(size).enumerate() {
-        let (image, row) = (
-            (first + i) / windows.rows.len(),
-            (first + i) % windows.rows.len(),
-        );
-        for (j, y) in y.chunks_exact_mut(channels).enumerate() {
-            let patch = Patch::new(windows, image, windows.rows[row], windows.columns[j]);
-            let start = i * size + j * channels;
-            // No winners, no places for them.
-            let end = (start + channels).min(winners.len());
-            let winners = &mut winners[start.min(end)..end];
-            let (y, y_rest) = y.as_chunks_mut::<LANES>();
-            let (winners, winners_rest) =
-                winners.split_at_mut((y.len() * LANES).min(winners.len()));
-            let mut winners = winners.as_chunks_mut::<LANES>().0.iter_mut();
-            for (k, y) in y.iter_mut().enumerate() {
-                let (values, places) = patch.largest(x, k * LANES);
-                *y = values;
-                if let Some(winner) = winners.next() {
-                    *winner = places;
+/// The largest values of a piece of rows of outputs.
+struct Largest;
+
+impl<T: Element> Kernel<Outputs<'_, T>> for Largest {
+    #[inline(always)]
+    fn run(self, (y, winners, x, windows, first): Outputs<T>) {
+        let channels = windows.channels;
+        let size = windows.columns.len() * channels;
+        for (i, y) in y.chunks_exact_mut(size).enumerate() {
+            let (image, row) = (
+                (first + i) / windows.rows.len(),
+                (first + i) % windows.rows.len(),
+            );
+            for (j, y) in y.chunks_exact_mut(channels).enumerate() {
+                let patch = Patch::new(windows, image, windows.rows[row], windows.columns[j]);
+                let start = i * size + j * channels;
+                // No winners, no places for them.
+                let end = (start + channels).min(winners.len());
+                let winners = &mut winners[start.min(end)..end];
+                let (y, y_rest) = y.as_chunks_mut::<LANES>();
+                let (winners, winners_rest) =
+                    winners.split_at_mut((y.len() * LANES).min(winners.len()));
+                let mut winners = winners.as_chunks_mut::<LANES>().0.iter_mut();
+                for (k, y) in y.iter_mut().enumerate() {
+                    let (values, places) = patch.largest(x, k * LANES);
+                    *y = values;
+                    if let Some(winner) = winners.next() {
+                        *winner = places;
+                    }
                 }
-            }
-            let mut winners = winners_rest.iter_mut();
-            for (k, y) in y_rest.iter_mut().enumerate() {
-                let ([value], [place]) = patch.largest(x, channels / LANES * LANES + k);
-                *y = value;
-                if let Some(winner) = winners.next() {
-                    *winner = place;
+                let mut winners = winners_rest.iter_mut();
+                for (k, y) in y_rest.iter_mut().enumerate() {
+                    let ([value], [place]) = patch.largest(x, channels / LANES * LANES + k);
+                    *y = value;
+                    if let Some(winner) = winners.next() {
+                        *winner = place;
+                    }
                 }
             }
         }
@@ -355,115 +371,125 @@ impl Patch {
         sums
     }
 
-    /// Adds what `share` makes of each place of the window.
+    /// dx += share at each place of the window.
     #[inline(always)]
-    fn add<T: Element, const N: usize>(
+    fn add<T: Element, const N: usize>(self, dx: &mut [T], channel: usize, share: [T; N]) {
+        for at in self.places(channel) {
+            if let Some(dx) = dx[at..].first_chunk_mut::<N>() {
+                for i in 0..N {
+                    dx[i] += share[i];
+                }
+            }
+        }
+    }
+
+    /// dx += dy at the place of each channel's winner. All places are gone through, for whole registers
+    /// at once.
+    #[inline(always)]
+    fn add_to_winners<T: Element>(
         self,
         dx: &mut [T],
         channel: usize,
-        share: impl Fn(u32) -> [T; N],
+        dy: [T; LANES],
+        winners: [u8; LANES],
     ) {
+        let winners = winners.map(u32::from);
         for (place, at) in (0_u32..).zip(self.places(channel)) {
-            let values = share(place);
-            if let Some(dx) = dx[at..].first_chunk_mut::<N>() {
-                for i in 0..N {
-                    dx[i] += values[i];
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn means<T: Element>((y, x, windows, first): (&mut [T], &[T], &Windows, usize)) {
-    let channels = windows.channels;
-    let size = windows.columns.len() * channels;
-    for (i, y) in y.chunks_exact_mut(size).enumerate() {
-        let (image, row) = (
-            (first + i) / windows.rows.len(),
-            (first + i) % windows.rows.len(),
-        );
-        for (j, y) in y.chunks_exact_mut(channels).enumerate() {
-            let (row, column) = (windows.rows[row], windows.columns[j]);
-            let patch = Patch::new(windows, image, row, column);
-            let count = T::of(row.count * column.count);
-            let (y, y_rest) = y.as_chunks_mut::<LANES>();
-            for (k, y) in y.iter_mut().enumerate() {
-                *y = patch.sums(x, k * LANES).map(|sum| sum / count);
-            }
-            for (k, y) in y_rest.iter_mut().enumerate() {
-                *y = patch.sums::<T, 1>(x, channels / LANES * LANES + k)[0] / count;
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn back_max<T: Element>((dx, dy, winners, windows): (&mut [T], &[T], &[u8], &Windows)) {
-    let channels = windows.channels;
-    for_each_output(dx, windows, |dx, patch, start, _| {
-        let mut channel = 0;
-        while channel + LANES <= channels {
-            let dy: [T; LANES] = chunk(dy, start + channel);
-            let mut own = [0_u32; LANES];
-            for (own, &winner) in own.iter_mut().zip(&winners[start + channel..]) {
-                *own = winner.into();
-            }
-            patch.add(dx, channel, |place| {
-                let mut share = dy;
+            if let Some(dx) = dx[at..].first_chunk_mut::<LANES>() {
                 for i in 0..LANES {
-                    share[i] = if own[i] == place { dy[i] } else { T::default() };
+                    dx[i] += if winners[i] == place {
+                        dy[i]
+                    } else {
+                        T::default()
+                    };
                 }
-                share
-            });
-            channel += LANES;
+            }
         }
-        for channel in channel..channels {
-            let winner = usize::from(winners[start + channel]);
-            let width = patch.span / channels;
-            let at = patch.start
-                + (patch.rows.0 + winner / width) * patch.pitch
-                + winner % width * channels
-                + channel;
-            dx[at] += dy[start + channel];
-        }
-    });
+    }
+
+    /// Where the winner of a channel lies.
+    #[inline(always)]
+    fn place_of(self, winner: u8, channel: usize) -> usize {
+        let (winner, width) = (usize::from(winner), self.span / self.channels);
+        let (row, column) = (winner / width, winner % width);
+        self.start + (self.rows.0 + row) * self.pitch + column * self.channels + channel
+    }
 }
 
-#[inline(always)]
-fn back_mean<T: Element>((dx, dy, windows): (&mut [T], &[T], &Windows)) {
-    let channels = windows.channels;
-    for_each_output(dx, windows, |dx, patch, start, count| {
-        let count = T::of(count);
-        let mut channel = 0;
-        while channel + LANES <= channels {
-            let share = chunk::<T, LANES>(dy, start + channel).map(|dy| dy / count);
-            patch.add(dx, channel, |_| share);
-            channel += LANES;
+/// The means of a piece of rows of outputs.
+struct Means;
+
+impl<T: Element> Kernel<(&mut [T], &[T], &Windows, usize)> for Means {
+    #[inline(always)]
+    fn run(self, (y, x, windows, first): (&mut [T], &[T], &Windows, usize)) {
+        let channels = windows.channels;
+        let size = windows.columns.len() * channels;
+        for (i, y) in y.chunks_exact_mut(size).enumerate() {
+            let (image, row) = (
+                (first + i) / windows.rows.len(),
+                (first + i) % windows.rows.len(),
+            );
+            for (j, y) in y.chunks_exact_mut(channels).enumerate() {
+                let (row, column) = (windows.rows[row], windows.columns[j]);
+                let patch = Patch::new(windows, image, row, column);
+                let count = T::of(row.count * column.count);
+                let (y, y_rest) = y.as_chunks_mut::<LANES>();
+                for (k, y) in y.iter_mut().enumerate() {
+                    *y = patch.sums(x, k * LANES).map(|sum| sum / count);
+                }
+                for (k, y) in y_rest.iter_mut().enumerate() {
+                    *y = patch.sums::<T, 1>(x, channels / LANES * LANES + k)[0] / count;
+                }
+            }
         }
-        for channel in channel..channels {
-            let share = dy[start + channel] / count;
-            patch.add(dx, channel, |_| [share]);
-        }
-    });
+    }
 }
 
-/// Hands out the windows of all images of a piece with dx, where their outputs begin, and how many places
-/// count.
-#[inline(always)]
-fn for_each_output<T: Element>(
-    dx: &mut [T],
-    windows: &Windows,
-    work: impl Fn(&mut [T], Patch, usize, f64),
-) {
-    let (_, input, _) = windows.image_sizes();
-    let mut start = 0;
-    for dx in dx.chunks_exact_mut(input) {
-        for &row in &windows.rows {
-            for &column in &windows.columns {
-                let patch = Patch::new(windows, 0, row, column);
-                work(dx, patch, start, row.count * column.count);
-                start += windows.channels;
+/// dx of a piece of images.
+struct BackMax;
+
+impl<T: Element> Kernel<(&mut [T], &[T], &[u8], &Windows)> for BackMax {
+    #[inline(always)]
+    fn run(self, (dx, dy, winners, windows): (&mut [T], &[T], &[u8], &Windows)) {
+        let (output, input, _) = windows.image_sizes();
+        let channels = windows.channels;
+        let images = dy.chunks_exact(output).zip(winners.chunks_exact(output));
+        for (dx, (dy, winners)) in dx.chunks_exact_mut(input).zip(images) {
+            let outputs = dy
+                .chunks_exact(channels)
+                .zip(winners.chunks_exact(channels));
+            for ((patch, _), (dy, winners)) in windows.patches().zip(outputs) {
+                let (dy, dy_rest) = dy.as_chunks::<LANES>();
+                let (winners, winners_rest) = winners.as_chunks::<LANES>();
+                for (k, (dy, winners)) in dy.iter().zip(winners).enumerate() {
+                    patch.add_to_winners(dx, k * LANES, *dy, *winners);
+                }
+                for (k, (&dy, &winner)) in dy_rest.iter().zip(winners_rest).enumerate() {
+                    dx[patch.place_of(winner, channels / LANES * LANES + k)] += dy;
+                }
+            }
+        }
+    }
+}
+
+/// As [`BackMax`].
+struct BackMean;
+
+impl<T: Element> Kernel<(&mut [T], &[T], &Windows)> for BackMean {
+    #[inline(always)]
+    fn run(self, (dx, dy, windows): (&mut [T], &[T], &Windows)) {
+        let (output, input, _) = windows.image_sizes();
+        let channels = windows.channels;
+        for (dx, dy) in dx.chunks_exact_mut(input).zip(dy.chunks_exact(output)) {
+            for ((patch, count), dy) in windows.patches().zip(dy.chunks_exact(channels)) {
+                let count = T::of(count);
+                let (dy, dy_rest) = dy.as_chunks::<LANES>();
+                for (k, dy) in dy.iter().enumerate() {
+                    patch.add(dx, k * LANES, dy.map(|dy| dy / count));
+                }
+                for (k, &dy) in dy_rest.iter().enumerate() {
+                    patch.add(dx, channels / LANES * LANES + k, [dy / count]);
+                }
             }
         }
     }

@@ -15,7 +15,12 @@
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
-use super::{access, element::Element, pieces, rows};
+use super::{
+    access,
+    element::Element,
+    pieces::{self, Kernel},
+    rows,
+};
 use crate::ops::RopePairs;
 
 /// Turns contiguous `x (…, T, D)` by contiguous tables `(T, D/2)`, all of f32 or f64.
@@ -32,8 +37,8 @@ impl Rope {
             let x = &x[i * rows * size..];
             let arguments = (y, x, cos, sin, (i * rows, half, back));
             match self.0 {
-                RopePairs::Halves => pieces::compiled(halves, arguments),
-                RopePairs::Interleaved => pieces::compiled(interleaved, arguments),
+                RopePairs::Halves => pieces::compiled(Halves, arguments),
+                RopePairs::Interleaved => pieces::compiled(Interleaved, arguments),
             }
         })
     }
@@ -104,57 +109,67 @@ type Rows<'a, T> = (&'a mut [T], &'a [T], &'a [T], &'a [T], (usize, usize, bool)
 /// Pairs that are turned together.
 const LANES: usize = 8;
 
-#[inline(always)]
-fn halves<T: Element>((y, x, cos, sin, (first, half, back)): Rows<T>) {
-    let positions = cos.len() / half;
-    let rows = y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
-    for ((y, x), row) in rows.zip(first..) {
-        let place = row % positions * half;
-        let (cos, sin) = (&cos[place..place + half], &sin[place..place + half]);
-        let ((a, b), (y_a, y_b)) = (x.split_at(half), y.split_at_mut(half));
-        let (a, a_rest) = a.as_chunks::<LANES>();
-        let (b, b_rest) = b.as_chunks::<LANES>();
-        let (y_a, y_a_rest) = y_a.as_chunks_mut::<LANES>();
-        let (y_b, y_b_rest) = y_b.as_chunks_mut::<LANES>();
-        let (cos, cos_rest) = cos.as_chunks::<LANES>();
-        let (sin, sin_rest) = sin.as_chunks::<LANES>();
-        let tables = cos.iter().zip(sin);
-        for ((y, (a, b)), (c, s)) in y_a.iter_mut().zip(y_b).zip(a.iter().zip(b)).zip(tables) {
-            (*y.0, *y.1) = turned(*a, *b, *c, *s, back);
-        }
-        let (values, tables) = (a_rest.iter().zip(b_rest), cos_rest.iter().zip(sin_rest));
-        let places = y_a_rest.iter_mut().zip(y_b_rest);
-        for ((y, (a, b)), (c, s)) in places.zip(values).zip(tables) {
-            ([*y.0], [*y.1]) = turned([*a], [*b], [*c], [*s], back);
+/// Pairs of `i` with `i + D/2`.
+struct Halves;
+
+impl<T: Element> Kernel<Rows<'_, T>> for Halves {
+    #[inline(always)]
+    fn run(self, (y, x, cos, sin, (first, half, back)): Rows<T>) {
+        let positions = cos.len() / half;
+        let rows = y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
+        for ((y, x), row) in rows.zip(first..) {
+            let place = row % positions * half;
+            let (cos, sin) = (&cos[place..place + half], &sin[place..place + half]);
+            let ((a, b), (y_a, y_b)) = (x.split_at(half), y.split_at_mut(half));
+            let (a, a_rest) = a.as_chunks::<LANES>();
+            let (b, b_rest) = b.as_chunks::<LANES>();
+            let (y_a, y_a_rest) = y_a.as_chunks_mut::<LANES>();
+            let (y_b, y_b_rest) = y_b.as_chunks_mut::<LANES>();
+            let (cos, cos_rest) = cos.as_chunks::<LANES>();
+            let (sin, sin_rest) = sin.as_chunks::<LANES>();
+            let tables = cos.iter().zip(sin);
+            for ((y, (a, b)), (c, s)) in y_a.iter_mut().zip(y_b).zip(a.iter().zip(b)).zip(tables) {
+                (*y.0, *y.1) = turned(*a, *b, *c, *s, back);
+            }
+            let (values, tables) = (a_rest.iter().zip(b_rest), cos_rest.iter().zip(sin_rest));
+            let places = y_a_rest.iter_mut().zip(y_b_rest);
+            for ((y, (a, b)), (c, s)) in places.zip(values).zip(tables) {
+                ([*y.0], [*y.1]) = turned([*a], [*b], [*c], [*s], back);
+            }
         }
     }
 }
 
-#[inline(always)]
-fn interleaved<T: Element>((y, x, cos, sin, (first, half, back)): Rows<T>) {
-    let positions = cos.len() / half;
-    let rows = y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
-    for ((y, x), row) in rows.zip(first..) {
-        let place = row % positions * half;
-        let (cos, sin) = (&cos[place..place + half], &sin[place..place + half]);
-        let (x, x_rest) = x.as_chunks::<{ 2 * LANES }>();
-        let (y, y_rest) = y.as_chunks_mut::<{ 2 * LANES }>();
-        let (cos, cos_rest) = cos.as_chunks::<LANES>();
-        let (sin, sin_rest) = sin.as_chunks::<LANES>();
-        for ((y, x), (c, s)) in y.iter_mut().zip(x).zip(cos.iter().zip(sin)) {
-            let (mut a, mut b) = ([T::default(); LANES], [T::default(); LANES]);
-            for i in 0..LANES {
-                (a[i], b[i]) = (x[2 * i], x[2 * i + 1]);
+/// Pairs of neighbours.
+struct Interleaved;
+
+impl<T: Element> Kernel<Rows<'_, T>> for Interleaved {
+    #[inline(always)]
+    fn run(self, (y, x, cos, sin, (first, half, back)): Rows<T>) {
+        let positions = cos.len() / half;
+        let rows = y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
+        for ((y, x), row) in rows.zip(first..) {
+            let place = row % positions * half;
+            let (cos, sin) = (&cos[place..place + half], &sin[place..place + half]);
+            let (x, x_rest) = x.as_chunks::<{ 2 * LANES }>();
+            let (y, y_rest) = y.as_chunks_mut::<{ 2 * LANES }>();
+            let (cos, cos_rest) = cos.as_chunks::<LANES>();
+            let (sin, sin_rest) = sin.as_chunks::<LANES>();
+            for ((y, x), (c, s)) in y.iter_mut().zip(x).zip(cos.iter().zip(sin)) {
+                let (mut a, mut b) = ([T::default(); LANES], [T::default(); LANES]);
+                for i in 0..LANES {
+                    (a[i], b[i]) = (x[2 * i], x[2 * i + 1]);
+                }
+                let (a, b) = turned(a, b, *c, *s, back);
+                for i in 0..LANES {
+                    (y[2 * i], y[2 * i + 1]) = (a[i], b[i]);
+                }
             }
-            let (a, b) = turned(a, b, *c, *s, back);
-            for i in 0..LANES {
-                (y[2 * i], y[2 * i + 1]) = (a[i], b[i]);
+            let tables = cos_rest.iter().zip(sin_rest);
+            let (y, x) = (y_rest.as_chunks_mut().0, x_rest.as_chunks().0);
+            for (([y_a, y_b], [a, b]), (c, s)) in y.iter_mut().zip(x).zip(tables) {
+                ([*y_a], [*y_b]) = turned([*a], [*b], [*c], [*s], back);
             }
-        }
-        let tables = cos_rest.iter().zip(sin_rest);
-        let (y, x) = (y_rest.as_chunks_mut().0, x_rest.as_chunks().0);
-        for (([y_a, y_b], [a, b]), (c, s)) in y.iter_mut().zip(x).zip(tables) {
-            ([*y_a], [*y_b]) = turned([*a], [*b], [*c], [*s], back);
         }
     }
 }
