@@ -5,8 +5,7 @@
 //! y = Σ x / n                    dx += dy / n            for all places of the window
 //! ```
 //!
-//! Pixels of `(N, H, W, C)` are vectors of channels, and all loops run over those: a window's largest values
-//! and their places stay in registers. Images of `(N, C, H, W)` are taken for N·C images of one channel,
+//! Pixels of `(N, H, W, C)` are vectors of channels, and all loops run over those. Images of `(N, C, H, W)` are taken for N·C images of one channel,
 //! which is slower and reads no more. The forward of a maximum keeps the winner's place in its window, one
 //! byte per output; it reads the input once where windows do not overlap, and writes the output. The
 //! backward fills one image after the other, which stays in cache, window by window: so sums of several
@@ -105,17 +104,6 @@ impl Windows {
         let output = self.rows.len() * self.columns.len() * self.channels;
         let input = self.height * self.width * self.channels;
         (output, input, (PIECE / input).max(1))
-    }
-
-    /// The windows of one image in the order of their outputs, and how many places count.
-    #[inline(always)]
-    fn patches(&self) -> impl Iterator<Item = (Patch, f64)> {
-        self.rows.iter().flat_map(move |&row| {
-            let of = move |&column: &Window| {
-                (Patch::new(self, 0, row, column), row.count * column.count)
-            };
-            self.columns.iter().map(of)
-        })
     }
 
     /// The number of outputs.
@@ -241,16 +229,14 @@ impl CustomOp1 for Mean {
     }
 }
 
-/// Channels that are worked on together.
-const LANES: usize = 16;
-
 /// One window of one image.
 #[derive(Clone, Copy)]
 struct Patch {
-    /// Where the image's row 0 and the window's first column begin.
+    /// Where its column begins in the image's row 0.
     start: usize,
-    /// The window's rows.
-    rows: (usize, usize),
+    /// Its rows.
+    first: usize,
+    end: usize,
     /// Elements of a row of the image, of a row of the window, and of a pixel.
     pitch: usize,
     span: usize,
@@ -263,30 +249,110 @@ impl Patch {
         let (width, channels) = (windows.width, windows.channels);
         Self {
             start: (image * windows.height * width + column.first) * channels,
-            rows: (row.first, row.end),
+            first: row.first,
+            end: row.end,
             pitch: width * channels,
             span: (column.end - column.first) * channels,
             channels,
         }
     }
 
-    /// Where this channel of each pixel of the window lies, row by row.
+    /// Where the pixels of one of its rows begin and end.
     #[inline(always)]
-    fn places(self, channel: usize) -> impl Iterator<Item = usize> {
-        (self.rows.0..self.rows.1).flat_map(move |row| {
-            let start = self.start + row * self.pitch + channel;
-            (start..start + self.span).step_by(self.channels)
-        })
+    fn row(self, row: usize) -> (usize, usize) {
+        let start = self.start + row * self.pitch;
+        (start, start + self.span)
+    }
+
+    /// The largest values, and their places unless there is no room for them.
+    #[inline(always)]
+    fn largest<T: Element>(self, x: &[T], y: &mut [T], winners: &mut [u8]) {
+        y.fill(T::of(f64::NEG_INFINITY));
+        let mut place = 0_u8;
+        for row in self.first..self.end {
+            let (mut at, end) = self.row(row);
+            while at < end {
+                let x = &x[at..at + self.channels];
+                if winners.is_empty() {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = if above(x, *y) { x } else { *y };
+                    }
+                } else {
+                    for ((y, winner), &x) in y.iter_mut().zip(&mut *winners).zip(x) {
+                        let above = above(x, *y);
+                        *y = if above { x } else { *y };
+                        *winner = if above { place } else { *winner };
+                    }
+                }
+                place = place.wrapping_add(1);
+                at += self.channels;
+            }
+        }
+    }
+
+    /// y ← Σ x / count.
+    #[inline(always)]
+    fn mean<T: Element>(self, x: &[T], y: &mut [T], count: T) {
+        for row in self.first..self.end {
+            let (mut at, end) = self.row(row);
+            while at < end {
+                for (y, &x) in y.iter_mut().zip(&x[at..at + self.channels]) {
+                    *y += x;
+                }
+                at += self.channels;
+            }
+        }
+        for y in y {
+            *y = *y / count;
+        }
+    }
+
+    /// dx += dy in the places of the winners. All places are gone through, for whole registers at once.
+    #[inline(always)]
+    fn add_to_winners<T: Element>(self, dx: &mut [T], dy: &[T], winners: &[u8]) {
+        let mut place = 0_u8;
+        for row in self.first..self.end {
+            let (mut at, end) = self.row(row);
+            while at < end {
+                let dx = &mut dx[at..at + self.channels];
+                for ((dx, &dy), &winner) in dx.iter_mut().zip(dy).zip(winners) {
+                    *dx += if winner == place { dy } else { T::default() };
+                }
+                place = place.wrapping_add(1);
+                at += self.channels;
+            }
+        }
+    }
+
+    /// As `add_to_winners`, for an image of one channel.
+    #[inline(always)]
+    fn add_to_winner<T: Element>(self, dx: &mut [T], dy: T, winner: u8) {
+        let winner = usize::from(winner);
+        let (start, _) = self.row(self.first + winner / self.span);
+        dx[start + winner % self.span] += dy;
+    }
+
+    /// dx += dy · share in all places.
+    #[inline(always)]
+    fn add<T: Element>(self, dx: &mut [T], dy: &[T], share: T) {
+        for row in self.first..self.end {
+            let (mut at, end) = self.row(row);
+            while at < end {
+                for (dx, &dy) in dx[at..at + self.channels].iter_mut().zip(dy) {
+                    *dx += dy * share;
+                }
+                at += self.channels;
+            }
+        }
     }
 }
 
-/// The N elements from `place` on. The default is never seen: windows lie within their images.
+/// Whether `x` takes the place of the largest value so far: a NaN does, and keeps it.
 #[inline(always)]
-fn chunk<T: Element, const N: usize>(x: &[T], place: usize) -> [T; N] {
-    match x[place..].first_chunk() {
-        Some(chunk) => *chunk,
-        None => [T::default(); N],
-    }
+fn above<T: Element>(x: T, largest: T) -> bool {
+    #[expect(clippy::eq_op, reason = "true for NaN only")]
+    let nan = x != x;
+    x > largest || nan
 }
 
 /// y, the winners or nothing, x, the windows, and the number of the first row of outputs.
@@ -298,121 +364,24 @@ struct Largest;
 impl<T: Element> Kernel<Outputs<'_, T>> for Largest {
     #[inline(always)]
     fn run(self, (y, winners, x, windows, first): Outputs<T>) {
-        let channels = windows.channels;
+        let (channels, rows) = (windows.channels, windows.rows.len());
         let size = windows.columns.len() * channels;
         for (i, y) in y.chunks_exact_mut(size).enumerate() {
-            let (image, row) = (
-                (first + i) / windows.rows.len(),
-                (first + i) % windows.rows.len(),
-            );
-            for (j, y) in y.chunks_exact_mut(channels).enumerate() {
-                let patch = Patch::new(windows, image, windows.rows[row], windows.columns[j]);
-                let start = i * size + j * channels;
-                // No winners, no places for them.
-                let end = (start + channels).min(winners.len());
-                let winners = &mut winners[start.min(end)..end];
-                let (y, y_rest) = y.as_chunks_mut::<LANES>();
-                let (winners, winners_rest) =
-                    winners.split_at_mut((y.len() * LANES).min(winners.len()));
-                let mut winners = winners.as_chunks_mut::<LANES>().0.iter_mut();
-                for (k, y) in y.iter_mut().enumerate() {
-                    let (values, places) = patch.largest(x, k * LANES);
-                    *y = values;
-                    if let Some(winner) = winners.next() {
-                        *winner = places;
-                    }
-                }
-                let mut winners = winners_rest.iter_mut();
-                for (k, y) in y_rest.iter_mut().enumerate() {
-                    let ([value], [place]) = patch.largest(x, channels / LANES * LANES + k);
-                    *y = value;
-                    if let Some(winner) = winners.next() {
-                        *winner = place;
-                    }
-                }
+            let (image, row) = ((first + i) / rows, (first + i) % rows);
+            let places = i * size..if winners.is_empty() {
+                i * size
+            } else {
+                (i + 1) * size
+            };
+            let mut winners = winners.get_mut(places).unwrap_or_default();
+            let outputs = y.chunks_exact_mut(channels);
+            for (y, &column) in outputs.zip(&windows.columns) {
+                let patch = Patch::new(windows, image, windows.rows[row], column);
+                let (own, others) = winners.split_at_mut(channels.min(winners.len()));
+                patch.largest(x, y, own);
+                winners = others;
             }
         }
-    }
-}
-
-impl Patch {
-    /// The largest values of N channels, and their places.
-    #[inline(always)]
-    fn largest<T: Element, const N: usize>(self, x: &[T], channel: usize) -> ([T; N], [u8; N]) {
-        let mut best = [T::of(f64::NEG_INFINITY); N];
-        // As wide as f32, for one comparison to choose both.
-        let mut winners = [0_u32; N];
-        for (place, at) in (0_u32..).zip(self.places(channel)) {
-            let values: [T; N] = chunk(x, at);
-            for i in 0..N {
-                #[expect(clippy::eq_op, reason = "true for NaN only")]
-                let larger = values[i] > best[i] || values[i] != values[i];
-                best[i] = if larger { values[i] } else { best[i] };
-                winners[i] = if larger { place } else { winners[i] };
-            }
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "windows have at most 256 places"
-        )]
-        let winners = winners.map(|place| place as u8);
-        (best, winners)
-    }
-
-    #[inline(always)]
-    fn sums<T: Element, const N: usize>(self, x: &[T], channel: usize) -> [T; N] {
-        let mut sums = [T::default(); N];
-        for at in self.places(channel) {
-            let values: [T; N] = chunk(x, at);
-            for i in 0..N {
-                sums[i] += values[i];
-            }
-        }
-        sums
-    }
-
-    /// dx += share at each place of the window.
-    #[inline(always)]
-    fn add<T: Element, const N: usize>(self, dx: &mut [T], channel: usize, share: [T; N]) {
-        for at in self.places(channel) {
-            if let Some(dx) = dx[at..].first_chunk_mut::<N>() {
-                for i in 0..N {
-                    dx[i] += share[i];
-                }
-            }
-        }
-    }
-
-    /// dx += dy at the place of each channel's winner. All places are gone through, for whole registers
-    /// at once.
-    #[inline(always)]
-    fn add_to_winners<T: Element>(
-        self,
-        dx: &mut [T],
-        channel: usize,
-        dy: [T; LANES],
-        winners: [u8; LANES],
-    ) {
-        let winners = winners.map(u32::from);
-        for (place, at) in (0_u32..).zip(self.places(channel)) {
-            if let Some(dx) = dx[at..].first_chunk_mut::<LANES>() {
-                for i in 0..LANES {
-                    dx[i] += if winners[i] == place {
-                        dy[i]
-                    } else {
-                        T::default()
-                    };
-                }
-            }
-        }
-    }
-
-    /// Where the winner of a channel lies.
-    #[inline(always)]
-    fn place_of(self, winner: u8, channel: usize) -> usize {
-        let (winner, width) = (usize::from(winner), self.span / self.channels);
-        let (row, column) = (winner / width, winner % width);
-        self.start + (self.rows.0 + row) * self.pitch + column * self.channels + channel
     }
 }
 
@@ -422,24 +391,14 @@ struct Means;
 impl<T: Element> Kernel<(&mut [T], &[T], &Windows, usize)> for Means {
     #[inline(always)]
     fn run(self, (y, x, windows, first): (&mut [T], &[T], &Windows, usize)) {
-        let channels = windows.channels;
+        let (channels, rows) = (windows.channels, windows.rows.len());
         let size = windows.columns.len() * channels;
         for (i, y) in y.chunks_exact_mut(size).enumerate() {
-            let (image, row) = (
-                (first + i) / windows.rows.len(),
-                (first + i) % windows.rows.len(),
-            );
-            for (j, y) in y.chunks_exact_mut(channels).enumerate() {
-                let (row, column) = (windows.rows[row], windows.columns[j]);
-                let patch = Patch::new(windows, image, row, column);
+            let (image, row) = ((first + i) / rows, (first + i) % rows);
+            let row = windows.rows[row];
+            for (y, &column) in y.chunks_exact_mut(channels).zip(&windows.columns) {
                 let count = T::of(row.count * column.count);
-                let (y, y_rest) = y.as_chunks_mut::<LANES>();
-                for (k, y) in y.iter_mut().enumerate() {
-                    *y = patch.sums(x, k * LANES).map(|sum| sum / count);
-                }
-                for (k, y) in y_rest.iter_mut().enumerate() {
-                    *y = patch.sums::<T, 1>(x, channels / LANES * LANES + k)[0] / count;
-                }
+                Patch::new(windows, image, row, column).mean(x, y, count);
             }
         }
     }
@@ -455,17 +414,17 @@ impl<T: Element> Kernel<(&mut [T], &[T], &[u8], &Windows)> for BackMax {
         let channels = windows.channels;
         let images = dy.chunks_exact(output).zip(winners.chunks_exact(output));
         for (dx, (dy, winners)) in dx.chunks_exact_mut(input).zip(images) {
-            let outputs = dy
+            let mut outputs = dy
                 .chunks_exact(channels)
                 .zip(winners.chunks_exact(channels));
-            for ((patch, _), (dy, winners)) in windows.patches().zip(outputs) {
-                let (dy, dy_rest) = dy.as_chunks::<LANES>();
-                let (winners, winners_rest) = winners.as_chunks::<LANES>();
-                for (k, (dy, winners)) in dy.iter().zip(winners).enumerate() {
-                    patch.add_to_winners(dx, k * LANES, *dy, *winners);
-                }
-                for (k, (&dy, &winner)) in dy_rest.iter().zip(winners_rest).enumerate() {
-                    dx[patch.place_of(winner, channels / LANES * LANES + k)] += dy;
+            for &row in &windows.rows {
+                for (&column, (dy, winners)) in windows.columns.iter().zip(&mut outputs) {
+                    let patch = Patch::new(windows, 0, row, column);
+                    if let ([dy], [winner]) = (dy, winners) {
+                        patch.add_to_winner(dx, *dy, *winner);
+                    } else {
+                        patch.add_to_winners(dx, dy, winners);
+                    }
                 }
             }
         }
@@ -479,16 +438,12 @@ impl<T: Element> Kernel<(&mut [T], &[T], &Windows)> for BackMean {
     #[inline(always)]
     fn run(self, (dx, dy, windows): (&mut [T], &[T], &Windows)) {
         let (output, input, _) = windows.image_sizes();
-        let channels = windows.channels;
         for (dx, dy) in dx.chunks_exact_mut(input).zip(dy.chunks_exact(output)) {
-            for ((patch, count), dy) in windows.patches().zip(dy.chunks_exact(channels)) {
-                let count = T::of(count);
-                let (dy, dy_rest) = dy.as_chunks::<LANES>();
-                for (k, dy) in dy.iter().enumerate() {
-                    patch.add(dx, k * LANES, dy.map(|dy| dy / count));
-                }
-                for (k, &dy) in dy_rest.iter().enumerate() {
-                    patch.add(dx, channels / LANES * LANES + k, [dy / count]);
+            let mut outputs = dy.chunks_exact(windows.channels);
+            for &row in &windows.rows {
+                for (&column, dy) in windows.columns.iter().zip(&mut outputs) {
+                    let share = T::of(1.0 / (row.count * column.count));
+                    Patch::new(windows, 0, row, column).add(dx, dy, share);
                 }
             }
         }
