@@ -290,6 +290,22 @@ impl Patch {
         }
     }
 
+    /// As `largest`, for an image of one channel.
+    #[inline(always)]
+    fn largest_of_one<T: Element>(self, x: &[T]) -> (T, u8) {
+        let (mut largest, mut winner, mut place) = (T::of(f64::NEG_INFINITY), 0, 0_u8);
+        for row in self.first..self.end {
+            let (start, end) = self.row(row);
+            for &x in &x[start..end] {
+                if above(x, largest) {
+                    (largest, winner) = (x, place);
+                }
+                place = place.wrapping_add(1);
+            }
+        }
+        (largest, winner)
+    }
+
     /// y ← Σ x / count.
     #[inline(always)]
     fn mean<T: Element>(self, x: &[T], y: &mut [T], count: T) {
@@ -305,6 +321,19 @@ impl Patch {
         for y in y {
             *y = *y / count;
         }
+    }
+
+    /// Σ x for an image of one channel.
+    #[inline(always)]
+    fn sum_of_one<T: Element>(self, x: &[T]) -> T {
+        let mut sum = T::default();
+        for row in self.first..self.end {
+            let (start, end) = self.row(row);
+            for &x in &x[start..end] {
+                sum += x;
+            }
+        }
+        sum
     }
 
     /// dx += dy in the places of the winners. All places are gone through, for whole registers at once.
@@ -332,6 +361,17 @@ impl Patch {
         dx[start + winner % self.span] += dy;
     }
 
+    /// As `add`, for an image of one channel.
+    #[inline(always)]
+    fn add_to_one<T: Element>(self, dx: &mut [T], share: T) {
+        for row in self.first..self.end {
+            let (start, end) = self.row(row);
+            for dx in &mut dx[start..end] {
+                *dx += share;
+            }
+        }
+    }
+
     /// dx += dy · share in all places.
     #[inline(always)]
     fn add<T: Element>(self, dx: &mut [T], dy: &[T], share: T) {
@@ -352,7 +392,8 @@ impl Patch {
 fn above<T: Element>(x: T, largest: T) -> bool {
     #[expect(clippy::eq_op, reason = "true for NaN only")]
     let nan = x != x;
-    x > largest || nan
+    // Both sides are computed: a lazy `||` is a branch, and ends the vector loop.
+    (x > largest) | nan
 }
 
 /// y, the winners or nothing, x, the windows, and the number of the first row of outputs.
@@ -378,7 +419,13 @@ impl<T: Element> Kernel<Outputs<'_, T>> for Largest {
             for (y, &column) in outputs.zip(&windows.columns) {
                 let patch = Patch::new(windows, image, windows.rows[row], column);
                 let (own, others) = winners.split_at_mut(channels.min(winners.len()));
-                patch.largest(x, y, own);
+                if let [y] = y {
+                    let (largest, winner) = patch.largest_of_one(x);
+                    *y = largest;
+                    own.fill(winner);
+                } else {
+                    patch.largest(x, y, own);
+                }
                 winners = others;
             }
         }
@@ -398,7 +445,12 @@ impl<T: Element> Kernel<(&mut [T], &[T], &Windows, usize)> for Means {
             let row = windows.rows[row];
             for (y, &column) in y.chunks_exact_mut(channels).zip(&windows.columns) {
                 let count = T::of(row.count * column.count);
-                Patch::new(windows, image, row, column).mean(x, y, count);
+                let patch = Patch::new(windows, image, row, column);
+                if let [y] = y {
+                    *y = patch.sum_of_one(x) / count;
+                } else {
+                    patch.mean(x, y, count);
+                }
             }
         }
     }
@@ -443,7 +495,12 @@ impl<T: Element> Kernel<(&mut [T], &[T], &Windows)> for BackMean {
             for &row in &windows.rows {
                 for (&column, dy) in windows.columns.iter().zip(&mut outputs) {
                     let share = T::of(1.0 / (row.count * column.count));
-                    Patch::new(windows, 0, row, column).add(dx, dy, share);
+                    let patch = Patch::new(windows, 0, row, column);
+                    if let [dy] = dy {
+                        patch.add_to_one(dx, *dy * share);
+                    } else {
+                        patch.add(dx, dy, share);
+                    }
                 }
             }
         }

@@ -13,6 +13,7 @@
 mod attention;
 mod batch_norm;
 mod dropout;
+mod fast;
 mod features;
 mod gradcheck;
 mod layers;
