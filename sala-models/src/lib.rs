@@ -10,8 +10,7 @@
 //! | [`Mode`] | a `train: bool` cannot say that the second pass of a sharpness-aware step wants the same masks and must leave running statistics alone |
 //! | [`ops::BatchNorm`] | candle's tracks its statistics in every training forward, also at perturbed weights |
 //! | [`ops::Dropout`] | candle's draws a fresh mask in every pass and cannot be seeded |
-//! | [`ops::max_pool2d`] | the gradient of candle's is too small by the size of the window |
-//! | [`ops::Pool2d`], [`ops::adaptive_avg_pool2d`] | candle pools without padding and cannot differentiate overlapping windows |
+//! | [`ops::Pool2d`], [`ops::adaptive_avg_pool2d`] | candle pools without padding, cannot differentiate overlapping windows, and its gradient of a maximum is too small by the size of the window |
 //! | [`ops::layer_norm()`], [`ops::rms_norm()`], [`ops::softmax()`], [`ops::Rope`] | candle's fused forms have no backward: gradients end there without a word |
 //! | [`ops::gelu()`], [`ops::gelu_tanh`] | the backward of candle's has constants of six digits |
 //! | [`ops::embedding()`], [`ops::cross_entropy()`] | candle takes the largest index of a dtype for a row of zeros, and computes half precision in half precision |

@@ -180,6 +180,29 @@ impl Stream {
         if i & 1 == 0 { first } else { second }
     }
 
+    /// Words `0..4` of blocks `first..first + N`, one array for each of the four. The same values as
+    /// [`words`](Self::words), in a loop that the compiler makes vectors of.
+    #[expect(
+        clippy::inline_always,
+        reason = "what is not inlined is not compiled for the chosen instruction set"
+    )]
+    #[inline(always)]
+    pub(crate) fn blocks<const N: usize>(&self, first: u64) -> [[u32; N]; 4] {
+        let ([t0, t1], [k0, k1]) = (words(self.tag), words(self.seed));
+        let [mut a, mut b, mut c, mut d] = [[0; N]; 4];
+        for i in 0..N {
+            let [c0, c1] = words(first + i as u64);
+            let mut block = [c0, c1, t0, t1];
+            let mut key = [k0, k1];
+            for _ in 0..PHILOX_ROUNDS {
+                block = philox_round(block, key);
+                key = next_key(key);
+            }
+            [a[i], b[i], c[i], d[i]] = block;
+        }
+        [a, b, c, d]
+    }
+
     fn block(&self, block: u64) -> [u32; 4] {
         let ([c0, c1], [c2, c3]) = (words(block), words(self.tag));
         philox4x32([c0, c1, c2, c3], words(self.seed))
@@ -187,17 +210,29 @@ impl Stream {
 }
 
 /// Philox4x32-10: one block of four words for a counter and a key, least significant word first.
-fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
-    let [mut k0, mut k1] = key;
+fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..PHILOX_ROUNDS {
-        let [lo0, hi0] = words(u64::from(PHILOX_M[0]) * u64::from(c0));
-        let [lo1, hi1] = words(u64::from(PHILOX_M[1]) * u64::from(c2));
-        (c0, c1, c2, c3) = (hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0);
-        k0 = k0.wrapping_add(PHILOX_W[0]);
-        k1 = k1.wrapping_add(PHILOX_W[1]);
+        counter = philox_round(counter, key);
+        key = next_key(key);
     }
-    [c0, c1, c2, c3]
+    counter
+}
+
+/// The key of the next round.
+#[inline]
+const fn next_key([k0, k1]: [u32; 2]) -> [u32; 2] {
+    [k0.wrapping_add(PHILOX_W[0]), k1.wrapping_add(PHILOX_W[1])]
+}
+
+#[expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the chosen instruction set"
+)]
+#[inline(always)]
+fn philox_round([c0, c1, c2, c3]: [u32; 4], [k0, k1]: [u32; 2]) -> [u32; 4] {
+    let [lo0, hi0] = words(u64::from(PHILOX_M[0]) * u64::from(c0));
+    let [lo1, hi1] = words(u64::from(PHILOX_M[1]) * u64::from(c2));
+    [hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0]
 }
 
 /// Hash of a name. The length goes in first, so that a name and the same name followed by zero
@@ -225,6 +260,7 @@ fn unit(bits: u64) -> f64 {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "both halves are kept")]
+#[inline]
 const fn words(x: u64) -> [u32; 2] {
     [x as u32, (x >> 32) as u32]
 }
@@ -278,6 +314,13 @@ mod tests {
             let wanted = philox4x32([block, 0, t0, t1], [0x89ab_cdef, 0x0123_4567]);
             let got = [0, 1, 2, 3].map(|k| stream.bits(4 * u64::from(block) + k));
             assert_eq!(got, wanted);
+        }
+        // Two of these blocks lie on either side of 2^32.
+        let far = u64::from(u32::MAX) - 1;
+        let together = stream.blocks::<5>(far);
+        for i in 0..5 {
+            let wanted = [0, 1, 2, 3].map(|k| stream.bits(4 * (far + i as u64) + k));
+            assert_eq!(together.map(|words| words[i]), wanted);
         }
         for n in [0, 1, 4, 7] {
             let one_by_one: Vec<u32> = (0..n).map(|i| stream.bits(i)).collect();

@@ -29,7 +29,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use super::{
     access,
     functions::Functions,
-    pieces::{self, PIECE},
+    pieces::{self, Kernel, PIECE},
 };
 
 /// A function of one element.
@@ -138,7 +138,7 @@ impl<A: Activation, T: Functions> CustomOp1 for Op<A, T> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = access::slice::<T>(storage, layout)?;
         let y = pieces::filled(x.len(), PIECE, |i, y| {
-            pieces::compiled(values::<A, T>, (y, &x[i * PIECE..]));
+            pieces::compiled(Values::<A>(PhantomData), (y, &x[i * PIECE..]));
         });
         Ok(access::result(y, layout.shape()))
     }
@@ -151,7 +151,7 @@ impl<A: Activation, T: Functions> CustomOp1 for Op<A, T> {
             access::read(&dy.contiguous()?, |dy: &[T]| {
                 Ok(pieces::filled(x.len(), PIECE, |i, dx| {
                     let start = i * PIECE;
-                    pieces::compiled(gradients::<A, T>, (dx, &x[start..], &dy[start..]));
+                    pieces::compiled(Gradients::<A>(PhantomData), (dx, &x[start..], &dy[start..]));
                 }))
             })
         })?;
@@ -159,16 +159,24 @@ impl<A: Activation, T: Functions> CustomOp1 for Op<A, T> {
     }
 }
 
-#[inline(always)]
-fn values<A: Activation, T: Functions>((y, x): (&mut [T], &[T])) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = A::value(x);
+struct Values<A>(PhantomData<A>);
+
+impl<A: Activation, T: Functions> Kernel<(&mut [T], &[T])> for Values<A> {
+    #[inline(always)]
+    fn run(self, (y, x): (&mut [T], &[T])) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = A::value(x);
+        }
     }
 }
 
-#[inline(always)]
-fn gradients<A: Activation, T: Functions>((dx, x, dy): (&mut [T], &[T], &[T])) {
-    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-        *dx = A::back(x, dy);
+struct Gradients<A>(PhantomData<A>);
+
+impl<A: Activation, T: Functions> Kernel<(&mut [T], &[T], &[T])> for Gradients<A> {
+    #[inline(always)]
+    fn run(self, (dx, x, dy): (&mut [T], &[T], &[T])) {
+        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+            *dx = A::back(x, dy);
+        }
     }
 }

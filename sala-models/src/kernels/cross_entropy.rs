@@ -26,7 +26,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape
 use super::{
     access,
     functions::Functions,
-    pieces::{self, PIECE},
+    pieces::{self, Kernel, PIECE},
     rows::{self, max, powers, sum_by},
 };
 
@@ -109,7 +109,7 @@ impl<T: Functions> Entropy<T> {
                 Targets::Distributions(&distributions[i * count * classes..])
             };
             let x = &x[i * count * classes..];
-            pieces::compiled(piece, (self, buffer, x, targets, rows));
+            pieces::compiled(Piece, (self, buffer, x, targets, rows));
         };
         if self.differentiated {
             let piece = count * classes;
@@ -137,7 +137,7 @@ impl<T: Functions> Entropy<T> {
         }
         let scaled = access::read(gradient, |dx: &[T]| {
             Ok(pieces::filled(dx.len(), PIECE, |i, y| {
-                pieces::compiled(scale, (y, &dx[i * PIECE..], upstream));
+                pieces::compiled(Scale, (y, &dx[i * PIECE..], upstream));
             }))
         })?;
         access::tensor(scaled, logits.shape()).map(Some)
@@ -156,7 +156,7 @@ impl<T: Functions> Entropy<T> {
         let dt = access::read(logits, |x: &[T]| {
             Ok(pieces::filled(x.len(), count * classes, |i, dt| {
                 let x = &x[i * count * classes..];
-                pieces::compiled(logarithms, (dt, x, &rows[i * count..], classes, factor));
+                pieces::compiled(Logarithms, (dt, x, &rows[i * count..], classes, factor));
             }))
         })?;
         access::tensor(dt, targets.shape()).map(Some)
@@ -198,10 +198,9 @@ impl<T: Functions> Entropy<T> {
         let max = max(x);
         let sum = powers(y, x, max);
         let log_sum = sum.ln();
-        let (loss, total) = expectation(x, target, |x, t| {
-            let smoothed = own * t + all;
-            (smoothed * (x - max - log_sum), smoothed)
-        });
+        // Σ t′ and Σ t′ log p.
+        let total = own * rows::sum(target) + all * T::of(self.classes as f64);
+        let loss = rows::sum_of_pairs(x, target, |x, t| (own * t + all) * (x - max - log_sum));
         if self.differentiated {
             let mean = T::of(1.0 / self.counted);
             let factor = total / sum * mean;
@@ -220,7 +219,7 @@ enum Targets<'a, T> {
 }
 
 /// The operation, dx or room for one row, logits, targets, what is left of the rows.
-type Piece<'a, T> = (
+type Rows<'a, T> = (
     &'a Entropy<T>,
     &'a mut [T],
     &'a [T],
@@ -228,71 +227,55 @@ type Piece<'a, T> = (
     &'a mut [Row<T>],
 );
 
-#[inline(always)]
-fn piece<T: Functions>((op, buffer, x, targets, rows): Piece<T>) {
-    let classes = op.classes;
-    for (i, (x, row)) in x.chunks_exact(classes).zip(rows).enumerate() {
-        let start = if op.differentiated { i * classes } else { 0 };
-        let y = &mut buffer[start..start + classes];
-        match &targets {
-            Targets::Classes(targets) => {
-                // The gradient of a row that does not count is there already: zeros.
-                if let Some(class) = targets[i] {
-                    *row = op.of_class(y, x, class as usize);
+/// All rows of a piece.
+struct Piece;
+
+impl<T: Functions> Kernel<Rows<'_, T>> for Piece {
+    #[inline(always)]
+    fn run(self, (op, buffer, x, targets, rows): Rows<T>) {
+        let classes = op.classes;
+        for (i, (x, row)) in x.chunks_exact(classes).zip(rows).enumerate() {
+            let start = if op.differentiated { i * classes } else { 0 };
+            let y = &mut buffer[start..start + classes];
+            match &targets {
+                Targets::Classes(targets) => {
+                    // The gradient of a row that does not count is there already: zeros.
+                    if let Some(class) = targets[i] {
+                        *row = op.of_class(y, x, class as usize);
+                    }
                 }
-            }
-            Targets::Distributions(targets) => {
-                let target = &targets[i * classes..(i + 1) * classes];
-                *row = op.of_distribution(y, x, target);
+                Targets::Distributions(targets) => {
+                    let target = &targets[i * classes..(i + 1) * classes];
+                    *row = op.of_distribution(y, x, target);
+                }
             }
         }
     }
 }
 
-/// The sums of both numbers that `f` makes of each pair.
-#[inline(always)]
-fn expectation<T: Functions>(x: &[T], target: &[T], f: impl Fn(T, T) -> (T, T)) -> (T, T) {
-    let mut sums = [[T::default(); rows::LANES]; 2];
-    let (x, x_rest) = x.as_chunks::<{ rows::LANES }>();
-    let (target, target_rest) = target.as_chunks::<{ rows::LANES }>();
-    for (x, t) in x.iter().zip(target) {
-        add(&mut sums, *x, *t, &f);
-    }
-    for (&x, &t) in x_rest.iter().zip(target_rest) {
-        add(&mut sums, [x], [t], &f);
-    }
-    let [first, second] = sums.map(|sums| rows::total(sums));
-    (first, second)
-}
+/// y ← factor · x.
+struct Scale;
 
-#[inline(always)]
-fn add<T: Functions, const N: usize>(
-    sums: &mut [[T; rows::LANES]; 2],
-    x: [T; N],
-    target: [T; N],
-    f: impl Fn(T, T) -> (T, T),
-) {
-    for i in 0..N {
-        let (first, second) = f(x[i], target[i]);
-        sums[0][i] += first;
-        sums[1][i] += second;
-    }
-}
-
-#[inline(always)]
-fn scale<T: Functions>((y, x, factor): (&mut [T], &[T], T)) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = x * factor;
+impl<T: Functions> Kernel<(&mut [T], &[T], T)> for Scale {
+    #[inline(always)]
+    fn run(self, (y, x, factor): (&mut [T], &[T], T)) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * factor;
+        }
     }
 }
 
 /// y ← log p · factor.
-#[inline(always)]
-fn logarithms<T: Functions>((y, x, rows, classes, factor): (&mut [T], &[T], &[Row<T>], usize, T)) {
-    let rows = x.chunks_exact(classes).zip(rows);
-    for (y, (x, row)) in y.chunks_exact_mut(classes).zip(rows) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = (x - row.max - row.log_sum) * factor;
+struct Logarithms;
+
+impl<T: Functions> Kernel<(&mut [T], &[T], &[Row<T>], usize, T)> for Logarithms {
+    #[inline(always)]
+    fn run(self, (y, x, rows, classes, factor): (&mut [T], &[T], &[Row<T>], usize, T)) {
+        let rows = x.chunks_exact(classes).zip(rows);
+        for (y, (x, row)) in y.chunks_exact_mut(classes).zip(rows) {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = (x - row.max - row.log_sum) * factor;
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape
 use super::{
     access,
     functions::Functions,
-    pieces,
+    pieces::{self, Kernel},
     rows::{self, LANES, total},
 };
 
@@ -87,7 +87,7 @@ impl<T: Functions> Norm<T> {
         let y = pieces::filled_beside(x.len(), rows * size, &mut stats, rows, |i, y, stats| {
             let x = &x[i * rows * size..];
             let arguments = (y, x, weight, bias, stats, (eps, self.centred));
-            pieces::compiled(normalise, arguments);
+            pieces::compiled(Normalise, arguments);
         });
         // Set once: an operation runs forward once.
         self.stats.get_or_init(|| stats);
@@ -114,7 +114,7 @@ impl<T: Functions> Norm<T> {
                 let (dweight, dbias) = parts.split_at_mut(size);
                 let data = (dx, &x[start..], &dy[start..]);
                 let rest = (weight, &stats[i * rows..], dweight, dbias, centred);
-                pieces::compiled(differentiate, (data, rest));
+                pieces::compiled(Differentiate, (data, rest));
             },
         );
         let (sums, others) = parts.split_at_mut(2 * size);
@@ -230,31 +230,36 @@ type Forward<'a, T> = (
     (T, bool),
 );
 
-#[inline(always)]
-fn normalise<T: Functions>((y, x, weight, bias, stats, (eps, centred)): Forward<T>) {
-    let size = weight.len();
-    let count = T::of(size as f64);
-    for ((y, x), stats) in y
-        .chunks_exact_mut(size)
-        .zip(x.chunks_exact(size))
-        .zip(stats)
-    {
-        let mean = if centred {
-            rows::sum(x) / count
-        } else {
-            T::default()
-        };
-        let square = |x: T| (x - mean) * (x - mean);
-        let variance = rows::sum_by(x, square) / count;
-        let inverse = T::of(1.0) / (variance + eps).sqrt();
-        *stats = [mean, inverse];
-        if bias.is_empty() {
-            for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
-                *y = (x - mean) * inverse * weight;
-            }
-        } else {
-            for (((y, &x), &weight), &bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
-                *y = (x - mean) * inverse * weight + bias;
+/// y, and what is kept of each row.
+struct Normalise;
+
+impl<T: Functions> Kernel<Forward<'_, T>> for Normalise {
+    #[inline(always)]
+    fn run(self, (y, x, weight, bias, stats, (eps, centred)): Forward<T>) {
+        let size = weight.len();
+        let count = T::of(size as f64);
+        for ((y, x), stats) in y
+            .chunks_exact_mut(size)
+            .zip(x.chunks_exact(size))
+            .zip(stats)
+        {
+            let mean = if centred {
+                rows::sum(x) / count
+            } else {
+                T::default()
+            };
+            let square = |x: T| (x - mean) * (x - mean);
+            let variance = rows::sum_by(x, square) / count;
+            let inverse = T::of(1.0) / (variance + eps).sqrt();
+            *stats = [mean, inverse];
+            if bias.is_empty() {
+                for ((y, &x), &weight) in y.iter_mut().zip(x).zip(weight) {
+                    *y = (x - mean) * inverse * weight;
+                }
+            } else {
+                for (((y, &x), &weight), &bias) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+                    *y = (x - mean) * inverse * weight + bias;
+                }
             }
         }
     }
@@ -266,42 +271,48 @@ type Data<'a, T> = (&'a mut [T], &'a [T], &'a [T]);
 /// γ, the rows' μ and r, dγ, dβ, and whether the mean was subtracted.
 type Rest<'a, T> = (&'a [T], &'a [[T; 2]], &'a mut [T], &'a mut [T], bool);
 
-#[inline(always)]
-fn differentiate<T: Functions>(
-    ((dx, x, dy), (weight, stats, dweight, dbias, centred)): (Data<T>, Rest<T>),
-) {
-    let size = weight.len();
-    let count = T::of(size as f64);
-    for (((dx, x), dy), &[mean, inverse]) in dx
-        .chunks_exact_mut(size)
-        .zip(x.chunks_exact(size))
-        .zip(dy.chunks_exact(size))
-        .zip(stats)
-    {
-        let row = Row { mean, inverse };
-        let mut sums = [[T::default(); LANES]; 2];
+/// dx, and this piece's part of dγ and dβ.
+struct Differentiate;
+
+impl<T: Functions> Kernel<(Data<'_, T>, Rest<'_, T>)> for Differentiate {
+    #[inline(always)]
+    fn run(self, ((dx, x, dy), (weight, stats, dweight, dbias, centred)): (Data<T>, Rest<T>)) {
+        let size = weight.len();
+        let count = T::of(size as f64);
+        for (((dx, x), dy), &[mean, inverse]) in dx
+            .chunks_exact_mut(size)
+            .zip(x.chunks_exact(size))
+            .zip(dy.chunks_exact(size))
+            .zip(stats)
         {
-            let (x, x_rest) = x.as_chunks::<LANES>();
-            let (dy, dy_rest) = dy.as_chunks::<LANES>();
-            let (weight, weight_rest) = weight.as_chunks::<LANES>();
-            let (dweight, dweight_rest) = dweight.as_chunks_mut::<LANES>();
-            let (dbias, dbias_rest) = dbias.as_chunks_mut::<LANES>();
-            let parameters = weight.iter().zip(dweight).zip(dbias);
-            for ((x, dy), ((weight, dweight), dbias)) in x.iter().zip(dy).zip(parameters) {
-                (*dweight, *dbias) = row.add_sums(&mut sums, *x, *dy, *weight, (*dweight, *dbias));
-            }
-            let parameters = weight_rest.iter().zip(dweight_rest).zip(dbias_rest);
-            for ((x, dy), ((weight, dweight), dbias)) in x_rest.iter().zip(dy_rest).zip(parameters)
+            let row = Row { mean, inverse };
+            let (mut sums, mut rest) = ([[T::default(); LANES]; 2], [[T::default()]; 2]);
             {
-                ([*dweight], [*dbias]) =
-                    row.add_sums(&mut sums, [*x], [*dy], [*weight], ([*dweight], [*dbias]));
+                let (x, x_rest) = x.as_chunks::<LANES>();
+                let (dy, dy_rest) = dy.as_chunks::<LANES>();
+                let (weight, weight_rest) = weight.as_chunks::<LANES>();
+                let (dweight, dweight_rest) = dweight.as_chunks_mut::<LANES>();
+                let (dbias, dbias_rest) = dbias.as_chunks_mut::<LANES>();
+                let parameters = weight.iter().zip(dweight).zip(dbias);
+                for ((x, dy), ((weight, dweight), dbias)) in x.iter().zip(dy).zip(parameters) {
+                    (*dweight, *dbias) =
+                        row.add_sums(&mut sums, *x, *dy, *weight, (*dweight, *dbias));
+                }
+                let parameters = weight_rest.iter().zip(dweight_rest).zip(dbias_rest);
+                for ((x, dy), ((weight, dweight), dbias)) in
+                    x_rest.iter().zip(dy_rest).zip(parameters)
+                {
+                    ([*dweight], [*dbias]) =
+                        row.add_sums(&mut rest, [*x], [*dy], [*weight], ([*dweight], [*dbias]));
+                }
             }
-        }
-        let [of_g, of_products] = sums.map(|sums| total(sums) / count);
-        let of_g = if centred { of_g } else { T::default() };
-        for (((dx, &x), &dy), &weight) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
-            let normal = (x - mean) * inverse;
-            *dx = inverse * (dy * weight - of_g - normal * of_products);
+            let mean_of = |i: usize| (total(&sums[i]) + rest[i][0]) / count;
+            let (of_g, of_products) = (mean_of(0), mean_of(1));
+            let of_g = if centred { of_g } else { T::default() };
+            for (((dx, &x), &dy), &weight) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
+                let normal = (x - mean) * inverse;
+                *dx = inverse * (dy * weight - of_g - normal * of_products);
+            }
         }
     }
 }
@@ -318,7 +329,7 @@ impl<T: Functions> Row<T> {
     #[inline(always)]
     fn add_sums<const N: usize>(
         self,
-        sums: &mut [[T; LANES]; 2],
+        sums: &mut [[T; N]; 2],
         x: [T; N],
         dy: [T; N],
         weight: [T; N],

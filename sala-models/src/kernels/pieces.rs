@@ -82,23 +82,28 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
 }
 
-/// As [`vectorised`], for a function that is marked `#[inline(always)]` and its arguments. A closure cannot
-/// be marked so, and one that is too long to be inlined by the compiler's own choice is compiled for no
-/// instruction set in particular, which nothing but its speed tells.
-#[inline]
-pub(crate) fn compiled<A, R>(work: impl FnOnce(A) -> R, arguments: A) -> R {
-    Arch::new().dispatch(Call(work, arguments))
+/// A loop over one piece. `run` has to be `#[inline(always)]`.
+pub(crate) trait Kernel<A> {
+    fn run(self, arguments: A);
 }
 
-struct Call<F, A>(F, A);
+/// As [`vectorised`], for long loops. A closure cannot be marked `#[inline(always)]`, and one that the
+/// compiler finds too long to inline is compiled for no instruction set in particular, which nothing but
+/// its speed tells.
+#[inline]
+pub(crate) fn compiled<A>(kernel: impl Kernel<A>, arguments: A) {
+    Arch::new().dispatch(Call(kernel, arguments));
+}
 
-impl<A, R, F: FnOnce(A) -> R> WithSimd for Call<F, A> {
-    type Output = R;
+struct Call<K, A>(K, A);
+
+impl<A, K: Kernel<A>> WithSimd for Call<K, A> {
+    type Output = ();
 
     #[expect(clippy::inline_always, reason = "see `compiled`")]
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> R {
-        (self.0)(self.1)
+    fn with_simd<S: Simd>(self, _: S) {
+        self.0.run(self.1);
     }
 }
 

@@ -11,7 +11,7 @@
 use super::{element::Element, functions::Functions, pieces::PIECE};
 
 /// Partial sums that a loop keeps side by side.
-pub(crate) const LANES: usize = 16;
+pub(crate) const LANES: usize = 32;
 
 /// Rows of `size` elements that make a piece.
 pub(crate) fn per_piece(size: usize) -> usize {
@@ -30,75 +30,73 @@ pub(crate) fn sum_by<T: Element>(x: &[T], f: impl Fn(T) -> T) -> T {
     let mut lanes = [T::default(); LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
-        add(&mut lanes, *chunk, &f);
+        for i in 0..LANES {
+            lanes[i] += f(chunk[i]);
+        }
     }
+    let mut sum = total(&lanes);
     for &x in rest {
-        add(&mut lanes, [x], &f);
+        sum += f(x);
     }
-    total(lanes)
-}
-
-#[inline(always)]
-fn add<T: Element, const N: usize>(lanes: &mut [T; LANES], x: [T; N], f: impl Fn(T) -> T) {
-    for i in 0..N {
-        lanes[i] += f(x[i]);
-    }
+    sum
 }
 
 /// Σ xᵢ yᵢ.
 #[inline(always)]
 pub(crate) fn dot<T: Element>(x: &[T], y: &[T]) -> T {
+    sum_of_pairs(x, y, |x, y| x * y)
+}
+
+/// Σ f(xᵢ, yᵢ).
+#[inline(always)]
+pub(crate) fn sum_of_pairs<T: Element>(x: &[T], y: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut lanes = [T::default(); LANES];
     let (x, x_rest) = x.as_chunks::<LANES>();
     let (y, y_rest) = y.as_chunks::<LANES>();
     for (x, y) in x.iter().zip(y) {
-        add_products(&mut lanes, *x, *y);
+        for i in 0..LANES {
+            lanes[i] += f(x[i], y[i]);
+        }
     }
+    let mut sum = total(&lanes);
     for (&x, &y) in x_rest.iter().zip(y_rest) {
-        add_products(&mut lanes, [x], [y]);
+        sum += f(x, y);
     }
-    total(lanes)
+    sum
 }
 
-#[inline(always)]
-fn add_products<T: Element, const N: usize>(lanes: &mut [T; LANES], x: [T; N], y: [T; N]) {
-    for i in 0..N {
-        lanes[i] += x[i] * y[i];
-    }
+/// The sum of all lanes. Not inlined, and so the lanes have to be in order where a loop ends: the compiler
+/// makes whole registers of them. Where it sees the sum, it sorts the lanes for that instead, in twos.
+#[inline(never)]
+pub(crate) fn total<T: Element>(lanes: &[T; LANES]) -> T {
+    lanes.iter().copied().sum()
 }
 
-/// The sum of all lanes.
-#[inline(always)]
-pub(crate) fn total<T: Element>(lanes: [T; LANES]) -> T {
-    let mut half = [T::default(); LANES / 2];
-    for (i, half) in half.iter_mut().enumerate() {
-        *half = lanes[i] + lanes[i + LANES / 2];
+/// The largest of all lanes; not inlined for the same reason.
+#[inline(never)]
+fn largest<T: Element>(lanes: &[T; LANES]) -> T {
+    let mut largest = lanes[0];
+    for &lane in lanes {
+        largest = Element::max(lane, largest);
     }
-    half.into_iter().sum()
+    largest
 }
 
 /// The largest number of a row, −∞ for one without numbers. NaN is passed over.
 #[inline(always)]
 pub(crate) fn max<T: Element>(x: &[T]) -> T {
-    let lowest = T::of(f64::NEG_INFINITY);
-    let mut lanes = [lowest; LANES];
+    let mut lanes = [T::of(f64::NEG_INFINITY); LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
-        raise(&mut lanes, *chunk);
+        for i in 0..LANES {
+            lanes[i] = Element::max(chunk[i], lanes[i]);
+        }
     }
+    let mut max = largest(&lanes);
     for &x in rest {
-        raise(&mut lanes, [x]);
+        max = Element::max(x, max);
     }
-    lanes
-        .into_iter()
-        .fold(lowest, |max, x| Element::max(x, max))
-}
-
-#[inline(always)]
-fn raise<T: Element, const N: usize>(lanes: &mut [T; LANES], x: [T; N]) {
-    for i in 0..N {
-        lanes[i] = Element::max(x[i], lanes[i]);
-    }
+    max
 }
 
 /// y ← exp(x − shift); yields Σ y.

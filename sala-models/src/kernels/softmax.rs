@@ -23,7 +23,7 @@ use candle_core::{
 use super::{
     access,
     functions::Functions,
-    pieces,
+    pieces::{self, Kernel},
     rows::{self, dot, max, powers, sum},
 };
 
@@ -75,9 +75,9 @@ impl<T: Functions> Softmax<T> {
                     let start = i * rows * size;
                     let arguments = (dx, &y[start..], &dy[start..], size);
                     if self.logarithm {
-                        pieces::compiled(log_gradients, arguments);
+                        pieces::compiled(LogGradients, arguments);
                     } else {
-                        pieces::compiled(gradients, arguments);
+                        pieces::compiled(Gradients, arguments);
                     }
                 }))
             })
@@ -101,9 +101,9 @@ impl<T: Functions> CustomOp1 for Softmax<T> {
         let y = pieces::filled(x.len(), rows * size, |i, y| {
             let arguments = (y, &x[i * rows * size..], size);
             if self.logarithm {
-                pieces::compiled(log_values, arguments);
+                pieces::compiled(LogValues, arguments);
             } else {
-                pieces::compiled(values, arguments);
+                pieces::compiled(Values, arguments);
             }
         });
         Ok(access::result(y, layout.shape()))
@@ -124,7 +124,7 @@ impl<T: Functions> Masked<T> {
         let (rows, size) = (rows::per_piece(self.0.size), self.0.size);
         pieces::filled(x.len(), rows * size, |i, y| {
             pieces::compiled(
-                masked_values,
+                MaskedValues,
                 (y, &x[i * rows * size..], &mask, i * rows, size),
             );
         })
@@ -242,11 +242,16 @@ impl<'a, M> Rows<'a, M> {
     }
 }
 
-#[inline(always)]
-fn values<T: Functions>((y, x, size): (&mut [T], &[T], usize)) {
-    for (y, x) in y.chunks_exact_mut(size).zip(x.chunks_exact(size)) {
-        let sum = powers(y, x, max(x));
-        scale(y, T::of(1.0) / sum);
+/// The softmax of each row.
+struct Values;
+
+impl<T: Functions> Kernel<(&mut [T], &[T], usize)> for Values {
+    #[inline(always)]
+    fn run(self, (y, x, size): (&mut [T], &[T], usize)) {
+        for (y, x) in y.chunks_exact_mut(size).zip(x.chunks_exact(size)) {
+            let sum = powers(y, x, max(x));
+            scale(y, T::of(1.0) / sum);
+        }
     }
 }
 
@@ -257,68 +262,88 @@ fn scale<T: Functions>(y: &mut [T], factor: T) {
     }
 }
 
-#[inline(always)]
-fn log_values<T: Functions>((y, x, size): (&mut [T], &[T], usize)) {
-    for (y, x) in y.chunks_exact_mut(size).zip(x.chunks_exact(size)) {
-        let max = max(x);
-        let log_sum = powers(y, x, max).ln();
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = x - max - log_sum;
+/// The logarithm of the softmax of each row.
+struct LogValues;
+
+impl<T: Functions> Kernel<(&mut [T], &[T], usize)> for LogValues {
+    #[inline(always)]
+    fn run(self, (y, x, size): (&mut [T], &[T], usize)) {
+        for (y, x) in y.chunks_exact_mut(size).zip(x.chunks_exact(size)) {
+            let max = max(x);
+            let log_sum = powers(y, x, max).ln();
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = x - max - log_sum;
+            }
         }
     }
 }
 
-#[inline(always)]
-fn masked_values<T: Functions, M: Hides<T>>(
-    (y, x, mask, first, size): (&mut [T], &[T], &Rows<M>, usize, usize),
-) {
-    let rows = y.chunks_exact_mut(size).zip(x.chunks_exact(size));
-    for ((y, x), row) in rows.zip(first..) {
-        let mask = mask.row(row);
-        if let [one] = mask {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = one.hide(x);
+/// The softmax of what is left of each row.
+struct MaskedValues;
+
+impl<T: Functions, M: Hides<T>> Kernel<(&mut [T], &[T], &Rows<'_, M>, usize, usize)>
+    for MaskedValues
+{
+    #[inline(always)]
+    fn run(self, (y, x, mask, first, size): (&mut [T], &[T], &Rows<M>, usize, usize)) {
+        let rows = y.chunks_exact_mut(size).zip(x.chunks_exact(size));
+        for ((y, x), row) in rows.zip(first..) {
+            let mask = mask.row(row);
+            if let [one] = mask {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = one.hide(x);
+                }
+            } else {
+                for ((y, &x), mask) in y.iter_mut().zip(x).zip(mask) {
+                    *y = mask.hide(x);
+                }
             }
-        } else {
-            for ((y, &x), mask) in y.iter_mut().zip(x).zip(mask) {
-                *y = mask.hide(x);
+            let max = max(y);
+            let nothing_left = max == T::of(f64::NEG_INFINITY);
+            // −∞ − (−∞) would be NaN.
+            let shift = if nothing_left { T::default() } else { max };
+            for y in &mut *y {
+                *y = Functions::exp(*y - shift);
             }
+            // All powers of such a row are 0, and so is what is wanted.
+            let sum = sum(y);
+            let whole = if nothing_left { sum + T::of(1.0) } else { sum };
+            scale(y, T::of(1.0) / whole);
         }
-        let max = max(y);
-        let nothing_left = max == T::of(f64::NEG_INFINITY);
-        // −∞ − (−∞) would be NaN.
-        let shift = if nothing_left { T::default() } else { max };
-        for y in &mut *y {
-            *y = Functions::exp(*y - shift);
-        }
-        // All powers of such a row are 0, and so is what is wanted.
-        let sum = sum(y);
-        let whole = if nothing_left { sum + T::of(1.0) } else { sum };
-        scale(y, T::of(1.0) / whole);
     }
 }
 
 /// dx, y, dy and the size of a row.
-type Gradients<'a, T> = (&'a mut [T], &'a [T], &'a [T], usize);
+type Back<'a, T> = (&'a mut [T], &'a [T], &'a [T], usize);
 
-#[inline(always)]
-fn gradients<T: Functions>((dx, y, dy, size): Gradients<T>) {
-    let rows = y.chunks_exact(size).zip(dy.chunks_exact(size));
-    for (dx, (y, dy)) in dx.chunks_exact_mut(size).zip(rows) {
-        let product = dot(y, dy);
-        for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
-            *dx = y * (dy - product);
+/// dx of the softmax.
+struct Gradients;
+
+impl<T: Functions> Kernel<Back<'_, T>> for Gradients {
+    #[inline(always)]
+    fn run(self, (dx, y, dy, size): Back<T>) {
+        let rows = y.chunks_exact(size).zip(dy.chunks_exact(size));
+        for (dx, (y, dy)) in dx.chunks_exact_mut(size).zip(rows) {
+            let product = dot(y, dy);
+            for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = y * (dy - product);
+            }
         }
     }
 }
 
-#[inline(always)]
-fn log_gradients<T: Functions>((dx, y, dy, size): Gradients<T>) {
-    let rows = y.chunks_exact(size).zip(dy.chunks_exact(size));
-    for (dx, (y, dy)) in dx.chunks_exact_mut(size).zip(rows) {
-        let total = sum(dy);
-        for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
-            *dx = dy - Functions::exp(y) * total;
+/// dx of the logarithm.
+struct LogGradients;
+
+impl<T: Functions> Kernel<Back<'_, T>> for LogGradients {
+    #[inline(always)]
+    fn run(self, (dx, y, dy, size): Back<T>) {
+        let rows = y.chunks_exact(size).zip(dy.chunks_exact(size));
+        for (dx, (y, dy)) in dx.chunks_exact_mut(size).zip(rows) {
+            let total = sum(dy);
+            for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = dy - Functions::exp(y) * total;
+            }
         }
     }
 }

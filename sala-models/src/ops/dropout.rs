@@ -9,7 +9,12 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::{Mode, error::check_probability, rng::Stream};
+use crate::{
+    Mode,
+    error::check_probability,
+    kernels::{self, dropout as fast},
+    rng::Stream,
+};
 
 /// A dropout layer. Entry `i` of the input, counted in row-major order, is kept or dropped by a
 /// pure function of the layer's stream, [`Mode::draw`] and `i`:
@@ -71,7 +76,15 @@ impl Dropout {
         if !mode.train || self.p == 0.0 {
             return Ok(x.clone());
         }
-        let words = self.stream.at(mode.draw).words(x.elem_count());
+        let stream = self.stream.at(mode.draw);
+        if kernels::fast(x)? {
+            return fast::dropout(&x.contiguous()?, self.p, stream);
+        }
+        self.composed(x, stream)
+    }
+
+    fn composed(&self, x: &Tensor, stream: Stream) -> Result<Tensor> {
+        let words = stream.words(x.elem_count());
         let keep: Vec<u8> = words
             .into_iter()
             .map(|word| u8::from(f64::from(word) >= self.p * WORDS))

@@ -12,6 +12,7 @@ use candle_nn::{Init, VarBuilder};
 use super::checks::{
     accumulator, check_size, check_values, index_below, read_indices, refuse_shape,
 };
+use crate::kernels::{self, embedding as fast};
 
 const OP: &str = "embedding";
 
@@ -46,15 +47,20 @@ pub fn embedding(table: &Tensor, indices: &Tensor) -> Result<Tensor> {
     if rows.is_empty() {
         return Err(refuse_shape(OP, "indices", "at least one index", indices));
     }
-    let rows = Tensor::from_vec(rows, indices.elem_count(), table.device())?;
     let mut dims = indices.dims().to_vec();
     dims.push(size);
-    table
-        .to_dtype(accumulator(table.dtype()))?
-        .contiguous()?
-        .index_select(&rows, 0)?
-        .reshape(dims)?
-        .to_dtype(table.dtype())
+    let values = table.to_dtype(accumulator(table.dtype()))?.contiguous()?;
+    let y = if kernels::fast(&values)? {
+        fast::embedding(&values, rows)?
+    } else {
+        composed(&values, rows)?
+    };
+    y.reshape(dims)?.to_dtype(table.dtype())
+}
+
+fn composed(table: &Tensor, rows: Vec<u32>) -> Result<Tensor> {
+    let count = rows.len();
+    table.index_select(&Tensor::from_vec(rows, count, table.device())?, 0)
 }
 
 /// [`embedding()`] with its table, the parameter `weight (entries, size)`, which starts with

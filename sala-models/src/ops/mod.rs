@@ -20,7 +20,6 @@ pub mod rms_norm;
 pub mod rope;
 pub mod silu;
 pub mod softmax;
-pub mod window_pool;
 
 mod checks;
 
@@ -34,10 +33,9 @@ pub use format::ImageFormat;
 pub use gelu::{gelu, gelu_tanh};
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, linear};
-pub use pool::max_pool2d;
+pub use pool::{Pool2d, adaptive_avg_pool2d, global_avg_pool2d};
 pub use relu::relu;
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, RopePairs, rope};
 pub use silu::silu;
 pub use softmax::{log_softmax, masked_softmax, softmax};
-pub use window_pool::{Pool2d, adaptive_avg_pool2d, global_avg_pool2d};

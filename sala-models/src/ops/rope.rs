@@ -20,6 +20,7 @@ use super::checks::{
     accumulator, check_companion, check_float, check_positive, check_size, check_values, refuse,
     refuse_shape,
 };
+use crate::kernels::{self, rope as fast};
 
 const OP: &str = "rope";
 
@@ -68,14 +69,25 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, pairs: RopePairs) -> Result<
     }
     let (cos, sin) = (cos.to_dtype(dtype)?, sin.to_dtype(dtype)?);
     let values = x.to_dtype(dtype)?;
-    let (a, b) = split(&values, half, pairs)?;
-    let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-    let turned_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    let constant = !cos.track_op() && !sin.track_op();
+    let y = if constant && kernels::fast(&values)? {
+        let tables = (cos.contiguous()?, sin.contiguous()?);
+        fast::rope(&values.contiguous()?, &tables.0, &tables.1, pairs)?
+    } else {
+        composed(&values, &cos, &sin, pairs)?
+    };
+    y.to_dtype(x.dtype())
+}
+
+fn composed(x: &Tensor, cos: &Tensor, sin: &Tensor, pairs: RopePairs) -> Result<Tensor> {
+    let (a, b) = split(x, cos.dim(1)?, pairs)?;
+    let turned_a = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+    let turned_b = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
     let joined = match pairs {
         RopePairs::Halves => Tensor::cat(&[turned_a, turned_b], D::Minus1)?,
         RopePairs::Interleaved => Tensor::stack(&[turned_a, turned_b], x.rank())?,
     };
-    joined.reshape(x.shape())?.to_dtype(x.dtype())
+    joined.reshape(x.shape())
 }
 
 /// The first and the second features of all pairs, each `(…, T, D/2)`.

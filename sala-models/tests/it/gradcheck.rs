@@ -3,7 +3,13 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 pub(crate) use sala_core::testing::values;
 use sala_core::testing::{assert_same_bits, gradcheck};
-use sala_models::Rng;
+use sala_models::{
+    Rng,
+    kernels::{Choice, with_choice},
+};
+
+/// The fast forms, where there are some, and the composed ones.
+pub(crate) const FORMS: [Choice; 2] = [Choice::Auto, Choice::Composed];
 
 /// A tensor of standard normal values, the same for the same name.
 pub(crate) fn normal(name: &str, dims: &[usize]) -> Tensor {
@@ -23,17 +29,19 @@ pub(crate) fn weighted_sum(y: &Tensor) -> Result<Tensor> {
     (y * normal("weights of the sum", y.dims()))?.sum_all()
 }
 
-/// Checks the gradient of `loss` with respect to every entry of every variable.
+/// Checks the gradient of `loss` with respect to every entry of every variable, in both forms.
 pub(crate) fn check(vars: &[(String, Var)], loss: impl Fn() -> Result<Tensor>) {
     let named: Vec<(&str, &Var)> = vars
         .iter()
         .map(|(name, var)| (name.as_str(), var))
         .collect();
-    gradcheck(&named, loss);
+    for form in FORMS {
+        with_choice(form, || gradcheck(&named, &loss));
+    }
 }
 
 /// Checks the gradient of `op` with respect to an input of the shape `dims`: as it is, as a
-/// transposed view (of two dimensions or more) and as a part of a larger tensor.
+/// transposed view (of two dimensions or more) and as a part of a larger tensor; in both forms.
 pub(crate) fn check_layouts(dims: &[usize], op: impl Fn(&Tensor) -> Result<Tensor>) {
     let x = normal_var("x", dims);
     check(&[("x".into(), x.clone())], || weighted_sum(&op(&x)?));

@@ -5,10 +5,13 @@ use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use sala_core::testing::TRAJECTORY_F64;
+use sala_models::kernels::with_choice;
 use sala_models::ops::{
     Attention, CrossEntropy, Pool2d, Rope, RopePairs, adaptive_avg_pool2d, embedding, gelu,
     gelu_tanh, layer_norm, log_softmax, masked_softmax, rms_norm, silu, softmax,
 };
+
+use crate::gradcheck::FORMS;
 
 /// A case's inputs by name.
 type Inputs = HashMap<String, Tensor>;
@@ -52,7 +55,7 @@ fn reference() -> HashMap<String, Tensor> {
 }
 
 /// Compares `function` with the case of that name: its value, and the gradient of every float
-/// input.
+/// input, in both forms.
 fn compare(case: &str, function: impl Fn(&Inputs) -> Result<Tensor>) {
     let all = reference();
     let prefix = format!("{case}.");
@@ -61,7 +64,9 @@ fn compare(case: &str, function: impl Fn(&Inputs) -> Result<Tensor>) {
         .filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?.to_string(), t.clone())))
         .collect();
     assert!(of_case.contains_key("y"), "no reference for {case}");
-    for layout in [Layout::Contiguous, Layout::Strided] {
+    let layouts = [Layout::Contiguous, Layout::Strided];
+    let cases = FORMS.map(|form| layouts.map(|layout| (form, layout)));
+    for (form, layout) in cases.into_iter().flatten() {
         let mut vars = vec![];
         let mut inputs = Inputs::new();
         for (name, t) in &of_case {
@@ -74,7 +79,7 @@ fn compare(case: &str, function: impl Fn(&Inputs) -> Result<Tensor>) {
                 inputs.insert(name.clone(), seen(&stored(t, layout), layout));
             }
         }
-        let y = function(&inputs).unwrap();
+        let y = with_choice(form, || function(&inputs)).unwrap();
         TRAJECTORY_F64.assert_tensors(case, &y, &of_case["y"]);
         let loss = (y * &of_case["w"]).unwrap().sum_all().unwrap();
         let gradients = loss.backward().unwrap();

@@ -1,0 +1,192 @@
+//! Rotary position embedding.
+//!
+//! ```text
+//! (a, b) ← (a cos θ − b sin θ, b cos θ + a sin θ)        backward: the same with −θ
+//! ```
+//!
+//! One loop over the features of a row, in place of the slices, products and joins of the composed form:
+//! it moves 2 elements per element and the tables, which stay in cache. Tables are constants here; the
+//! composed form differentiates them.
+
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the chosen instruction set"
+)]
+
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
+
+use super::{
+    access,
+    element::Element,
+    pieces::{self, Kernel},
+    rows,
+};
+use crate::ops::RopePairs;
+
+/// Turns contiguous `x (…, T, D)` by contiguous tables `(T, D/2)`, all of f32 or f64.
+pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, pairs: RopePairs) -> Result<Tensor> {
+    x.apply_op3(cos, sin, Rope(pairs))
+}
+
+struct Rope(RopePairs);
+
+impl Rope {
+    fn turn<T: Element>(&self, x: &[T], cos: &[T], sin: &[T], half: usize, back: bool) -> Vec<T> {
+        let (rows, size) = (rows::per_piece(2 * half), 2 * half);
+        pieces::filled(x.len(), rows * size, |i, y| {
+            let x = &x[i * rows * size..];
+            let arguments = (y, x, cos, sin, (i * rows, half, back));
+            match self.0 {
+                RopePairs::Halves => pieces::compiled(Halves, arguments),
+                RopePairs::Interleaved => pieces::compiled(Interleaved, arguments),
+            }
+        })
+    }
+
+    fn back<T: Element>(&self, dy: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        let half = cos.dim(1)?;
+        let dx = access::read(&dy.contiguous()?, |dy: &[T]| {
+            access::read(cos, |cos: &[T]| {
+                access::read(sin, |sin: &[T]| Ok(self.turn(dy, cos, sin, half, true)))
+            })
+        })?;
+        access::tensor(dx, dy.shape())
+    }
+}
+
+impl CustomOp3 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        cos: &CpuStorage,
+        cos_layout: &Layout,
+        sin: &CpuStorage,
+        sin_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (_, half) = cos_layout.shape().dims2()?;
+        let shape = x_layout.shape();
+        match x {
+            CpuStorage::F64(_) => {
+                let (x, cos) = (access::slice(x, x_layout)?, access::slice(cos, cos_layout)?);
+                let y = self.turn::<f64>(x, cos, access::slice(sin, sin_layout)?, half, false);
+                Ok(access::result(y, shape))
+            }
+            _ => {
+                let (x, cos) = (access::slice(x, x_layout)?, access::slice(cos, cos_layout)?);
+                let y = self.turn::<f32>(x, cos, access::slice(sin, sin_layout)?, half, false);
+                Ok(access::result(y, shape))
+            }
+        }
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        _: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        if !x.track_op() {
+            return Ok((None, None, None));
+        }
+        let dx = match x.dtype() {
+            DType::F64 => self.back::<f64>(dy, cos, sin)?,
+            _ => self.back::<f32>(dy, cos, sin)?,
+        };
+        Ok((Some(dx), None, None))
+    }
+}
+
+/// y, x, the tables, and the number of the first row, D/2 and whether to turn back.
+type Rows<'a, T> = (&'a mut [T], &'a [T], &'a [T], &'a [T], (usize, usize, bool));
+
+/// Pairs that are turned together.
+const LANES: usize = 8;
+
+/// Pairs of `i` with `i + D/2`.
+struct Halves;
+
+impl<T: Element> Kernel<Rows<'_, T>> for Halves {
+    #[inline(always)]
+    fn run(self, (y, x, cos, sin, (first, half, back)): Rows<T>) {
+        let positions = cos.len() / half;
+        let rows = y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
+        for ((y, x), row) in rows.zip(first..) {
+            let place = row % positions * half;
+            let (cos, sin) = (&cos[place..place + half], &sin[place..place + half]);
+            let ((a, b), (y_a, y_b)) = (x.split_at(half), y.split_at_mut(half));
+            let (a, a_rest) = a.as_chunks::<LANES>();
+            let (b, b_rest) = b.as_chunks::<LANES>();
+            let (y_a, y_a_rest) = y_a.as_chunks_mut::<LANES>();
+            let (y_b, y_b_rest) = y_b.as_chunks_mut::<LANES>();
+            let (cos, cos_rest) = cos.as_chunks::<LANES>();
+            let (sin, sin_rest) = sin.as_chunks::<LANES>();
+            let tables = cos.iter().zip(sin);
+            for ((y, (a, b)), (c, s)) in y_a.iter_mut().zip(y_b).zip(a.iter().zip(b)).zip(tables) {
+                (*y.0, *y.1) = turned(*a, *b, *c, *s, back);
+            }
+            let (values, tables) = (a_rest.iter().zip(b_rest), cos_rest.iter().zip(sin_rest));
+            let places = y_a_rest.iter_mut().zip(y_b_rest);
+            for ((y, (a, b)), (c, s)) in places.zip(values).zip(tables) {
+                ([*y.0], [*y.1]) = turned([*a], [*b], [*c], [*s], back);
+            }
+        }
+    }
+}
+
+/// Pairs of neighbours.
+struct Interleaved;
+
+impl<T: Element> Kernel<Rows<'_, T>> for Interleaved {
+    #[inline(always)]
+    fn run(self, (y, x, cos, sin, (first, half, back)): Rows<T>) {
+        let positions = cos.len() / half;
+        let rows = y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half));
+        for ((y, x), row) in rows.zip(first..) {
+            let place = row % positions * half;
+            let (cos, sin) = (&cos[place..place + half], &sin[place..place + half]);
+            let (x, x_rest) = x.as_chunks::<{ 2 * LANES }>();
+            let (y, y_rest) = y.as_chunks_mut::<{ 2 * LANES }>();
+            let (cos, cos_rest) = cos.as_chunks::<LANES>();
+            let (sin, sin_rest) = sin.as_chunks::<LANES>();
+            for ((y, x), (c, s)) in y.iter_mut().zip(x).zip(cos.iter().zip(sin)) {
+                let (mut a, mut b) = ([T::default(); LANES], [T::default(); LANES]);
+                for i in 0..LANES {
+                    (a[i], b[i]) = (x[2 * i], x[2 * i + 1]);
+                }
+                let (a, b) = turned(a, b, *c, *s, back);
+                for i in 0..LANES {
+                    (y[2 * i], y[2 * i + 1]) = (a[i], b[i]);
+                }
+            }
+            let tables = cos_rest.iter().zip(sin_rest);
+            let (y, x) = (y_rest.as_chunks_mut().0, x_rest.as_chunks().0);
+            for (([y_a, y_b], [a, b]), (c, s)) in y.iter_mut().zip(x).zip(tables) {
+                ([*y_a], [*y_b]) = turned([*a], [*b], [*c], [*s], back);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn turned<T: Element, const N: usize>(
+    a: [T; N],
+    b: [T; N],
+    cos: [T; N],
+    sin: [T; N],
+    back: bool,
+) -> ([T; N], [T; N]) {
+    let (mut x, mut y) = (a, b);
+    for i in 0..N {
+        let sin = if back { -sin[i] } else { sin[i] };
+        x[i] = a[i] * cos[i] - b[i] * sin;
+        y[i] = b[i] * cos[i] + a[i] * sin;
+    }
+    (x, y)
+}
