@@ -27,7 +27,7 @@ const NORMS_IN_F32: Tolerance = Tolerance {
 /// For losses that the library rounds to f32.
 const ROUNDED_F32: Tolerance = Tolerance {
     atol: 0.0,
-    rtol: 1e-7,
+    rtol: 1e-6,
 };
 
 type Tensors = HashMap<String, Tensor>;
