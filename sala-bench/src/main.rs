@@ -36,6 +36,10 @@ use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 use cli::{Cli, Command, CompareArgs, Place, TuneArgs};
 use compare::{Outcome, Work};
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
