@@ -11,6 +11,10 @@ compare *ARGS:
 tune *ARGS:
     cargo run --release -- tune {{ARGS}}
 
+# Forward passes and training steps, beside PyTorch with `--python PATH`
+speed *ARGS:
+    cargo run --release -- speed {{ARGS}}
+
 # All tests
 test:
     cargo test --workspace

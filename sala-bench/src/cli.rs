@@ -3,9 +3,9 @@
 use std::{num::NonZero, path::PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::spec::Experiment;
+use crate::{spec::Experiment, speed::Workload};
 
 /// The experiment that runs when none is named.
 const DEFAULT_EXPERIMENT: &str = include_str!("../experiments/fashion-mnist-noise.toml");
@@ -24,6 +24,16 @@ Examples:
 Records go to runs/NAME-FINGERPRINT. Ctrl-C keeps what is complete; the same command continues.
 RUST_LOG=debug shows what the optimizers do, step by step.";
 
+const SPEED_EXAMPLES: &str = "\
+Examples:
+  sala-bench speed                                every workload, this project's side alone
+  sala-bench speed --python python3               beside PyTorch, in turn, with fused SGD
+  sala-bench speed --workloads minilm,vit-tiny --rounds 15 --out results/speed
+  sala-bench speed --kernels auto,composed        also without the fast kernels
+
+Workloads: resnet18-b32, resnet18-b128, wrn-16-4, small-cnn, minilm, vit-tiny. Each side has a process of its
+own, and every round asks one after the other. With --out, speed.json has every single time.";
+
 /// Compares sharpness-aware optimizers on real data, with paired seeds.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -41,6 +51,12 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Search each optimizer's hyper-parameters on the validation part, with equal budgets
     Tune(TuneArgs),
+    /// Time forward passes and training steps on the CPU, in turn with PyTorch where it is installed
+    #[command(after_help = SPEED_EXAMPLES)]
+    Speed(SpeedArgs),
+    /// The process that `speed` times
+    #[command(hide = true)]
+    SpeedWorker(SpeedWorkerArgs),
 }
 
 #[derive(Debug, Args)]
@@ -60,6 +76,54 @@ pub(crate) struct TuneArgs {
     pub(crate) changes: Changes,
     #[command(flatten)]
     pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpeedArgs {
+    /// What to time [default: everything]
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        hide_default_value = true,
+        hide_possible_values = true,
+        default_values_t = Workload::value_variants().to_vec()
+    )]
+    pub(crate) workloads: Vec<Workload>,
+    /// How often everything is timed
+    #[arg(long, value_name = "N", default_value = "7")]
+    pub(crate) rounds: NonZero<usize>,
+    /// A Python that can import torch, to time it too
+    #[arg(long, value_name = "PATH")]
+    pub(crate) python: Option<PathBuf>,
+    /// Threads of each side
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub(crate) threads: NonZero<usize>,
+    /// Which of this project's kernels: the fast ones where there are some, or plain operations
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        default_value = "auto"
+    )]
+    pub(crate) kernels: Vec<Kernels>,
+    /// Folder for speed.json and speed.md
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// This project's kernels, as `SALA_KERNELS` names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kernels {
+    Auto,
+    Composed,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpeedWorkerArgs {
+    /// What to time; without one, what the machine can do at most
+    #[arg(long)]
+    pub(crate) workload: Option<Workload>,
 }
 
 /// Which experiment, and what to change in it.
@@ -177,6 +241,29 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn speed_takes_everything_unless_told() {
+        let parse = |words: &[&str]| {
+            let words = [&["sala-bench", "speed"], words].concat();
+            match Cli::try_parse_from(words).unwrap().command {
+                Some(Command::Speed(args)) => args,
+                other => panic!("{other:?}"),
+            }
+        };
+        let args = parse(&[]);
+        assert_eq!(args.workloads, Workload::value_variants());
+        assert_eq!((args.rounds.get(), args.threads.get()), (7, 2));
+        assert_eq!(args.kernels, [Kernels::Auto]);
+        let args = parse(&[
+            "--workloads",
+            "minilm,small-cnn",
+            "--kernels",
+            "auto,composed",
+        ]);
+        assert_eq!(args.workloads, [Workload::MiniLm, Workload::SmallCnn]);
+        assert_eq!(args.kernels, [Kernels::Auto, Kernels::Composed]);
     }
 
     #[test]

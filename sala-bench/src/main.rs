@@ -2,7 +2,7 @@
 //!
 //! `cli` (what was typed) → `spec` (a checked experiment) → `registry` (names to networks and
 //! optimizers) → `train` (one run) → `record` (what stays on disk) → `stats` → `report`. The commands
-//! `compare` and `tune` put them together.
+//! `compare` and `tune` put them together. `speed` times networks, beside PyTorch if it is there.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -15,6 +15,7 @@ mod record;
 mod registry;
 mod report;
 mod spec;
+mod speed;
 mod stats;
 mod train;
 mod tune;
@@ -34,6 +35,10 @@ use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 use cli::{Cli, Command, CompareArgs, Place, TuneArgs};
 use compare::{Outcome, Work};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -60,6 +65,8 @@ fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Compare(args)) => compare(&args),
         None => compare(&cli.compare),
         Some(Command::Tune(args)) => tune(&args),
+        Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
+        Some(Command::SpeedWorker(args)) => speed::speed_worker(&args).map(|()| Outcome::Complete),
     }
 }
 

@@ -66,25 +66,31 @@ fn units(optimizer: &Optimizer) -> u64 {
     units
 }
 
+/// A bar of so many units in a terminal; nothing elsewhere.
+pub(crate) fn bar(length: u64) -> ProgressBar {
+    let bar = if stderr().is_terminal() {
+        ProgressBar::no_length()
+    } else {
+        ProgressBar::hidden()
+    };
+    bar.set_length(length);
+    let style = ProgressStyle::with_template(
+        "{prefix} {bar:28} {percent:>3} %  {elapsed} gone, {eta} to go  {wide_msg}",
+    );
+    // The template is fixed; should indicatif refuse it, its own style shows the same progress.
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
 impl Progress {
     /// For these runs, each of so many steps.
     pub(crate) fn new<'a>(runs: impl Iterator<Item = &'a Optimizer>, steps: u64) -> Self {
         let weights: Vec<u64> = runs.map(units).collect();
         let plain = !stderr().is_terminal();
-        let bar = if plain {
-            ProgressBar::hidden()
-        } else {
-            ProgressBar::no_length()
-        };
-        bar.set_length(weights.iter().sum::<u64>() * steps);
-        let style = ProgressStyle::with_template(
-            "{prefix} {bar:28} {percent:>3} %  {elapsed} gone, {eta} to go  {wide_msg}",
-        );
-        // The template is fixed; should indicatif refuse it, its own style shows the same progress.
-        if let Ok(style) = style {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(500));
+        let bar = bar(weights.iter().sum::<u64>() * steps);
         let progress = Self {
             bar,
             plain,

@@ -416,3 +416,43 @@ fn help_shows_examples() {
         assert!(help.contains(words), "{words} in {help}");
     }
 }
+
+#[test]
+fn speed_times_a_workload_and_keeps_every_time() {
+    let place = Place::new(EXPERIMENT);
+    let words = ["speed", "--workloads", "small-cnn", "--rounds", "1"];
+    let mut command = place.command(&words);
+    command.args(["--kernels", "auto,composed", "--out", "speed"]);
+    let (stdout, _) = succeed(&mut command);
+    assert!(stdout.contains("small-cnn") && stdout.contains("sala-composed"));
+    let text = fs::read_to_string(place.path("speed/speed.json")).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert!(report["ceilings"]["gemm_gflops"][0].as_f64().unwrap() > 0.0);
+    let participants = report["workloads"][0]["participants"].as_array().unwrap();
+    assert_eq!(participants.len(), 2);
+    for participant in participants {
+        let round = &participant["rounds"][0];
+        let (forward, step) = (&round["forward_ms"], &round["step_ms"]);
+        assert_eq!(forward.as_array().unwrap().len(), 5);
+        assert!(step[0].as_f64().unwrap() > forward[0].as_f64().unwrap());
+        // Untrained: about ln 10, and finite after some steps.
+        let loss = round["loss"].as_f64().unwrap();
+        assert!(loss > 0.0 && loss < 5.0, "{loss}");
+    }
+    let table = fs::read_to_string(place.path("speed/speed.md")).unwrap();
+    assert!(table.contains("| small-cnn"), "{table}");
+}
+
+#[test]
+fn speed_says_what_is_wrong_with_the_other_side() {
+    let place = Place::new(EXPERIMENT);
+    let words = ["speed", "--workloads", "small-cnn", "--rounds", "1"];
+    let mut command = place.command(&words);
+    let text = fail(command.args(["--python", "no-such-python"]));
+    assert!(
+        text.contains("small-cnn") && text.contains("cannot start no-such-python"),
+        "{text}"
+    );
+    let text = fail(place.command(&words).args(["--python", "true"]));
+    assert!(text.contains("torch ended before it answered"), "{text}");
+}

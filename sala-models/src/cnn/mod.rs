@@ -4,12 +4,14 @@
 //! dtype and device, to which the images are brought once. Their parameters have the shapes and, for
 //! the published architectures, the names that `PyTorch` checkpoints of them have.
 
+mod hub_names;
 mod parts;
 pub mod pyramidnet;
 pub mod resnet;
 pub mod simple;
 pub mod wide_resnet;
 
+pub use hub_names::resnet_hub_name;
 pub use pyramidnet::{PyramidNet, PyramidNetConfig};
 pub use resnet::{ResNet, ResNetBlock, ResNetConfig, ResNetStem};
 pub use simple::{SimpleCnn, SimpleCnnConfig};

@@ -78,8 +78,11 @@ pub struct ResNetConfig {
     pub block: ResNetBlock,
     /// The number of blocks of each stage.
     pub depths: [usize; 4],
-    /// Width of the first stage; it doubles from stage to stage.
-    pub width: usize,
+    /// Channels of the first convolution.
+    pub stem_width: usize,
+    /// The width of each stage's blocks: their 3 × 3 convolutions' channels. A bottleneck has four times
+    /// as many outputs.
+    pub widths: [usize; 4],
 }
 
 impl Default for ResNetConfig {
@@ -136,7 +139,8 @@ impl ResNetConfig {
             stem: ResNetStem::Cifar,
             block,
             depths,
-            width: 64,
+            stem_width: 64,
+            widths: [64, 128, 256, 512],
         }
     }
 
@@ -155,10 +159,11 @@ impl ResNetConfig {
         let sizes = [
             ("in_channels", self.in_channels),
             ("classes", self.classes),
-            ("width", self.width),
+            ("stem_width", self.stem_width),
         ];
         let depths = self.depths.iter().map(|&depth| ("depths", depth));
-        check_sizes(CONFIG, sizes.into_iter().chain(depths))
+        let widths = self.widths.iter().map(|&width| ("widths", width));
+        check_sizes(CONFIG, sizes.into_iter().chain(depths).chain(widths))
     }
 }
 
@@ -168,7 +173,8 @@ impl ResNetConfig {
 /// averaged over all pixels. Parameters are `conv1` and `bn1`; in block `j` of stage `i`
 /// `layer{i}.{j}.conv1`, `bn1`, `conv2`, `bn2` (and `conv3`, `bn3` of a bottleneck), and where the
 /// shortcut is not the identity `shortcut.0` (the convolution) and `shortcut.1` (its norm); and
-/// `linear`. Weights start as `PyTorch`'s layers do.
+/// `linear`. Weights start as `PyTorch`'s layers do. [`resnet_hub_name`](super::resnet_hub_name) says what
+/// Hugging Face calls them.
 #[derive(Debug, Clone)]
 pub struct ResNet {
     stem: (Conv2d, BatchNorm),
@@ -190,7 +196,7 @@ impl ResNet {
     /// use sala_models::{VarStore, cnn::{ResNet, ResNetConfig}};
     ///
     /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
-    /// let small = ResNetConfig { width: 8, ..ResNetConfig::resnet18() };
+    /// let small = ResNetConfig { widths: [8, 8, 16, 16], ..ResNetConfig::resnet18() };
     /// ResNet::new(&small, store.builder())?;
     /// assert!(store.get("layer2.0.shortcut.0.weight").is_some());
     /// # Ok::<(), sala_models::Error>(())
@@ -206,16 +212,15 @@ impl ResNet {
             ResNetStem::Cifar => (3, 1),
             ResNetStem::ImageNet => (7, 2),
         };
-        let sizes = (config.in_channels, config.width);
+        let mut channels = config.stem_width;
+        let sizes = (config.in_channels, channels);
         let stem = (
             conv(sizes, kernel, stride, format, vb.pp("conv1"))?,
-            norm(config.width, format, vb.pp("bn1"))?,
+            norm(channels, format, vb.pp("bn1"))?,
         );
-        let mut channels = config.width;
         let mut blocks = Vec::with_capacity(config.depths.iter().sum());
-        for (stage, &depth) in config.depths.iter().enumerate() {
+        for (stage, (&depth, &width)) in config.depths.iter().zip(&config.widths).enumerate() {
             let vb = vb.pp(format!("layer{}", stage + 1));
-            let width = config.width << stage;
             for number in 0..depth {
                 let stride = if stage > 0 && number == 0 { 2 } else { 1 };
                 let shape = Shape {

@@ -179,6 +179,7 @@ struct Block {
     dropout: Dropout,
     conv2: Conv2d,
     shortcut: Option<Conv2d>,
+    format: ImageFormat,
 }
 
 impl Block {
@@ -200,14 +201,25 @@ impl Block {
             dropout,
             conv2: he_conv((width, width), 3, 1, format, vb.pp("conv2"))?,
             shortcut,
+            format,
         })
+    }
+
+    /// Masks count entries in the order (N, C, H, W), so that they are the same in every format.
+    fn drop(&self, x: Tensor, mode: Mode) -> Result<Tensor> {
+        if !mode.train || self.dropout.p() == 0.0 {
+            return Ok(x);
+        }
+        let first = self.format.to_channels_first(&x)?;
+        let kept = self.dropout.forward(&first, mode)?;
+        self.format.from_channels_first(&kept)
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let activated = self.bn1.forward_relu(x, mode)?;
         let inner = self.conv1.forward(&activated)?;
         let inner = self.bn2.forward_relu(&inner, mode)?;
-        let inner = self.dropout.forward(&inner, mode)?;
+        let inner = self.drop(inner, mode)?;
         let inner = self.conv2.forward(&inner)?;
         match &self.shortcut {
             Some(conv) => inner + conv.forward(&activated)?,

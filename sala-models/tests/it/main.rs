@@ -12,6 +12,7 @@
 
 mod attention;
 mod batch_norm;
+mod cnn;
 mod cnn_reference;
 mod conv;
 mod dropout;

@@ -7,6 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use sala_core::testing::{Tolerance, values};
 use sala_models::{
     Mode, Network, Rng, VarStore,
+    cnn::{ResNet, ResNetBlock, ResNetConfig, ResNetStem, resnet_hub_name},
+    kernels::{Choice, with_choice},
     ops::cross_entropy,
     transformer::{
         Bert, BertClassifier, BertConfig, DistilBertClassifier, DistilBertConfig, Gpt2, Gpt2Config,
@@ -19,15 +21,10 @@ const DEEP_F64: Tolerance = Tolerance {
     atol: 1e-9,
     rtol: 1e-9,
 };
-/// For Llama, whose norms and angles the library computes in f32, whatever the model's dtype.
-const NORMS_IN_F32: Tolerance = Tolerance {
+/// For language models: in the library, a model of f64 has a loss, and Llama's norms and angles, of f32.
+const PARTLY_F32: Tolerance = Tolerance {
     atol: 1e-7,
     rtol: 1e-6,
-};
-/// For losses that the library rounds to f32.
-const ROUNDED_F32: Tolerance = Tolerance {
-    atol: 0.0,
-    rtol: 1e-7,
 };
 
 type Tensors = HashMap<String, Tensor>;
@@ -80,25 +77,21 @@ fn check_classifier(model: &str, store: &VarStore, network: &dyn TokenNetwork) {
     check_gradients(store, &loss, &expected, DEEP_F64);
 }
 
-/// The library casts a language model's logits to f32 before the loss, so its gradients come through f32.
-fn check_language_model(
-    model: &str,
-    store: &VarStore,
-    network: &(impl TokenNetwork + Network),
-    tolerance: Tolerance,
-) {
+fn check_language_model(model: &str, store: &VarStore, network: &(impl TokenNetwork + Network)) {
     set_parameters(store, model);
-    let expected = load(model, "expected.safetensors");
+    let published = load(model, "expected.safetensors");
+    let exact = load(model, "exact.safetensors");
     let logits = network
-        .forward_tokens(&tokens(&expected), Mode::train(0))
+        .forward_tokens(&tokens(&published), Mode::train(0))
         .unwrap();
-    tolerance.assert_tensors("logits", &logits, &expected["logits"]);
-    let rounded = logits.to_dtype(DType::F32).unwrap();
-    let loss = next_token_loss(&rounded, &expected["input.labels"]).unwrap();
-    ROUNDED_F32.assert_tensors("loss", &loss, &expected["loss"]);
-    check_gradients(store, &loss, &expected, tolerance);
+    let loss = next_token_loss(&logits, &published["input.labels"]).unwrap();
+    for (expected, tolerance) in [(&exact, DEEP_F64), (&published, PARTLY_F32)] {
+        tolerance.assert_tensors("logits", &logits, &expected["logits"]);
+        tolerance.assert_tensors("loss", &loss, &expected["loss"]);
+        check_gradients(store, &loss, expected, tolerance);
+    }
     let same = network
-        .forward(&expected["input.input_ids"], Mode::eval())
+        .forward(&published["input.input_ids"], Mode::eval())
         .unwrap();
     assert_eq!(values(&same), values(&logits));
 }
@@ -218,18 +211,71 @@ fn vit_is_the_published_one() {
     check_gradients(&store, &loss, &expected, DEEP_F64);
 }
 
+/// A residual network with the stem for large images, under the hub's names.
+fn check_resnet(model: &str, config: &ResNetConfig) {
+    let weights = load(model, "model.safetensors");
+    let expected = load(model, "expected.safetensors");
+    let store = store();
+    let network = ResNet::new(config, store.builder()).unwrap();
+    let counted = |name: &&String| !name.ends_with("num_batches_tracked");
+    assert_eq!(store.all().len(), weights.keys().filter(counted).count());
+    for (name, var) in store.all() {
+        let weight = &weights[&resnet_hub_name(&name).unwrap()];
+        assert_eq!(weight.dims(), var.dims(), "{name}");
+        var.set(&weight.to_dtype(DType::F64).unwrap()).unwrap();
+    }
+    let images = &expected["input.pixel_values"];
+    let logits = network.forward(images, Mode::train(0)).unwrap();
+    DEEP_F64.assert_tensors("logits", &logits, &expected["logits"]);
+    let loss = cross_entropy(&logits, &expected["input.labels"]).unwrap();
+    DEEP_F64.assert_tensors("loss", &loss, &expected["loss"]);
+    let gradients = loss.backward().unwrap();
+    for (name, var) in store.trainable() {
+        let gradient = gradients.get(&var).unwrap_or_else(|| panic!("no {name}"));
+        let key = format!("grad.{}", resnet_hub_name(&name).unwrap());
+        DEEP_F64.assert_tensors(&key, gradient, &expected[&key]);
+    }
+    for (name, var) in store.buffers() {
+        let key = format!("buffer.{}", resnet_hub_name(&name).unwrap());
+        DEEP_F64.assert_tensors(&key, &var, &expected[&key]);
+    }
+}
+
+#[test]
+fn resnets_for_large_images_are_the_published_ones() {
+    let basic = ResNetConfig {
+        classes: 5,
+        stem: ResNetStem::ImageNet,
+        depths: [2, 1, 1, 1],
+        stem_width: 8,
+        widths: [8, 12, 16, 20],
+        ..ResNetConfig::resnet18()
+    };
+    let bottleneck = ResNetConfig {
+        block: ResNetBlock::Bottleneck,
+        widths: [4, 6, 8, 10],
+        ..basic
+    };
+    for choice in [Choice::Auto, Choice::Composed] {
+        with_choice(choice, || {
+            check_resnet("resnet-basic", &basic);
+            check_resnet("resnet-bottleneck", &bottleneck);
+        });
+    }
+}
+
 #[test]
 fn gpt2_is_the_published_one() {
     let store = store();
     let network = Gpt2::new(&gpt2_config(), store.builder(), Rng::new(0)).unwrap();
-    check_language_model("gpt2", &store, &network, DEEP_F64);
+    check_language_model("gpt2", &store, &network);
 }
 
 #[test]
 fn llama_is_the_published_one() {
     let store = store();
     let network = Llama::new(&llama_config(), store.builder(), Rng::new(0)).unwrap();
-    check_language_model("llama", &store, &network, NORMS_IN_F32);
+    check_language_model("llama", &store, &network);
 }
 
 #[test]
