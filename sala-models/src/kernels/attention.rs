@@ -16,6 +16,11 @@
 //! Memory holds nothing of the size of the scores. Heads are shared among threads; those that share keys
 //! stay on one thread backward, which adds up what the keys receive in order.
 
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the chosen instruction set"
+)]
+
 use std::{
     ops::Range,
     sync::{Mutex, PoisonError},
@@ -29,7 +34,7 @@ use super::{
     access,
     functions::Functions,
     matmul::{self, Outer, Panels, Product},
-    pieces,
+    pieces::{self, Kernel},
     rows::{dot, max, powers},
     scratch::Scratch,
 };
@@ -277,7 +282,7 @@ impl Attention {
                 multiply(q, rows.clone(), &by_keys, (features, keys), shares);
                 self.hide((i / heads, i % heads), rows.clone(), mask, shares);
                 let (sums, y) = (&mut log_sums[rows.clone()], &mut y[rows.start * values..]);
-                pieces::compiled(shares_of_rows, (&mut *shares, keys, sums));
+                pieces::compiled(Shares, (&mut *shares, keys, sums));
                 multiply(shares, 0..count, &by_values, (keys, values), y);
             }
         };
@@ -404,7 +409,7 @@ impl<T: Functions> Group<'_, T> {
                 multiply(g, rows.clone(), &by_values, (values, keys), slopes);
                 let of_rows = rows.start * values..rows.end * values;
                 let (y, g) = (&y[of_rows.clone()], &g[of_rows]);
-                let arguments = Slopes {
+                let arguments = SlopesOf {
                     shares,
                     slopes,
                     log_sums: &log_sums[rows.clone()],
@@ -413,7 +418,7 @@ impl<T: Functions> Group<'_, T> {
                     keys,
                     scale: T::of(scale),
                 };
-                pieces::compiled(slopes_of_rows, arguments);
+                pieces::compiled(Slopes, arguments);
                 for_v.add(shares, g, count);
                 let queries = &q[rows.start * features..rows.end * features];
                 for_k.add(slopes, queries, count);
@@ -494,32 +499,32 @@ impl<T: Functions> Sums<T> {
 
 /// Rows of scores become shares; a row of which nothing is left becomes zeros, and its sum counts as
 /// infinite.
-#[expect(
-    clippy::inline_always,
-    reason = "compiled for the instruction set at hand"
-)]
-#[inline(always)]
-fn shares_of_rows<T: Functions>((scores, keys, log_sums): (&mut [T], usize, &mut [T])) {
-    let mut powers_of_row = vec![T::default(); keys];
-    for (row, log_sum) in scores.chunks_exact_mut(keys).zip(log_sums) {
-        let largest = max(row);
-        if largest == T::of(f64::NEG_INFINITY) && !row.iter().any(|x| *x != *x) {
-            row.fill(T::default());
-            *log_sum = T::of(f64::INFINITY);
-            continue;
+struct Shares;
+
+impl<T: Functions> Kernel<(&mut [T], usize, &mut [T])> for Shares {
+    #[inline(always)]
+    fn run(self, (scores, keys, log_sums): (&mut [T], usize, &mut [T])) {
+        let mut powers_of_row = vec![T::default(); keys];
+        for (row, log_sum) in scores.chunks_exact_mut(keys).zip(log_sums) {
+            let largest = max(row);
+            if largest == T::of(f64::NEG_INFINITY) && row.iter().all(|&x| x == largest) {
+                row.fill(T::default());
+                *log_sum = T::of(f64::INFINITY);
+                continue;
+            }
+            let sum = powers(&mut powers_of_row, row, largest);
+            let factor = T::of(1.0) / sum;
+            for (share, &power) in row.iter_mut().zip(&powers_of_row) {
+                *share = power * factor;
+            }
+            *log_sum = largest + sum.ln();
         }
-        let sum = powers(&mut powers_of_row, row, largest);
-        let factor = T::of(1.0) / sum;
-        for (share, &power) in row.iter_mut().zip(&powers_of_row) {
-            *share = power * factor;
-        }
-        *log_sum = largest + sum.ln();
     }
 }
 
-/// What [`slopes_of_rows`] works on: rows of scores, which become shares; rows of `G Vᵀ`, which become the
+/// What [`Slopes`] works on: rows of scores, which become shares; rows of `G Vᵀ`, which become the
 /// gradient of the products of queries and keys.
-struct Slopes<'a, T> {
+struct SlopesOf<'a, T> {
     shares: &'a mut [T],
     slopes: &'a mut [T],
     log_sums: &'a [T],
@@ -529,31 +534,32 @@ struct Slopes<'a, T> {
     scale: T,
 }
 
-#[expect(
-    clippy::inline_always,
-    reason = "compiled for the instruction set at hand"
-)]
-#[inline(always)]
-fn slopes_of_rows<T: Functions>(rows: Slopes<T>) {
-    let Slopes {
-        shares,
-        slopes,
-        log_sums,
-        y,
-        g,
-        keys,
-        scale,
-    } = rows;
-    let values = y.len() / log_sums.len();
-    let scores = shares
-        .chunks_exact_mut(keys)
-        .zip(slopes.chunks_exact_mut(keys));
-    let results = y.chunks_exact(values).zip(g.chunks_exact(values));
-    for (((shares, slopes), (y, g)), &log_sum) in scores.zip(results).zip(log_sums) {
-        let mean = dot(y, g);
-        for (share, slope) in shares.iter_mut().zip(slopes) {
-            *share = Functions::exp(*share - log_sum);
-            *slope = *share * (*slope - mean) * scale;
+/// ∂L/∂(Q Kᵀ) of a block of rows.
+struct Slopes;
+
+impl<T: Functions> Kernel<SlopesOf<'_, T>> for Slopes {
+    #[inline(always)]
+    fn run(self, rows: SlopesOf<T>) {
+        let SlopesOf {
+            shares,
+            slopes,
+            log_sums,
+            y,
+            g,
+            keys,
+            scale,
+        } = rows;
+        let values = y.len() / log_sums.len();
+        let scores = shares
+            .chunks_exact_mut(keys)
+            .zip(slopes.chunks_exact_mut(keys));
+        let results = y.chunks_exact(values).zip(g.chunks_exact(values));
+        for (((shares, slopes), (y, g)), &log_sum) in scores.zip(results).zip(log_sums) {
+            let mean = dot(y, g);
+            for (share, slope) in shares.iter_mut().zip(slopes) {
+                *share = Functions::exp(*share - log_sum);
+                *slope = *share * (*slope - mean) * scale;
+            }
         }
     }
 }

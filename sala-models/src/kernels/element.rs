@@ -54,9 +54,6 @@ pub(crate) trait Element:
     fn scalars_mut<S: Simd>(vectors: &mut [Self::Vector<S>]) -> &mut [Self];
     /// All lanes the same.
     fn splat<S: Simd>(simd: S, x: Self) -> Self::Vector<S>;
-    fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
-    fn sub<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
-    fn mul<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// a b + c, rounded once where the processor can.
     fn mul_add<S: Simd>(
         simd: S,
@@ -68,8 +65,7 @@ pub(crate) trait Element:
 
 /// The methods of [`Element`] for one type: they differ in the names of pulp's functions only.
 macro_rules! element {
-    ($type:ty, $vector:ident, $lanes:ident, $as:ident, $as_mut:ident, $splat:ident, $add:ident, $sub:ident,
-     $mul:ident, $mul_add:ident) => {
+    ($type:ty, $vector:ident, $lanes:ident, $as:ident, $as_mut:ident, $splat:ident, $mul_add:ident) => {
         impl Element for $type {
             type Vector<S: Simd> = S::$vector;
 
@@ -134,21 +130,6 @@ macro_rules! element {
             }
 
             #[inline(always)]
-            fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
-                simd.$add(a, b)
-            }
-
-            #[inline(always)]
-            fn sub<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
-                simd.$sub(a, b)
-            }
-
-            #[inline(always)]
-            fn mul<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
-                simd.$mul(a, b)
-            }
-
-            #[inline(always)]
             fn mul_add<S: Simd>(
                 simd: S,
                 a: Self::Vector<S>,
@@ -168,9 +149,6 @@ element!(
     as_simd_f32s,
     as_mut_simd_f32s,
     splat_f32s,
-    add_f32s,
-    sub_f32s,
-    mul_f32s,
     mul_add_e_f32s
 );
 element!(
@@ -180,8 +158,5 @@ element!(
     as_simd_f64s,
     as_mut_simd_f64s,
     splat_f64s,
-    add_f64s,
-    sub_f64s,
-    mul_f64s,
     mul_add_e_f64s
 );

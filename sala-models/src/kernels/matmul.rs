@@ -95,11 +95,6 @@ impl<T: Element> Panels<T> {
             pack_block(right, strides, range, width, block);
         })
     }
-
-    /// Columns of a block.
-    pub(crate) const fn width(&self) -> usize {
-        self.width
-    }
 }
 
 fn pack_block<T: Element>(

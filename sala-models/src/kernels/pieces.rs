@@ -17,15 +17,6 @@ pub(crate) fn parallel() -> bool {
     rayon::current_num_threads() > 1
 }
 
-/// Does `work` for each number in `0..count`, in any order.
-pub(crate) fn each(count: usize, work: impl Fn(usize) + Sync + Send) {
-    if count > 1 && parallel() {
-        (0..count).into_par_iter().for_each(work);
-    } else {
-        (0..count).for_each(work);
-    }
-}
-
 /// What `work` yields for each number in `0..count`, in their order.
 pub(crate) fn map<R: Send>(count: usize, work: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
     if count > 1 && parallel() {

@@ -1,7 +1,7 @@
 //! Convolution: gradients, agreement of both forms, errors. Values are in `reference`.
 
-use candle_core::{DType, Device, Module, Result, Tensor, Var};
-use sala_core::testing::{GRADCHECK, TRAJECTORY_F64, assert_same_bits};
+use candle_core::{DType, Result, Tensor, Var};
+use sala_core::testing::TRAJECTORY_F64;
 use sala_models::{
     kernels::{Choice, with_choice},
     ops::{Conv2dConfig, ImageFormat, conv2d},
@@ -213,5 +213,117 @@ fn both_forms_and_formats_agree() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn strides_of_the_input_do_not_matter() {
+    for (config, dims) in [
+        (Conv2dConfig::same(3, 2), [2, 3, 5, 4]),
+        (Conv2dConfig::same(1, 1), [1, 3, 1, 3]),
+    ] {
+        let kernel = 2 * config.padding.0 + 1;
+        let weight = normal_var("w", &[2, 3, kernel, kernel]);
+        check_layouts(&dims, |x| conv2d(x, &weight, None, config));
+    }
+}
+
+#[test]
+fn half_precision_is_computed_in_f32() {
+    let weight = normal("w", &[4, 3, 3, 3]).to_dtype(DType::F32).unwrap();
+    check_half(&[2, 3, 5, 6], |x| {
+        conv2d(x, &weight, None, Conv2dConfig::same(3, 1))
+    });
+}
+
+#[test]
+fn only_the_gradients_that_are_needed_are_computed() {
+    let config = Conv2dConfig::same(3, 1);
+    let (x, w) = (normal("x", &[1, 2, 4, 4]), normal("w", &[2, 2, 3, 3]));
+    let (x_var, w_var) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&w).unwrap());
+    let gradients = |x: &Tensor, w: &Tensor| {
+        let y = conv2d(x, w, None, config).unwrap();
+        y.sum_all().unwrap().backward().unwrap()
+    };
+    let of_weight = gradients(&x, &w_var);
+    assert!(of_weight.get(&w_var).is_some() && of_weight.get(&x).is_none());
+    let of_x = gradients(&x_var, &w);
+    assert!(of_x.get(&x_var).is_some() && of_x.get(&w).is_none());
+}
+
+#[test]
+fn wrong_arguments_are_refused() {
+    let (x, w) = (normal("x", &[2, 4, 5, 6]), normal("w", &[6, 4, 3, 3]));
+    let plain = Conv2dConfig::default();
+    let run = |x: &Tensor, w: &Tensor, config| conv2d(x, w, None, config);
+    for (result, parts) in [
+        (
+            run(&x.get(0).unwrap(), &w, plain),
+            vec!["conv2d", "x", "(N, C, H, W)", "[4, 5, 6]"],
+        ),
+        (
+            run(&normal("x", &[2, 3, 5, 6]), &w, plain),
+            vec!["x", "C = 4", "[2, 3, 5, 6]"],
+        ),
+        (
+            run(&normal("x", &[0, 4, 5, 6]), &w, plain),
+            vec!["x", "with elements", "[0, 4, 5, 6]"],
+        ),
+        (
+            run(&x, &normal("w", &[6, 4, 3]), plain),
+            vec!["weight", "(O, C / groups, Kh, Kw)", "[6, 4, 3]"],
+        ),
+        (
+            run(&x, &w.to_dtype(DType::F32).unwrap(), plain),
+            vec!["weight", "F64", "F32"],
+        ),
+        (
+            run(&x.to_dtype(DType::U8).unwrap(), &w, plain),
+            vec!["x", "f32", "U8"],
+        ),
+        (
+            run(&normal("x", &[2, 4, 2, 6]), &w, plain),
+            vec!["x", "3 long", "[2, 4, 2, 6]"],
+        ),
+        (
+            run(
+                &x,
+                &w,
+                Conv2dConfig {
+                    stride: (1, 0),
+                    ..plain
+                },
+            ),
+            vec!["stride", "at least 1", "0"],
+        ),
+        (
+            run(
+                &x,
+                &w,
+                Conv2dConfig {
+                    dilation: (0, 1),
+                    ..plain
+                },
+            ),
+            vec!["dilation", "at least 1"],
+        ),
+        (
+            run(&x, &w, Conv2dConfig { groups: 0, ..plain }),
+            vec!["groups", "at least 1"],
+        ),
+        (
+            run(&x, &w, Conv2dConfig { groups: 4, ..plain }),
+            vec!["weight", "4 dividing O"],
+        ),
+        (
+            run(&x, &w, plain.with_format(ImageFormat::ChannelsLast)),
+            vec!["x", "(N, H, W, C)", "C = 4"],
+        ),
+        (
+            conv2d(&x, &w, Some(&normal("b", &[4])), plain),
+            vec!["bias", "(6)", "[4]"],
+        ),
+    ] {
+        refused(result, &parts);
     }
 }
