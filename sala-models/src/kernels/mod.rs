@@ -11,6 +11,9 @@
 //! | `element` | arithmetic of f32 and f64, as scalars and as vectors of the processor at hand |
 //! | `access` | slices of tensors, and tensors of what a kernel computed |
 //! | `pieces` | how work is cut and shared among threads |
+//! | `functions` | exp and the normal distribution, in a form that the compiler makes vectors of |
+//! | `rows` | sums and maxima of a row |
+//! | the others | an operation, or a family of them, with the equations of its backward |
 //!
 //! **Threads.** Work is cut into pieces that depend on its size alone, and sums over pieces are added
 //! in the order of the pieces. Threads (rayon's, `RAYON_NUM_THREADS`) only take pieces, so the result

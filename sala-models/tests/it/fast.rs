@@ -247,6 +247,20 @@ fn dropout_has_the_same_bits() {
     }
 }
 
+#[test]
+fn the_word_at_the_threshold_of_dropout_falls_on_the_same_side() {
+    let stream = Rng::new(8).stream("d");
+    let word = f64::from(stream.at(5).bits(0));
+    let x = [Tensor::ones(1, DType::F32, &Device::Cpu).unwrap()];
+    for (above, kept) in [(0.0, true), (0.5, false), (1.0, false)] {
+        let layer = Dropout::new((word + above) / 4_294_967_296.0, stream).unwrap();
+        for choice in [Choice::Auto, Choice::Composed] {
+            let y = run(choice, &x, |t| layer.forward(&t[0], Mode::train(5)));
+            assert_eq!(values(&y[0])[0] > 0.0, kept, "{above}");
+        }
+    }
+}
+
 fn pools(format: ImageFormat) -> [Pool2d; 4] {
     let square = Pool2d::square(3).with_format(format);
     [
