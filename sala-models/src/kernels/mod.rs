@@ -13,6 +13,9 @@
 //! | `matmul` | matrix products, the core of convolutions, linear layers and attention |
 //! | `scratch` | memory that kernels borrow instead of allocating it |
 //! | `pieces` | how work is cut and shared among threads |
+//! | `functions` | exp and the normal distribution, in a form that the compiler makes vectors of |
+//! | `rows` | sums and maxima of a row |
+//! | the others | an operation, or a family of them, with the equations of its backward |
 //!
 //! **Threads.** Work is cut into pieces that depend on its size alone, and sums over pieces are added
 //! in the order of the pieces. Threads (rayon's, `RAYON_NUM_THREADS`) only take pieces, so the result

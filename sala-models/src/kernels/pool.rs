@@ -319,7 +319,7 @@ impl Patch {
             }
         }
         for y in y {
-            *y = *y / count;
+            *y /= count;
         }
     }
 

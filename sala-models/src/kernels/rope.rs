@@ -70,18 +70,14 @@ impl CustomOp3 for Rope {
     ) -> Result<(CpuStorage, Shape)> {
         let (_, half) = cos_layout.shape().dims2()?;
         let shape = x_layout.shape();
-        match x {
-            CpuStorage::F64(_) => {
-                let (x, cos) = (access::slice(x, x_layout)?, access::slice(cos, cos_layout)?);
-                let y = self.turn::<f64>(x, cos, access::slice(sin, sin_layout)?, half, false);
-                Ok(access::result(y, shape))
-            }
-            _ => {
-                let (x, cos) = (access::slice(x, x_layout)?, access::slice(cos, cos_layout)?);
-                let y = self.turn::<f32>(x, cos, access::slice(sin, sin_layout)?, half, false);
-                Ok(access::result(y, shape))
-            }
+        if matches!(x, CpuStorage::F64(_)) {
+            let (x, cos) = (access::slice(x, x_layout)?, access::slice(cos, cos_layout)?);
+            let y = self.turn::<f64>(x, cos, access::slice(sin, sin_layout)?, half, false);
+            return Ok(access::result(y, shape));
         }
+        let (x, cos) = (access::slice(x, x_layout)?, access::slice(cos, cos_layout)?);
+        let y = self.turn::<f32>(x, cos, access::slice(sin, sin_layout)?, half, false);
+        Ok(access::result(y, shape))
     }
 
     fn bwd(

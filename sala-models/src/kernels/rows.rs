@@ -69,17 +69,26 @@ pub(crate) fn sum_of_pairs<T: Element>(x: &[T], y: &[T], f: impl Fn(T, T) -> T) 
 /// makes whole registers of them. Where it sees the sum, it sorts the lanes for that instead, in twos.
 #[inline(never)]
 pub(crate) fn total<T: Element>(lanes: &[T; LANES]) -> T {
-    lanes.iter().copied().sum()
+    halved(*lanes, |a, b| a + b)
 }
 
 /// The largest of all lanes; not inlined for the same reason.
 #[inline(never)]
 fn largest<T: Element>(lanes: &[T; LANES]) -> T {
-    let mut largest = lanes[0];
-    for &lane in lanes {
-        largest = Element::max(lane, largest);
+    halved(*lanes, |a, b| Element::max(b, a))
+}
+
+/// All lanes joined, each half with the other: one after the other they would wait for each other.
+#[inline(always)]
+fn halved<T: Element>(mut lanes: [T; LANES], join: impl Fn(T, T) -> T) -> T {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = join(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
     }
-    largest
+    lanes[0]
 }
 
 /// The largest number of a row, −∞ for one without numbers. NaN is passed over.

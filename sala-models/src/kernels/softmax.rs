@@ -258,7 +258,7 @@ impl<T: Functions> Kernel<(&mut [T], &[T], usize)> for Values {
 #[inline(always)]
 fn scale<T: Functions>(y: &mut [T], factor: T) {
     for y in y {
-        *y = *y * factor;
+        *y *= factor;
     }
 }
 

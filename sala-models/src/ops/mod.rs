@@ -1,7 +1,8 @@
 //! Layers and operations whose gradients are right.
 //!
-//! Everything here is composed of candle operations that differentiate, so it runs on every device
-//! and in every float dtype. Many of candle's own operations are made for inference: they have no
+//! Everything here has a form that is composed of candle operations that differentiate, so it runs on
+//! every device and in every float dtype; on the CPU most have a fast form too, see
+//! [`kernels`](crate::kernels). Many of candle's own operations are made for inference: they have no
 //! backward, and a gradient ends there without a word.
 
 pub mod attention;

@@ -1,6 +1,8 @@
 //! Fast forms against composed ones: values and gradients in f32, odd sizes, and bits for any number of
 //! threads.
 
+use std::slice::from_ref;
+
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use sala_core::testing::{FUSED_F32, Tolerance, assert_same_bits};
 use sala_models::{
@@ -97,11 +99,11 @@ fn norms_agree() {
 fn softmaxes_agree() {
     for dims in ROWS {
         let x = (normal("x", &dims) * 4.0).unwrap();
-        agree("softmax", &[x.clone()], |t| softmax(&t[0], D::Minus1));
+        agree("softmax", from_ref(&x), |t| softmax(&t[0], D::Minus1));
         agree("log_softmax", &[x], |t| log_softmax(&t[0], D::Minus1));
     }
     let far = Tensor::new(&[[-1e4f64, 1e4, 9990.], [-1e38, 1e38, 1e38]], &Device::Cpu).unwrap();
-    agree("softmax", &[far.clone()], |t| softmax(&t[0], D::Minus1));
+    agree("softmax", from_ref(&far), |t| softmax(&t[0], D::Minus1));
     agree("log_softmax", &[far], |t| log_softmax(&t[0], D::Minus1));
 }
 
@@ -121,10 +123,10 @@ fn masked_softmaxes_agree_for_masks_that_broadcast_in_any_way() {
     ] {
         let added = normal("mask", dims);
         let seen = added.gt(-0.5).unwrap();
-        agree("masked_softmax", &[x.clone()], |t| {
+        agree("masked_softmax", from_ref(&x), |t| {
             masked_softmax(&t[0], &seen, D::Minus1)
         });
-        agree("masked_softmax", &[x.clone()], |t| {
+        agree("masked_softmax", from_ref(&x), |t| {
             masked_softmax(
                 &t[0],
                 &added.to_dtype(DType::F32)?.to_dtype(t[0].dtype())?,
@@ -155,9 +157,9 @@ fn cross_entropies_agree() {
                 label_smoothing,
                 ignore_index: Some(-1),
             };
-            agree("classes", &[x.clone()], |t| loss.forward(&t[0], &targets));
+            agree("classes", from_ref(&x), |t| loss.forward(&t[0], &targets));
             // Behind another operation the gradient of the loss is not 1.
-            agree("scaled", &[x.clone()], |t| {
+            agree("scaled", from_ref(&x), |t| {
                 loss.forward(&t[0], &targets)? * -3.0
             });
             let soft = softmax(&normal("t", &dims), 1).unwrap();
@@ -195,7 +197,7 @@ fn activations_agree() {
             ("gelu", gelu),
             ("gelu_tanh", gelu_tanh),
         ] {
-            agree(name, &[x.clone()], |t| op(&t[0]));
+            agree(name, from_ref(&x), |t| op(&t[0]));
         }
     }
     let x = Var::new(&[f32::NAN, 0., -1.], &Device::Cpu).unwrap();
@@ -241,6 +243,20 @@ fn dropout_has_the_same_bits() {
             for (got, wanted) in got.iter().zip(&wanted) {
                 assert_same_bits("dropout", got, wanted);
             }
+        }
+    }
+}
+
+#[test]
+fn the_word_at_the_threshold_of_dropout_falls_on_the_same_side() {
+    let stream = Rng::new(8).stream("d");
+    let word = f64::from(stream.at(5).bits(0));
+    let x = [Tensor::ones(1, DType::F32, &Device::Cpu).unwrap()];
+    for (above, kept) in [(0.0, true), (0.5, false), (1.0, false)] {
+        let layer = Dropout::new((word + above) / 4_294_967_296.0, stream).unwrap();
+        for choice in [Choice::Auto, Choice::Composed] {
+            let y = run(choice, &x, |t| layer.forward(&t[0], Mode::train(5)));
+            assert_eq!(values(&y[0])[0] > 0.0, kept, "{above}");
         }
     }
 }
