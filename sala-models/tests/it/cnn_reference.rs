@@ -198,25 +198,25 @@ fn resnet18_is_pytorchs_in_composed_operations() {
 // The large ones: `cargo test -p sala-models --test it cnn_reference -- --ignored`.
 
 #[test]
-#[ignore = "half a minute with composed convolutions in f64"]
+#[ignore = "large: minutes with composed convolutions in f64"]
 fn resnet50_is_pytorchs() {
     check_values("resnet50", resnet50, Choice::Auto);
 }
 
 #[test]
-#[ignore = "a minute with composed convolutions in f64"]
+#[ignore = "large: minutes with composed convolutions in f64"]
 fn resnet101_is_pytorchs() {
     check_values("resnet101", resnet101, Choice::Auto);
 }
 
 #[test]
-#[ignore = "a minute with composed convolutions in f64"]
+#[ignore = "large: minutes with composed convolutions in f64"]
 fn wide_resnet_28_10_is_pytorchs() {
     check_values("wideresnet28-10", wide_resnet, Choice::Auto);
 }
 
 #[test]
-#[ignore = "two minutes with composed convolutions in f64"]
+#[ignore = "large: minutes with composed convolutions in f64"]
 fn pyramidnet_110_270_is_pytorchs() {
     check_values("pyramidnet110-270", pyramidnet, Choice::Auto);
 }
