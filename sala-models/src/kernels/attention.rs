@@ -33,7 +33,7 @@ use candle_core::{
 use super::{
     access,
     functions::Functions,
-    matmul::{self, Outer, Panels, Product},
+    matmul::{self, Outer, Panels, Place, Product},
     pieces::{self, Kernel},
     rows::{dot, max, powers},
     scratch::Scratch,
@@ -54,6 +54,8 @@ pub(crate) struct Attention {
     pub(crate) values: usize,
     pub(crate) scale: f64,
     pub(crate) causal: bool,
+    /// Whether the heads of a token lie side by side, `(B, T, H, D)`; else `(B, H, T, D)`.
+    pub(crate) packed: bool,
 }
 
 /// Attends with contiguous tensors of one dtype. `mask` is of that dtype or u8, of the shape of the scores
@@ -98,16 +100,9 @@ impl<T: Functions> CustomOp3 for Op<T> {
             k: access::slice(k, k_layout)?,
             v: access::slice(v, v_layout)?,
         };
-        let Attention {
-            batch,
-            heads,
-            queries,
-            values,
-            ..
-        } = self.settings;
         let (y, log_sums) = self.with_mask(|mask| Ok(self.settings.forward(inputs, mask)))?;
         *self.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
-        Ok(access::result(y, (batch, heads, queries, values)))
+        Ok(access::result(y, self.settings.result()))
     }
 
     fn bwd(
@@ -256,6 +251,43 @@ impl Attention {
         }
     }
 
+    fn result(&self) -> Shape {
+        let Self {
+            batch,
+            heads,
+            queries,
+            values,
+            ..
+        } = *self;
+        if self.packed {
+            (batch, queries, heads * values).into()
+        } else {
+            (batch, heads, queries, values).into()
+        }
+    }
+
+    /// One head's rows, of `size` elements, among `heads` heads of an example.
+    const fn rows_of(&self, head: usize, heads: usize, rows: usize, size: usize) -> Rows {
+        if self.packed {
+            Rows {
+                start: head * size,
+                stride: heads * size,
+                len: size,
+            }
+        } else {
+            Rows {
+                start: head * rows * size,
+                stride: size,
+                len: size,
+            }
+        }
+    }
+
+    /// Heads of queries that share keys.
+    const fn together(&self) -> usize {
+        self.heads / self.groups
+    }
+
     fn forward<T: Functions>(&self, inputs: Inputs<T>, mask: Option<Mask<T>>) -> (Vec<T>, Vec<T>) {
         let Self {
             batch,
@@ -267,30 +299,53 @@ impl Attention {
             values,
             ..
         } = *self;
+        // What a task writes has to be in one stretch: a head, or all heads of an example.
+        let in_task = if self.packed { heads } else { 1 };
         let mut log_sums = vec![T::default(); batch * heads * queries];
-        let work = |i: usize, y: &mut [T], log_sums: &mut [T]| {
-            let group = i / heads * groups + i % heads * groups / heads;
-            let q = &inputs.q[i * queries * features..][..queries * features];
-            let k = &inputs.k[group * keys * features..][..keys * features];
-            let v = &inputs.v[group * keys * values..][..keys * values];
-            let by_keys = Panels::pack(features, keys, k, (1, features));
-            let by_values = Panels::pack(keys, values, v, (values, 1));
+        let work = |task: usize, y: &mut [T], log_sums: &mut [T]| {
+            let example = task * in_task / heads;
+            let q = &inputs.q[example * heads * queries * features..];
+            let k = &inputs.k[example * groups * keys * features..];
+            let v = &inputs.v[example * groups * keys * values..];
             let mut shares = Scratch::<T>::new(self.block() * keys);
-            for rows in self.blocks() {
-                let count = rows.len();
-                let shares = &mut shares[..count * keys];
-                multiply(q, rows.clone(), &by_keys, (features, keys), shares);
-                self.hide((i / heads, i % heads), rows.clone(), mask, shares);
-                let (sums, y) = (&mut log_sums[rows.clone()], &mut y[rows.start * values..]);
-                pieces::compiled(Shares, (&mut *shares, keys, sums));
-                multiply(shares, 0..count, &by_values, (keys, values), y);
+            for (i, log_sums) in log_sums.chunks_exact_mut(queries).enumerate() {
+                let head = task * in_task % heads + i;
+                let group = head / self.together();
+                let by_keys = self
+                    .rows_of(group, groups, keys, features)
+                    .transposed(k, keys);
+                let by_values = self.rows_of(group, groups, keys, values).packed(v, keys);
+                let q_rows = self.rows_of(head, heads, queries, features);
+                let y_rows = self.rows_of(i, in_task, queries, values);
+                for rows in self.blocks() {
+                    let plain = Rows::plain(keys);
+                    let shares = &mut shares[..rows.len() * keys];
+                    multiply(
+                        (q, q_rows),
+                        rows.clone(),
+                        &by_keys,
+                        (&mut *shares, plain),
+                        0,
+                    );
+                    self.hide((example, head), rows.clone(), mask, shares);
+                    let log_sums = &mut log_sums[rows.clone()];
+                    pieces::compiled(Shares, (&mut *shares, keys, log_sums));
+                    let all = 0..rows.len();
+                    multiply(
+                        (&*shares, plain),
+                        all,
+                        &by_values,
+                        (&mut *y, y_rows),
+                        rows.start,
+                    );
+                }
             }
         };
         let y = pieces::filled_beside(
             batch * heads * queries * values,
-            queries * values,
+            in_task * queries * values,
             &mut log_sums,
-            queries,
+            in_task * queries,
             work,
         );
         (y, log_sums)
@@ -336,20 +391,26 @@ impl Attention {
         let mut of_q = zeros(batch * heads * queries * features);
         let mut of_k = zeros(batch * groups * keys * features);
         let mut of_v = zeros(batch * groups * keys * values);
-        let together = heads / groups;
+        // As forward, but heads that share keys stay together.
+        let in_task = if self.packed { groups } else { 1 };
+        let with_queries = in_task * self.together();
         pieces::each_of_three(
-            (&mut of_q, together * queries * features),
-            (&mut of_k, keys * features),
-            (&mut of_v, keys * values),
-            |group, of_q, of_k, of_v| {
-                let head = Group {
-                    attention: self,
-                    inputs,
-                    result,
-                    mask,
-                    number: group,
-                };
-                head.backward(of_q, of_k, of_v);
+            (&mut of_q, with_queries * queries * features),
+            (&mut of_k, in_task * keys * features),
+            (&mut of_v, in_task * keys * values),
+            |task, of_q, of_k, of_v| {
+                for i in 0..in_task {
+                    let group = Group {
+                        attention: self,
+                        inputs,
+                        result,
+                        mask,
+                        example: task * in_task / groups,
+                        number: task * in_task % groups + i,
+                        in_task: (i, in_task),
+                    };
+                    group.backward(of_q, of_k, of_v);
+                }
             },
         );
         Gradients {
@@ -360,17 +421,58 @@ impl Attention {
     }
 }
 
+/// Where the rows of a matrix are.
+#[derive(Debug, Clone, Copy)]
+struct Rows {
+    start: usize,
+    stride: usize,
+    len: usize,
+}
+
+impl Rows {
+    const fn plain(len: usize) -> Self {
+        Self {
+            start: 0,
+            stride: len,
+            len,
+        }
+    }
+
+    const fn at(&self, row: usize) -> usize {
+        self.start + row * self.stride
+    }
+
+    /// Row `row` of a matrix.
+    fn of<'a, T>(&self, matrix: &'a [T], row: usize) -> &'a [T] {
+        &matrix[self.at(row)..][..self.len]
+    }
+
+    /// The matrix, of `depth` rows, packed to be multiplied with from the left.
+    fn packed<T: Functions>(&self, matrix: &[T], depth: usize) -> Panels<T> {
+        Panels::pack(depth, self.len, &matrix[self.start..], (self.stride, 1))
+    }
+
+    /// The transposed matrix, of `columns` rows, packed to be multiplied with from the left.
+    fn transposed<T: Functions>(&self, matrix: &[T], columns: usize) -> Panels<T> {
+        Panels::pack(self.len, columns, &matrix[self.start..], (1, self.stride))
+    }
+}
+
 /// The heads of one example that share keys.
 struct Group<'a, T> {
     attention: &'a Attention,
     inputs: Inputs<'a, T>,
     result: &'a Backward<'a, T>,
     mask: Option<Mask<'a, T>>,
+    example: usize,
     number: usize,
+    /// Its number in its task, and how many the task has.
+    in_task: (usize, usize),
 }
 
 impl<T: Functions> Group<'_, T> {
     fn backward(&self, of_q: &mut [T], of_k: &mut [T], of_v: &mut [T]) {
+        let attention = self.attention;
         let Attention {
             heads,
             groups,
@@ -380,69 +482,87 @@ impl<T: Functions> Group<'_, T> {
             values,
             scale,
             ..
-        } = *self.attention;
-        let k = &self.inputs.k[self.number * keys * features..][..keys * features];
-        let v = &self.inputs.v[self.number * keys * values..][..keys * values];
-        let by_keys = Panels::pack(features, keys, k, (1, features));
-        let from_keys = Panels::pack(keys, features, k, (features, 1));
-        let by_values = Panels::pack(values, keys, v, (1, values));
-        let together = heads / groups;
-        let batch = self.number / groups;
-        let len = self.attention.block() * keys;
+        } = *attention;
+        let k = &self.inputs.k[self.example * groups * keys * features..];
+        let v = &self.inputs.v[self.example * groups * keys * values..];
+        let k_rows = attention.rows_of(self.number, groups, keys, features);
+        let by_keys = k_rows.transposed(k, keys);
+        let from_keys = k_rows.packed(k, keys);
+        let by_values = (attention.rows_of(self.number, groups, keys, values)).transposed(v, keys);
+        let q = &self.inputs.q[self.example * heads * queries * features..];
+        let y = &self.result.y[self.example * heads * queries * values..];
+        let g = &self.result.g[self.example * heads * queries * values..];
+        let len = attention.block() * keys;
         let (mut shares, mut slopes) = (Scratch::<T>::new(len), Scratch::<T>::new(len));
         let mut for_k = Sums::new(keys, features);
         let mut for_v = Sums::new(keys, values);
+        let together = attention.together();
+        let (i, in_task) = self.in_task;
         for h in 0..together {
-            let head = self.number % groups * together + h;
-            let i = batch * heads + head;
-            let q = &self.inputs.q[i * queries * features..][..queries * features];
-            let y = &self.result.y[i * queries * values..][..queries * values];
-            let g = &self.result.g[i * queries * values..][..queries * values];
-            let log_sums = &self.result.log_sums[i * queries..][..queries];
-            let of_q = &mut of_q[h * queries * features..];
-            for rows in self.attention.blocks() {
+            let head = self.number * together + h;
+            let log_sums = &self.result.log_sums[(self.example * heads + head) * queries..];
+            let q_rows = attention.rows_of(head, heads, queries, features);
+            let y_rows = attention.rows_of(head, heads, queries, values);
+            let of_q_rows =
+                attention.rows_of(i * together + h, in_task * together, queries, features);
+            for rows in attention.blocks() {
                 let count = rows.len();
+                let plain = Rows::plain(keys);
                 let (shares, slopes) = (&mut shares[..count * keys], &mut slopes[..count * keys]);
-                multiply(q, rows.clone(), &by_keys, (features, keys), shares);
-                self.attention
-                    .hide((batch, head), rows.clone(), self.mask, shares);
-                multiply(g, rows.clone(), &by_values, (values, keys), slopes);
-                let of_rows = rows.start * values..rows.end * values;
-                let (y, g) = (&y[of_rows.clone()], &g[of_rows]);
+                multiply(
+                    (q, q_rows),
+                    rows.clone(),
+                    &by_keys,
+                    (&mut *shares, plain),
+                    0,
+                );
+                attention.hide((self.example, head), rows.clone(), self.mask, shares);
+                multiply(
+                    (g, y_rows),
+                    rows.clone(),
+                    &by_values,
+                    (&mut *slopes, plain),
+                    0,
+                );
                 let arguments = SlopesOf {
                     shares,
                     slopes,
                     log_sums: &log_sums[rows.clone()],
                     y,
                     g,
+                    rows: y_rows,
+                    first: rows.start,
                     keys,
                     scale: T::of(scale),
                 };
                 pieces::compiled(Slopes, arguments);
-                for_v.add(shares, g, count);
-                let queries = &q[rows.start * features..rows.end * features];
-                for_k.add(slopes, queries, count);
-                let of_q = &mut of_q[rows.start * features..];
-                multiply(slopes, 0..count, &from_keys, (keys, features), of_q);
+                for_v.add(shares, (g, y_rows), rows.clone());
+                for_k.add(slopes, (q, q_rows), rows.clone());
+                let to = (&mut *of_q, of_q_rows);
+                multiply((&*slopes, plain), 0..count, &from_keys, to, rows.start);
             }
         }
-        for_k.write(of_k);
-        for_v.write(of_v);
+        for_k.write(of_k, attention.rows_of(i, in_task, keys, features));
+        for_v.write(of_v, attention.rows_of(i, in_task, keys, values));
     }
 }
 
-/// Rows `rows` of a plain matrix times a packed `(depth, columns)`.
+/// Rows `rows` of a matrix times a packed one, into the rows of another from `first` on.
 fn multiply<T: Functions>(
-    left: &[T],
+    (left, left_rows): (&[T], Rows),
     rows: Range<usize>,
     right: &Panels<T>,
-    (depth, columns): (usize, usize),
-    out: &mut [T],
+    (out, out_rows): (&mut [T], Rows),
+    first: usize,
 ) {
+    let place = |(i, row)| Place {
+        base: left_rows.at(row),
+        out: out_rows.at(first + i),
+    };
     let product = Product {
         left,
-        places: &matmul::plain_places(rows, depth, columns),
-        runs: &[matmul::plain_run(depth)],
+        places: &rows.enumerate().map(place).collect::<Vec<_>>(),
+        runs: &[matmul::plain_run(left_rows.len)],
         right,
         bias: None,
     };
@@ -469,15 +589,16 @@ impl<T: Functions> Sums<T> {
         }
     }
 
-    /// Adds the products of `count` rows `(count, keys)` and `(count, columns)`.
-    fn add(&mut self, left: &[T], right: &[T], count: usize) {
+    /// Adds the products of the rows of `left`, `(rows, keys)`, and some rows of `right`.
+    fn add(&mut self, left: &[T], (right, right_rows): (&[T], Rows), rows: Range<usize>) {
         let (keys, width) = (self.keys, self.width);
+        let count = rows.len();
         let outer = Outer {
             left,
             bases: |rows: Range<usize>| rows.map(|row| row * keys).collect(),
             runs: &[matmul::plain_run(keys)],
-            right,
-            stride: self.columns,
+            right: &right[right_rows.at(rows.start)..],
+            stride: right_rows.stride,
             rows: count,
             columns: self.columns,
         };
@@ -487,8 +608,9 @@ impl<T: Functions> Sums<T> {
         }
     }
 
-    fn write(&self, out: &mut [T]) {
-        for (key, row) in out.chunks_exact_mut(self.columns).enumerate() {
+    fn write(&self, out: &mut [T], rows: Rows) {
+        for key in 0..self.keys {
+            let row = &mut out[rows.at(key)..][..self.columns];
             for (block, row) in row.chunks_mut(self.width).enumerate() {
                 let from = &self.values[(block * self.keys + key) * self.width..];
                 row.copy_from_slice(&from[..row.len()]);
@@ -530,6 +652,9 @@ struct SlopesOf<'a, T> {
     log_sums: &'a [T],
     y: &'a [T],
     g: &'a [T],
+    /// The head's rows in both, and the first of them.
+    rows: Rows,
+    first: usize,
     keys: usize,
     scale: T,
 }
@@ -539,23 +664,23 @@ struct Slopes;
 
 impl<T: Functions> Kernel<SlopesOf<'_, T>> for Slopes {
     #[inline(always)]
-    fn run(self, rows: SlopesOf<T>) {
+    fn run(self, arguments: SlopesOf<T>) {
         let SlopesOf {
             shares,
             slopes,
             log_sums,
             y,
             g,
+            rows,
+            first,
             keys,
             scale,
-        } = rows;
-        let values = y.len() / log_sums.len();
+        } = arguments;
         let scores = shares
             .chunks_exact_mut(keys)
             .zip(slopes.chunks_exact_mut(keys));
-        let results = y.chunks_exact(values).zip(g.chunks_exact(values));
-        for (((shares, slopes), (y, g)), &log_sum) in scores.zip(results).zip(log_sums) {
-            let mean = dot(y, g);
+        for ((i, (shares, slopes)), &log_sum) in scores.enumerate().zip(log_sums) {
+            let mean = dot(rows.of(y, first + i), rows.of(g, first + i));
             for (share, slope) in shares.iter_mut().zip(slopes) {
                 *share = Functions::exp(*share - log_sum);
                 *slope = *share * (*slope - mean) * scale;

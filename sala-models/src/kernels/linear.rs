@@ -21,7 +21,7 @@ use super::{
 const ROWS: (usize, usize) = (256, 32);
 const SHARES: usize = 16;
 
-/// `x (M, I)`, `weight (O, I)` and `bias (O)` to `(M, O)`: contiguous tensors of one dtype.
+/// `x (…, I)`, `weight (O, I)` and `bias (O)` to `(…, O)`: contiguous tensors of one dtype.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
     match x.dtype() {
@@ -49,7 +49,8 @@ impl<T: Element> CustomOp2 for Linear<T> {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let x = access::slice::<T>(x, x_layout)?;
-        Ok(self.forward(x, access::slice(weight, weight_layout)?, None))
+        let y = self.forward(x, access::slice(weight, weight_layout)?, None);
+        Ok(access::result(y, self.result(x_layout)))
     }
 
     fn bwd(
@@ -80,7 +81,8 @@ impl<T: Element> CustomOp3 for Linear<T> {
     ) -> Result<(CpuStorage, Shape)> {
         let x = access::slice::<T>(x, x_layout)?;
         let bias = access::slice(bias, bias_layout)?;
-        Ok(self.forward(x, access::slice(weight, weight_layout)?, Some(bias)))
+        let y = self.forward(x, access::slice(weight, weight_layout)?, Some(bias));
+        Ok(access::result(y, self.result(x_layout)))
     }
 
     fn bwd(
@@ -113,13 +115,21 @@ impl<T: Element> Linear<T> {
         }
     }
 
-    fn forward(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> (CpuStorage, Shape) {
+    fn forward(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
         let Self {
             inputs, outputs, ..
         } = *self;
         let right = Panels::pack(inputs, outputs, weight, (1, inputs));
-        let y = product(x, &right, bias, inputs, outputs);
-        access::result(y, (x.len() / inputs, outputs))
+        product(x, &right, bias, inputs, outputs)
+    }
+
+    /// The shape of the result.
+    fn result(&self, x: &Layout) -> Shape {
+        let mut dims = x.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = self.outputs;
+        }
+        dims.into()
     }
 
     fn backward(

@@ -69,6 +69,49 @@ impl Attention {
         v: &Tensor,
         mask: Option<&Tensor>,
     ) -> Result<Tensor> {
+        self.attend([q, k, v], None, mask)
+    }
+
+    /// As [`Attention::forward`], with the heads of a token side by side, as projections leave them:
+    /// `q (B, T, H·D)`, `k (B, S, G·D)`, `v (B, S, G·E)` and `heads = (H, G)`, to `(B, T, H·E)`. The fast
+    /// form moves nothing to part them.
+    ///
+    /// # Errors
+    /// As for [`Attention::forward`], and when heads do not divide the features.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device, Tensor};
+    /// use sala_models::ops::Attention;
+    ///
+    /// let x = Tensor::ones((2, 5, 12), DType::F32, &Device::Cpu)?;
+    /// let y = Attention::default().forward_packed(&x, &x, &x, (4, 4), None)?;
+    /// assert_eq!(y.dims(), [2, 5, 12]);
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn forward_packed(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: (usize, usize),
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let parted = [
+            part("q", q, heads.0)?,
+            part("k", k, heads.1)?,
+            part("v", v, heads.1)?,
+        ];
+        self.attend(parted.each_ref(), Some([q, k, v]), mask)
+    }
+
+    /// Attends from `(B, H, T, D)`, or where there are some, from the same as `(B, T, H·D)`.
+    fn attend(
+        &self,
+        parted: [&Tensor; 3],
+        packed: Option<[&Tensor; 3]>,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let [q, k, v] = parted;
         let sizes = Sizes::of(q, k, v)?;
         let scale = self.scale.unwrap_or(1.0 / (sizes.features as f64).sqrt());
         check_positive(OP, "scale", scale)?;
@@ -77,12 +120,20 @@ impl Attention {
         }
         let mask = mask.map(|mask| in_dtype_of_scores(mask, q)).transpose()?;
         let mask = mask.as_ref();
-        let wide = |t: &Tensor| t.to_dtype(accumulator(t.dtype()));
-        let inputs = [&wide(q)?, &wide(k)?, &wide(v)?];
-        let y = if kernels::fast(inputs[0])? && mask.is_none_or(|mask| !mask.track_op()) {
-            self.fast(inputs, mask, &sizes, scale)?
+        let wide = |[q, k, v]: [&Tensor; 3]| -> Result<[Tensor; 3]> {
+            let wide = |t: &Tensor| t.to_dtype(accumulator(t.dtype()));
+            Ok([wide(q)?, wide(k)?, wide(v)?])
+        };
+        let fast = kernels::fast(&q.to_dtype(accumulator(q.dtype()))?)?;
+        let y = if fast && mask.is_none_or(|mask| !mask.track_op()) {
+            let inputs = wide(packed.unwrap_or(parted))?;
+            self.fast(inputs.each_ref(), mask, &sizes, scale)?
         } else {
-            self.composed(inputs, mask, &sizes, scale)?
+            let y = self.composed(wide(parted)?.each_ref(), mask, &sizes, scale)?;
+            match packed {
+                Some(_) => y.transpose(1, 2)?.flatten_from(2)?,
+                None => y,
+            }
         };
         y.to_dtype(q.dtype())
     }
@@ -105,6 +156,7 @@ impl Attention {
             values: sizes.values,
             scale,
             causal: self.causal,
+            packed: q.rank() == 3,
         };
         let mask = mask.map(|mask| sizes.of_scores(mask)).transpose()?;
         let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
@@ -163,6 +215,19 @@ impl Attention {
             return masked_softmax(scores, &both, D::Minus1);
         }
         masked_softmax(&(scores + whole)?, &past, D::Minus1)
+    }
+}
+
+/// `(B, T, heads · D)` as `(B, heads, T, D)`.
+fn part(argument: &'static str, x: &Tensor, heads: usize) -> Result<Tensor> {
+    match *x.dims() {
+        [batch, length, features] if heads > 0 && features.is_multiple_of(heads) => x
+            .reshape((batch, length, heads, features / heads))?
+            .transpose(1, 2),
+        _ => {
+            let wanted = format!("of shape (B, T, {heads} D)");
+            Err(refuse_shape(OP, argument, wanted, x))
+        }
     }
 }
 

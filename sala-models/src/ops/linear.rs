@@ -33,19 +33,19 @@ const OP: &str = "linear";
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (inputs, outputs) = check(x, weight, bias)?;
     let dtype = accumulator(x.dtype());
-    let rows = x.to_dtype(dtype)?.reshape(((), inputs))?;
-    let weight = weight.to_dtype(dtype)?;
+    let (values, weight) = (x.to_dtype(dtype)?, weight.to_dtype(dtype)?);
     let bias = bias.map(|bias| bias.to_dtype(dtype)).transpose()?;
-    let y = if kernels::fast(&rows)? {
+    let y = if kernels::fast(&values)? {
         let bias = bias.map(|bias| bias.contiguous()).transpose()?;
-        kernels::linear::linear(&rows.contiguous()?, &weight.contiguous()?, bias.as_ref())?
+        kernels::linear::linear(&values.contiguous()?, &weight.contiguous()?, bias.as_ref())?
     } else {
-        composed(&rows, &weight, bias.as_ref())?
+        let rows = values.reshape(((), inputs))?;
+        let mut dims = x.dims().to_vec();
+        dims.pop();
+        dims.push(outputs);
+        composed(&rows, &weight, bias.as_ref())?.reshape(dims)?
     };
-    let mut dims = x.dims().to_vec();
-    dims.pop();
-    dims.push(outputs);
-    y.reshape(dims)?.to_dtype(x.dtype())
+    y.to_dtype(x.dtype())
 }
 
 /// `rows (M, I)` to `(M, O)` in plain candle operations.

@@ -35,19 +35,23 @@ impl Heads {
         mask: Option<&Tensor>,
         mode: Mode,
     ) -> Result<Tensor> {
+        let attention = Attention {
+            causal: self.causal,
+            scale: None,
+        };
+        let drops = mode.train && self.dropout.p() > 0.0;
+        if self.rope.is_none() && !drops {
+            return attention.forward_packed(q, k, v, (self.queries, self.keys), mask);
+        }
         let mut q = self.cut(q, self.queries)?;
         let mut k = self.cut(k, self.keys)?;
         let v = self.cut(v, self.keys)?;
         if let Some(rope) = &self.rope {
             (q, k) = (rope.forward(&q, 0)?, rope.forward(&k, 0)?);
         }
-        let y = if mode.train && self.dropout.p() > 0.0 {
+        let y = if drops {
             self.with_dropout(&q, &k, &v, mask, mode)?
         } else {
-            let attention = Attention {
-                causal: self.causal,
-                scale: None,
-            };
             attention.forward(&q, &k, &v, mask)?
         };
         y.transpose(1, 2)?.flatten_from(2)

@@ -129,6 +129,47 @@ fn attentions() {
 }
 
 #[test]
+fn attention_among_heads_side_by_side_is_that_of_parted_heads() {
+    for (batch, heads, groups, queries, keys, size) in [
+        (1, 1, 1, 1, 1, 1),
+        (3, 4, 2, 5, 7, 3),
+        (2, 6, 6, 70, 300, 17),
+    ] {
+        let shapes: [&[usize]; 3] = [
+            &[batch, queries, heads * size],
+            &[batch, keys, groups * size],
+            &[batch, keys, groups * size],
+        ];
+        let mask = normal("mask", &[batch, 1, 1, keys]).ge(-1.0).unwrap();
+        let attention = Attention {
+            causal: true,
+            ..Default::default()
+        };
+        let packed = |t: &[Tensor]| {
+            attention.forward_packed(&t[0], &t[1], &t[2], (heads, groups), Some(&mask))
+        };
+        let parted = |t: &[Tensor]| {
+            let part = |t: &Tensor, heads| t.reshape(((), t.dim(1)?, heads, size))?.transpose(1, 2);
+            let (q, k, v) = (
+                part(&t[0], heads)?,
+                part(&t[1], groups)?,
+                part(&t[2], groups)?,
+            );
+            attention
+                .forward(&q, &k, &v, Some(&mask))?
+                .transpose(1, 2)?
+                .flatten_from(2)
+        };
+        agree("packed attention", &shapes, packed);
+        repeatable("packed attention", &shapes, packed);
+        let wanted = with_choice(Choice::Composed, || run(&shapes, DType::F64, parted));
+        for (got, wanted) in run(&shapes, DType::F64, packed).iter().zip(&wanted) {
+            TRAJECTORY_F64.assert_tensors("packed against parted", got, wanted);
+        }
+    }
+}
+
+#[test]
 fn convolutions_have_the_same_bits_for_any_number_of_threads() {
     for (x, weight, config) in [
         ([3, 5, 19, 23], [37, 5, 3, 3], Conv2dConfig::same(3, 1)),
