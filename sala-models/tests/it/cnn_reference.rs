@@ -195,28 +195,27 @@ fn resnet18_is_pytorchs_in_composed_operations() {
     check_values("resnet18", resnet18, Choice::Composed);
 }
 
-// The large ones: `cargo test -p sala-models --test it cnn_reference -- --ignored`.
-
 #[test]
-#[ignore = "large: minutes with composed convolutions in f64"]
 fn resnet50_is_pytorchs() {
     check_values("resnet50", resnet50, Choice::Auto);
 }
 
+// The large ones: `cargo test -p sala-models --test it cnn_reference -- --ignored`.
+
 #[test]
-#[ignore = "large: minutes with composed convolutions in f64"]
+#[ignore = "half a minute on two cores with composed convolutions in f64"]
 fn resnet101_is_pytorchs() {
     check_values("resnet101", resnet101, Choice::Auto);
 }
 
 #[test]
-#[ignore = "large: minutes with composed convolutions in f64"]
+#[ignore = "half a minute on two cores with composed convolutions in f64"]
 fn wide_resnet_28_10_is_pytorchs() {
     check_values("wideresnet28-10", wide_resnet, Choice::Auto);
 }
 
 #[test]
-#[ignore = "large: minutes with composed convolutions in f64"]
+#[ignore = "45 seconds on two cores with composed convolutions in f64"]
 fn pyramidnet_110_270_is_pytorchs() {
     check_values("pyramidnet110-270", pyramidnet, Choice::Auto);
 }
