@@ -6,6 +6,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+#[cfg(all(unix, feature = "jemalloc"))]
+mod allocator;
 mod cli;
 mod compare;
 mod data;
@@ -35,10 +37,6 @@ use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 use cli::{Cli, Command, CompareArgs, Place, TuneArgs};
 use compare::{Outcome, Work};
-
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
