@@ -9,5 +9,4 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Read by jemalloc when the process starts: freed pages are never given back, and large pages are asked for.
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static OPTIONS: &[u8; 65] =
-    b"dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always,metadata_thp:auto\0";
+static OPTIONS: &[u8; 65] = b"dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always,metadata_thp:auto\0";

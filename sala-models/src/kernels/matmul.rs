@@ -355,12 +355,19 @@ pub(crate) struct Outer<'a, T: Element, B> {
     pub(crate) columns: usize,
 }
 
-/// Rows whose products are summed in registers before they are added to the sums in memory.
+/// Rows whose products are summed in registers before they are added to the sums in memory, and elements
+/// of a row that are copied side by side. A tile reads a few elements of each row: at the distance that
+/// rows have in memory, often a power of two, they would all want the same few places of the cache.
 const SUMMED: usize = 96;
+const COPIED: usize = 192;
 
 /// Bytes of partial sums, and their number: rows are cut into parts so that many threads find work.
 const PARTIAL: usize = 4 << 20;
 const PARTS: usize = 16;
+
+/// Blocks of columns that share one copy of the rows, at most, and tasks there should be.
+const SHARING: usize = 4;
+const TASKS: usize = 8;
 
 impl<T: Element, B: Fn(Range<usize>) -> Vec<usize> + Sync> Outer<'_, T, B> {
     /// The sums, computed in parallel.
@@ -371,9 +378,12 @@ impl<T: Element, B: Fn(Range<usize>) -> Vec<usize> + Sync> Outer<'_, T, B> {
         let bytes = blocks * depth * width * size_of::<T>();
         let parts = (PARTIAL / bytes.max(1)).clamp(1, PARTS).min(self.rows);
         let of_part = self.rows.div_ceil(parts);
+        let most = (parts * blocks / TASKS).clamp(1, SHARING);
+        let sharing = (1..=most).rev().find(|n| blocks.is_multiple_of(*n));
+        let sharing = sharing.unwrap_or(1);
         let mut values = Scratch::zeros(parts * blocks * depth * width);
-        pieces::each_of(&mut values, depth * width, |i, sums| {
-            let (part, block) = (i / blocks, i % blocks);
+        pieces::each_of(&mut values, sharing * depth * width, |i, sums| {
+            let (part, block) = (i * sharing / blocks, i * sharing % blocks);
             let rows = (part * of_part).min(self.rows)..((part + 1) * of_part).min(self.rows);
             self.accumulate(rows, block * width, sums);
         });
@@ -386,25 +396,47 @@ impl<T: Element, B: Fn(Range<usize>) -> Vec<usize> + Sync> Outer<'_, T, B> {
         }
     }
 
-    /// Adds the products of some rows to the sums of one block of columns, `(depth, width)`, on the
-    /// calling thread.
+    /// Adds the products of some rows to the sums of some blocks of columns from column `first` on, each
+    /// `(depth, width)`, on the calling thread.
     pub(crate) fn accumulate(&self, rows: Range<usize>, first: usize, sums: &mut [T]) {
         let width = width::<T>();
-        let columns = width.min(self.columns - first);
+        let depth: usize = self.runs.iter().map(|run| run.len).sum();
+        let blocks = sums.len() / (depth * width);
         let bases = (self.bases)(rows.clone());
-        let mut right = Scratch::<T>::zeros(SUMMED * width);
+        let mut right = Scratch::<T>::zeros(blocks * SUMMED * width);
+        let mut left = Scratch::<T>::new(SUMMED * COPIED);
         for (bases, row) in bases.chunks(SUMMED).zip(rows.step_by(SUMMED)) {
-            let from = self.right[row * self.stride + first..].chunks(self.stride);
-            for (to, from) in right.chunks_exact_mut(width).zip(from).take(bases.len()) {
-                to[..columns].copy_from_slice(&from[..columns]);
+            for (block, to) in right.chunks_exact_mut(SUMMED * width).enumerate() {
+                self.copy_right(row, first + block * width, &mut to[..bases.len() * width]);
             }
-            Arch::new().dispatch(Accumulate {
-                left: self.left,
-                bases,
-                runs: self.runs,
-                right: &right,
-                sums,
-            });
+            let mut k = 0;
+            for run in self.runs {
+                for start in (0..run.len).step_by(COPIED) {
+                    let len = COPIED.min(run.len - start);
+                    for (to, base) in left.chunks_exact_mut(len).zip(bases) {
+                        to.copy_from_slice(&self.left[base + run.offset + start..][..len]);
+                    }
+                    let blocks = sums.chunks_exact_mut(depth * width);
+                    for (sums, right) in blocks.zip(right.chunks_exact(SUMMED * width)) {
+                        Arch::new().dispatch(Accumulate {
+                            left: &left[..bases.len() * len],
+                            right: &right[..bases.len() * width],
+                            sums: &mut sums[k * width..(k + len) * width],
+                        });
+                    }
+                    k += len;
+                }
+            }
+        }
+    }
+
+    /// Rows from `row` on of the block of columns that begins with `first`.
+    fn copy_right(&self, row: usize, first: usize, to: &mut [T]) {
+        let width = width::<T>();
+        let columns = width.min(self.columns - first);
+        let from = self.right[row * self.stride + first..].chunks(self.stride);
+        for (to, from) in to.chunks_exact_mut(width).zip(from) {
+            to[..columns].copy_from_slice(&from[..columns]);
         }
     }
 }
@@ -445,9 +477,8 @@ impl<T: Element> OuterSums<T> {
 }
 
 struct Accumulate<'a, 'b, T: Element> {
+    /// `(rows, depth)`.
     left: &'a [T],
-    bases: &'a [usize],
-    runs: &'a [Run],
     /// `(rows, width)`.
     right: &'a [T],
     /// `(depth, width)`.
@@ -470,49 +501,38 @@ impl<T: Element> WithSimd for Accumulate<'_, '_, T> {
 impl<T: Element> Accumulate<'_, '_, T> {
     #[inline(always)]
     fn run<S: Simd, const DEPTH: usize>(self, simd: S) {
-        let Self {
-            left, bases, runs, ..
-        } = self;
         let right = T::vectors::<S>(self.right).as_chunks::<VECTORS>().0;
-        let mut sums = T::vectors_mut::<S>(self.sums).as_chunks_mut::<VECTORS>().0;
-        for run in runs {
-            let (part, rest) = sums.split_at_mut(run.len);
-            sums = rest;
-            let (tiles, last) = part.as_chunks_mut::<DEPTH>();
-            let covered = tiles.len() * DEPTH;
-            for (i, tile) in tiles.iter_mut().enumerate() {
-                let from = run.offset + i * DEPTH;
-                *tile = simd.vectorize(OuterWork {
-                    simd,
-                    left,
-                    bases,
-                    from,
-                    right,
-                    sums: *tile,
-                });
-            }
-            for (i, tile) in last.iter_mut().enumerate() {
-                let from = run.offset + covered + i;
-                [*tile] = simd.vectorize(OuterWork {
-                    simd,
-                    left,
-                    bases,
-                    from,
-                    right,
-                    sums: [*tile],
-                });
-            }
+        let sums = T::vectors_mut::<S>(self.sums).as_chunks_mut::<VECTORS>().0;
+        let (left, depth) = (self.left, sums.len());
+        let (tiles, last) = sums.as_chunks_mut::<DEPTH>();
+        let covered = tiles.len() * DEPTH;
+        for (i, tile) in tiles.iter_mut().enumerate() {
+            *tile = simd.vectorize(OuterWork {
+                simd,
+                left: &left[i * DEPTH..],
+                depth,
+                right,
+                sums: *tile,
+            });
+        }
+        for (i, tile) in last.iter_mut().enumerate() {
+            [*tile] = simd.vectorize(OuterWork {
+                simd,
+                left: &left[covered + i..],
+                depth,
+                right,
+                sums: [*tile],
+            });
         }
     }
 }
 
-/// One tile of an [`Outer`].
+/// One tile of an [`Outer`]: some columns of the left matrix.
 struct OuterWork<'a, S: Simd, T: Element, const DEPTH: usize> {
     simd: S,
+    /// From the tile's first column on, with rows `depth` apart.
     left: &'a [T],
-    bases: &'a [usize],
-    /// Distance of the tile's first element from a row's base.
-    from: usize,
+    depth: usize,
     right: &'a [[T::Vector<S>; VECTORS]],
     sums: [[T::Vector<S>; VECTORS]; DEPTH],
 }
@@ -523,9 +543,8 @@ impl<S: Simd, T: Element, const DEPTH: usize> pulp::NullaryFnOnce for OuterWork<
     #[inline(always)]
     fn call(self) -> Self::Output {
         let mut sums = self.sums;
-        for (&base, right) in self.bases.iter().zip(self.right) {
-            let row = &self.left[base + self.from..][..DEPTH];
-            for (&x, sums) in row.iter().zip(&mut sums) {
+        for (row, right) in self.left.chunks(self.depth).zip(self.right) {
+            for (&x, sums) in row[..DEPTH].iter().zip(&mut sums) {
                 let x = T::splat(self.simd, x);
                 for (sum, &right) in sums.iter_mut().zip(right) {
                     *sum = T::mul_add(self.simd, x, right, *sum);
