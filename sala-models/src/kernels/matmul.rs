@@ -149,7 +149,19 @@ pub(crate) struct Product<'a, T: Element> {
 impl<T: Element> Product<'_, T> {
     /// Writes row `m` of the product to `out[places[m].out..]`, on the calling thread.
     pub(crate) fn write(self, out: &mut [T]) {
-        Arch::new().dispatch(Write { product: self, out });
+        let part = (0, 0..self.right.columns);
+        self.write_part(part, out);
+    }
+
+    /// As [`Product::write`] for a part of the right matrix: its rows from `first_row` on, as many as the
+    /// left matrix is wide, and the columns of some whole blocks. `out` begins with the first of them.
+    pub(crate) fn write_part(self, (first_row, columns): (usize, Range<usize>), out: &mut [T]) {
+        Arch::new().dispatch(Write {
+            product: self,
+            first_row,
+            columns,
+            out,
+        });
     }
 }
 
@@ -178,6 +190,8 @@ fn groups(runs: &[Run]) -> Vec<Vec<Run>> {
 
 struct Write<'a, 'b, T: Element> {
     product: Product<'a, T>,
+    first_row: usize,
+    columns: Range<usize>,
     out: &'b mut [T],
 }
 
@@ -204,18 +218,19 @@ impl<T: Element> Write<'_, '_, T> {
             right,
             bias,
         } = self.product;
-        let out = self.out;
+        let (out, all) = (self.out, self.columns);
         let groups = groups(runs);
-        for first in (0..right.columns).step_by(right.width) {
+        for first in all.clone().step_by(right.width) {
             let block = &right.values[first * right.depth..][..right.width * right.depth];
-            let columns = right.width.min(right.columns - first);
+            let columns = right.width.min(all.end - first);
+            let to = first - all.start;
             let mut start = vec![T::default(); right.width];
             if let Some(bias) = bias {
                 start[..columns].copy_from_slice(&bias[first..first + columns]);
             }
             let start = T::vectors::<S>(&start);
             let start: [T::Vector<S>; VECTORS] = std::array::from_fn(|v| start[v]);
-            let mut k = 0;
+            let mut k = self.first_row;
             for (number, group) in groups.iter().enumerate() {
                 let depth: usize = group.iter().map(|run| run.len).sum();
                 let panel = T::vectors::<S>(&block[k * right.width..(k + depth) * right.width]);
@@ -232,13 +247,13 @@ impl<T: Element> Write<'_, '_, T> {
                     let mut sums = [start; ROWS];
                     if number > 0 {
                         for (i, sums) in sums.iter_mut().enumerate() {
-                            *sums = load::<S, T>(simd, &out[place(i).out + first..], columns);
+                            *sums = load::<S, T>(simd, &out[place(i).out + to..], columns);
                         }
                     }
                     let bases = std::array::from_fn(|i| place(i).base);
                     let sums = simd.vectorize(tile.with(simd, bases, sums));
                     for (place, sums) in places.iter().zip(sums) {
-                        store::<S, T>(sums, &mut out[place.out + first..], columns);
+                        store::<S, T>(sums, &mut out[place.out + to..], columns);
                     }
                 }
             }
@@ -444,6 +459,24 @@ impl<T: Element> OuterSums<T> {
     }
 }
 
+/// Adds `Σ_m left[bases[m] + k] right[m, n]` to the sums of one block of columns, `(depth, width)`, on the
+/// calling thread. `right` is `(rows, width)`.
+pub(crate) fn accumulate<T: Element>(
+    left: &[T],
+    bases: &[usize],
+    runs: &[Run],
+    right: &[T],
+    sums: &mut [T],
+) {
+    Arch::new().dispatch(Accumulate {
+        left,
+        bases,
+        runs,
+        right,
+        sums,
+    });
+}
+
 struct Accumulate<'a, 'b, T: Element> {
     left: &'a [T],
     bases: &'a [usize],
@@ -478,10 +511,24 @@ impl<T: Element> Accumulate<'_, '_, T> {
         for run in runs {
             let (part, rest) = sums.split_at_mut(run.len);
             sums = rest;
-            let (tiles, last) = part.as_chunks_mut::<DEPTH>();
-            let covered = tiles.len() * DEPTH;
+            let (tiles, rest) = part.as_chunks_mut::<DEPTH>();
+            let mut covered = tiles.len() * DEPTH;
             for (i, tile) in tiles.iter_mut().enumerate() {
                 let from = run.offset + i * DEPTH;
+                *tile = simd.vectorize(OuterWork {
+                    simd,
+                    left,
+                    bases,
+                    from,
+                    right,
+                    sums: *tile,
+                });
+            }
+            // Four keep the processor busy still: their eight sums need not wait for each other.
+            let (fours, last) = rest.as_chunks_mut::<4>();
+            for tile in fours {
+                let from = run.offset + covered;
+                covered += 4;
                 *tile = simd.vectorize(OuterWork {
                     simd,
                     left,
