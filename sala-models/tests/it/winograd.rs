@@ -225,7 +225,8 @@ fn other_convolutions_are_not_touched() {
     let x = normal("x", &[2, 4, 7, 7]).to_dtype(DType::F32).unwrap();
     let run = |weight: [usize; 4], config: Conv2dConfig| -> Result<()> {
         let weight = normal("w", &weight).to_dtype(DType::F32)?;
-        let exact = with_conv_precision(ConvPrecision::Exact, || conv2d(&x, &weight, None, config))?;
+        let exact =
+            with_conv_precision(ConvPrecision::Exact, || conv2d(&x, &weight, None, config))?;
         let fast = with_conv_precision(ConvPrecision::Fast, || conv2d(&x, &weight, None, config))?;
         assert_same_bits("y", &fast, &exact);
         Ok(())

@@ -215,9 +215,7 @@ impl<T: Element> Conv<T> {
     fn weight_gradient(&self, x: &[T], gradient: &[T]) -> Vec<T> {
         match self.geometry.format {
             ImageFormat::ChannelsLast => self.weight_gradient_last(x, gradient),
-            ImageFormat::ChannelsFirst => {
-                self.weight_gradient_last(&self.inputs_last(x), gradient)
-            }
+            ImageFormat::ChannelsFirst => self.weight_gradient_last(&self.inputs_last(x), gradient),
         }
     }
 

@@ -26,7 +26,7 @@ impl<T: Element> Lanes<T> {
     fn times(mut self, factor: f64) -> Self {
         let factor = T::of(factor);
         for value in &mut self.0 {
-            *value = *value * factor;
+            *value *= factor;
         }
         self
     }
@@ -70,7 +70,7 @@ impl<T: Element> Sub for Lanes<T> {
     #[inline(always)]
     fn sub(mut self, other: Self) -> Self {
         for (a, b) in self.0.iter_mut().zip(other.0) {
-            *a = *a - b;
+            *a -= b;
         }
         self
     }
@@ -257,13 +257,12 @@ mod tests {
         let g = matrix::<3, N>(V::weight::<f64>);
         close(matrix::<M, N>(V::gradient::<f64>), transposed(a));
         close(matrix::<N, 3>(V::weight_back::<f64>), transposed(g));
-        for i in 0..M {
-            for k in 0..3 {
-                for j in 0..N {
-                    let sum: f64 = (0..N).map(|n| a[i][n] * g[n][k] * b[n][j]).sum();
-                    let wanted = if j == i + k { 1.0 } else { 0.0 };
-                    assert!((sum - wanted).abs() < 1e-14, "{i} {k} {j}: {sum}");
-                }
+        for (i, a) in a.iter().enumerate() {
+            for e in 0..3 * N {
+                let (k, j) = (e / N, e % N);
+                let sum: f64 = (0..N).map(|n| a[n] * g[n][k] * b[n][j]).sum();
+                let wanted = if j == i + k { 1.0 } else { 0.0 };
+                assert!((sum - wanted).abs() < 1e-14, "{i} {k} {j}: {sum}");
             }
         }
     }

@@ -361,8 +361,8 @@ impl<V: Variant<M, N>, const M: usize, const N: usize> Work<V, M, N> {
                         bias: None,
                     };
                     for block in 0..products.blocks {
-                        let columns = block * products.width
-                            ..self.written.min((block + 1) * products.width);
+                        let columns =
+                            block * products.width..self.written.min((block + 1) * products.width);
                         let to = block * products.block() + position * products.position();
                         product.write_part((position * self.read, columns), &mut m[to..]);
                     }

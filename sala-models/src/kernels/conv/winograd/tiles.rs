@@ -199,10 +199,7 @@ impl<T: Element, V: Variant<M, N>, const M: usize, const N: usize> Kernel<&mut [
 }
 
 #[inline(always)]
-fn load<T: Element, const K: usize>(
-    pixels: &[[&[T]; K]; K],
-    channel: usize,
-) -> [[Lanes<T>; K]; K] {
+fn load<T: Element, const K: usize>(pixels: &[[&[T]; K]; K], channel: usize) -> [[Lanes<T>; K]; K] {
     let mut d = [[Lanes::zeros(); K]; K];
     for (d, pixels) in d.iter_mut().zip(pixels) {
         for (d, pixel) in d.iter_mut().zip(pixels) {
