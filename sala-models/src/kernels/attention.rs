@@ -362,7 +362,7 @@ impl Attention {
         let scale = T::of(self.scale);
         for (scores, query) in scores.chunks_exact_mut(self.keys).zip(queries) {
             for score in &mut *scores {
-                *score = *score * scale;
+                *score *= scale;
             }
             if let Some(mask) = mask {
                 mask.apply(batch, head, query, scores);

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The mean and the variance need one pass over memory: each piece is centred on its own mean while it is
-//! in the cache, and pieces are merged by their means and sums of squares (Chan, Golub and LeVeque 1979,
+//! in the cache, and pieces are merged by their means and sums of squares (Chan, Golub and `LeVeque` 1979,
 //! Stanford STAN-CS-79-773), in f64 and in order. Forward reads `x` twice and writes `z`; backward reads
 //! `g`, `x` and `z` twice and writes `∂L/∂x`.
 
@@ -365,7 +365,7 @@ fn moments<T: Element>(x: &[T], mean: &mut [T], squares: &mut [T]) {
     }
     let rows = T::of((x.len() / channels) as f64);
     for sum in &mut *mean {
-        *sum = *sum / rows;
+        *sum /= rows;
     }
     for row in x.chunks_exact(channels) {
         for ((sum, &x), &mean) in squares.iter_mut().zip(row).zip(&*mean) {

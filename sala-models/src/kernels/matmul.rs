@@ -149,7 +149,19 @@ pub(crate) struct Product<'a, T: Element> {
 impl<T: Element> Product<'_, T> {
     /// Writes row `m` of the product to `out[places[m].out..]`, on the calling thread.
     pub(crate) fn write(self, out: &mut [T]) {
-        Arch::new().dispatch(Write { product: self, out });
+        let part = (0, 0..self.right.columns);
+        self.write_part(part, out);
+    }
+
+    /// As [`Product::write`] for a part of the right matrix: its rows from `first_row` on, as many as the
+    /// left matrix is wide, and the columns of some whole blocks. `out` begins with the first of them.
+    pub(crate) fn write_part(self, (first_row, columns): (usize, Range<usize>), out: &mut [T]) {
+        Arch::new().dispatch(Write {
+            product: self,
+            first_row,
+            columns,
+            out,
+        });
     }
 }
 
@@ -178,6 +190,8 @@ fn groups(runs: &[Run]) -> Vec<Vec<Run>> {
 
 struct Write<'a, 'b, T: Element> {
     product: Product<'a, T>,
+    first_row: usize,
+    columns: Range<usize>,
     out: &'b mut [T],
 }
 
@@ -204,18 +218,19 @@ impl<T: Element> Write<'_, '_, T> {
             right,
             bias,
         } = self.product;
-        let out = self.out;
+        let (out, all) = (self.out, self.columns);
         let groups = groups(runs);
-        for first in (0..right.columns).step_by(right.width) {
+        for first in all.clone().step_by(right.width) {
             let block = &right.values[first * right.depth..][..right.width * right.depth];
-            let columns = right.width.min(right.columns - first);
+            let columns = right.width.min(all.end - first);
+            let to = first - all.start;
             let mut start = vec![T::default(); right.width];
             if let Some(bias) = bias {
                 start[..columns].copy_from_slice(&bias[first..first + columns]);
             }
             let start = T::vectors::<S>(&start);
             let start: [T::Vector<S>; VECTORS] = std::array::from_fn(|v| start[v]);
-            let mut k = 0;
+            let mut k = self.first_row;
             for (number, group) in groups.iter().enumerate() {
                 let depth: usize = group.iter().map(|run| run.len).sum();
                 let panel = T::vectors::<S>(&block[k * right.width..(k + depth) * right.width]);
@@ -232,13 +247,13 @@ impl<T: Element> Write<'_, '_, T> {
                     let mut sums = [start; ROWS];
                     if number > 0 {
                         for (i, sums) in sums.iter_mut().enumerate() {
-                            *sums = load::<S, T>(simd, &out[place(i).out + first..], columns);
+                            *sums = load::<S, T>(simd, &out[place(i).out + to..], columns);
                         }
                     }
                     let bases = std::array::from_fn(|i| place(i).base);
                     let sums = simd.vectorize(tile.with(simd, bases, sums));
                     for (place, sums) in places.iter().zip(sums) {
-                        store::<S, T>(sums, &mut out[place.out + first..], columns);
+                        store::<S, T>(sums, &mut out[place.out + to..], columns);
                     }
                 }
             }
@@ -418,11 +433,8 @@ impl<T: Element, B: Fn(Range<usize>) -> Vec<usize> + Sync> Outer<'_, T, B> {
                     }
                     let blocks = sums.chunks_exact_mut(depth * width);
                     for (sums, right) in blocks.zip(right.chunks_exact(SUMMED * width)) {
-                        Arch::new().dispatch(Accumulate {
-                            left: &left[..bases.len() * len],
-                            right: &right[..bases.len() * width],
-                            sums: &mut sums[k * width..(k + len) * width],
-                        });
+                        let sums = &mut sums[k * width..(k + len) * width];
+                        accumulate(&left, len, &right[..bases.len() * width], sums);
                     }
                     k += len;
                 }
@@ -476,9 +488,21 @@ impl<T: Element> OuterSums<T> {
     }
 }
 
+/// Adds `Σ_m left[m · stride + k] right[m, n]` to the sums of one block of columns, `(depth, width)`, on
+/// the calling thread. `right` is `(rows, width)`.
+pub(crate) fn accumulate<T: Element>(left: &[T], stride: usize, right: &[T], sums: &mut [T]) {
+    Arch::new().dispatch(Accumulate {
+        left,
+        stride,
+        right,
+        sums,
+    });
+}
+
 struct Accumulate<'a, 'b, T: Element> {
-    /// `(rows, depth)`.
+    /// Rows that begin `stride` apart.
     left: &'a [T],
+    stride: usize,
     /// `(rows, width)`.
     right: &'a [T],
     /// `(depth, width)`.
@@ -503,23 +527,35 @@ impl<T: Element> Accumulate<'_, '_, T> {
     fn run<S: Simd, const DEPTH: usize>(self, simd: S) {
         let right = T::vectors::<S>(self.right).as_chunks::<VECTORS>().0;
         let sums = T::vectors_mut::<S>(self.sums).as_chunks_mut::<VECTORS>().0;
-        let (left, depth) = (self.left, sums.len());
-        let (tiles, last) = sums.as_chunks_mut::<DEPTH>();
-        let covered = tiles.len() * DEPTH;
+        let (left, stride) = (self.left, self.stride);
+        let (tiles, rest) = sums.as_chunks_mut::<DEPTH>();
+        let mut covered = tiles.len() * DEPTH;
         for (i, tile) in tiles.iter_mut().enumerate() {
             *tile = simd.vectorize(OuterWork {
                 simd,
                 left: &left[i * DEPTH..],
-                depth,
+                stride,
                 right,
                 sums: *tile,
             });
+        }
+        // Four keep the processor busy still: their eight sums need not wait for each other.
+        let (fours, last) = rest.as_chunks_mut::<4>();
+        for tile in fours {
+            *tile = simd.vectorize(OuterWork {
+                simd,
+                left: &left[covered..],
+                stride,
+                right,
+                sums: *tile,
+            });
+            covered += 4;
         }
         for (i, tile) in last.iter_mut().enumerate() {
             [*tile] = simd.vectorize(OuterWork {
                 simd,
                 left: &left[covered + i..],
-                depth,
+                stride,
                 right,
                 sums: [*tile],
             });
@@ -530,9 +566,9 @@ impl<T: Element> Accumulate<'_, '_, T> {
 /// One tile of an [`Outer`]: some columns of the left matrix.
 struct OuterWork<'a, S: Simd, T: Element, const DEPTH: usize> {
     simd: S,
-    /// From the tile's first column on, with rows `depth` apart.
+    /// From the tile's first column on, with rows `stride` apart.
     left: &'a [T],
-    depth: usize,
+    stride: usize,
     right: &'a [[T::Vector<S>; VECTORS]],
     sums: [[T::Vector<S>; VECTORS]; DEPTH],
 }
@@ -543,7 +579,7 @@ impl<S: Simd, T: Element, const DEPTH: usize> pulp::NullaryFnOnce for OuterWork<
     #[inline(always)]
     fn call(self) -> Self::Output {
         let mut sums = self.sums;
-        for (row, right) in self.left.chunks(self.depth).zip(self.right) {
+        for (row, right) in self.left.chunks(self.stride).zip(self.right) {
             for (&x, sums) in row[..DEPTH].iter().zip(&mut sums) {
                 let x = T::splat(self.simd, x);
                 for (sum, &right) in sums.iter_mut().zip(right) {

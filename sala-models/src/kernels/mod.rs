@@ -50,6 +50,7 @@ use std::{cell::Cell, sync::OnceLock};
 
 use candle_core::{DType, Result, Tensor};
 
+pub use self::conv::precision::{ConvPrecision, conv_precision, with_conv_precision};
 use crate::Error;
 
 /// Which forms may be used.

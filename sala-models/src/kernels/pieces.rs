@@ -154,6 +154,21 @@ pub(crate) fn column_sums<T: Element>(matrix: &[T], columns: usize) -> Vec<T> {
     sums
 }
 
+/// Hands out the pieces of two arrays together, each cut into as many.
+pub(crate) fn each_of_two<T: Send>(
+    (a, a_piece): (&mut [T], usize),
+    (b, b_piece): (&mut [T], usize),
+    work: impl Fn(usize, &mut [T], &mut [T]) + Sync + Send,
+) {
+    if a.len() > a_piece && parallel() {
+        let pieces = a.par_chunks_mut(a_piece).zip(b.par_chunks_mut(b_piece));
+        (pieces.enumerate()).for_each(|(i, (a, b))| work(i, a, b));
+    } else {
+        let pieces = a.chunks_mut(a_piece).zip(b.chunks_mut(b_piece));
+        (pieces.enumerate()).for_each(|(i, (a, b))| work(i, a, b));
+    }
+}
+
 /// Hands out the pieces of three arrays together, each cut into as many.
 pub(crate) fn each_of_three<T: Send>(
     (a, a_piece): (&mut [T], usize),

@@ -10,7 +10,7 @@ pub(crate) fn batches<T: Element>(x: &[T], rows: usize, columns: usize) -> Vec<T
     let matrix = rows * columns;
     let piece = piece(rows, columns);
     pieces::filled(x.len(), piece, |i, out| {
-        part(x, matrix, i * piece, rows, columns, out)
+        part(x, matrix, i * piece, rows, columns, out);
     })
 }
 

@@ -29,3 +29,4 @@ mod silent_cuts;
 mod softmax;
 mod store;
 mod transformer_reference;
+mod winograd;

@@ -44,7 +44,7 @@ pub(super) fn product<T: Element>(
 fn kernels<T: Element>(weight: &[T], plan: &Plan, phase: &Phase) -> Scratch<T> {
     let channels = plan.channels.0;
     let size = weight.len() / channels;
-    let entries = plan.entries(phase);
+    let entries = phase.entries();
     let mut kernels = Scratch::new(entries.len() * channels);
     for (row, &(u, v)) in kernels.chunks_exact_mut(channels).zip(&entries) {
         let entry = u * plan.kernel_columns() + v;
@@ -98,7 +98,7 @@ pub(super) fn weight_gradient<T: Element>(
     let Some(phase) = plan.phases.first() else {
         return vec![];
     };
-    let (runs, entries) = (plan.pixel_runs(phase), plan.entries(phase));
+    let (runs, entries) = (plan.pixel_runs(phase), phase.entries());
     let rows = super::rows_of_piece(plan, batch);
     let (height, width) = plan.targets;
     let all = batch * height;

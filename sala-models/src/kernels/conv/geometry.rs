@@ -124,6 +124,17 @@ pub(super) struct Phase {
     columns: Line,
 }
 
+impl Phase {
+    /// The entries `(u, v)` of the kernel that the phase uses, in the order of its runs.
+    pub(super) fn entries(&self) -> Vec<(usize, usize)> {
+        let of_row = |u: &Tap| {
+            let u = u.entry;
+            self.columns.taps.iter().map(move |v| (u, v.entry))
+        };
+        self.rows.taps.iter().flat_map(of_row).collect()
+    }
+}
+
 /// All matrix products of one direction, with what they read and write.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -182,15 +193,6 @@ impl Plan {
     /// Channels that one group reads.
     pub(super) const fn in_group(&self) -> usize {
         self.channels.0 / self.groups
-    }
-
-    /// The entries `(u, v)` of the kernel that a phase uses, in the order of its runs.
-    pub(super) fn entries(&self, phase: &Phase) -> Vec<(usize, usize)> {
-        let of_row = |u: &Tap| {
-            let u = u.entry;
-            phase.columns.taps.iter().map(move |v| (u, v.entry))
-        };
-        phase.rows.taps.iter().flat_map(of_row).collect()
     }
 
     /// Entries in a row of the kernel.

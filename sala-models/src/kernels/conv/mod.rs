@@ -13,12 +13,17 @@
 
 mod depthwise;
 mod geometry;
+pub(super) mod precision;
+mod winograd;
 
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
-use self::geometry::{Padding, Phase, Plan};
+use self::{
+    geometry::{Padding, Phase, Plan},
+    winograd::Tile,
+};
 use super::{
     access,
     element::Element,
@@ -54,14 +59,24 @@ fn apply<T: Element>(
     bias: Option<&Tensor>,
     geometry: &Geometry,
 ) -> Result<Tensor> {
-    let op = Conv::<T>(*geometry, std::marker::PhantomData);
+    let (precision, forced) = precision::precision_of(x.dtype())?;
+    let op = Conv::<T> {
+        geometry: *geometry,
+        tile: winograd::tile(geometry, precision, forced),
+        element: std::marker::PhantomData,
+    };
     match bias {
         Some(bias) => x.apply_op3(weight, bias, op),
         None => x.apply_op2(weight, op),
     }
 }
 
-struct Conv<T>(Geometry, std::marker::PhantomData<T>);
+struct Conv<T> {
+    geometry: Geometry,
+    /// Winograd's tile, if the convolution is computed with one: chosen here, for the backward, too.
+    tile: Option<Tile>,
+    element: std::marker::PhantomData<T>,
+}
 
 impl<T: Element> CustomOp2 for Conv<T> {
     fn name(&self) -> &'static str {
@@ -77,7 +92,7 @@ impl<T: Element> CustomOp2 for Conv<T> {
     ) -> Result<(CpuStorage, Shape)> {
         let x = access::slice::<T>(x, x_layout)?;
         let y = self.forward(x, access::slice(weight, weight_layout)?, None);
-        Ok(access::result(y, self.0.result()))
+        Ok(access::result(y, self.geometry.result()))
     }
 
     fn bwd(
@@ -111,7 +126,7 @@ impl<T: Element> CustomOp3 for Conv<T> {
             access::slice(weight, weight_layout)?,
         );
         let y = self.forward(x, weight, Some(access::slice(bias, bias_layout)?));
-        Ok(access::result(y, self.0.result()))
+        Ok(access::result(y, self.geometry.result()))
     }
 
     fn bwd(
@@ -130,13 +145,13 @@ type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 impl<T: Element> Conv<T> {
     fn forward(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
-        let geometry = &self.0;
+        let geometry = &self.geometry;
         let (height, width) = (geometry.rows.windows, geometry.columns.windows);
         match geometry.format {
-            ImageFormat::ChannelsLast => forward(x, weight, bias, geometry),
+            ImageFormat::ChannelsLast => self.forward_last(x, weight, bias),
             ImageFormat::ChannelsFirst => {
                 let x = self.inputs_last(x);
-                let y = forward(&x, weight, bias, geometry);
+                let y = self.forward_last(&x, weight, bias);
                 transpose::batches(&y, height * width, geometry.outputs)
             }
         }
@@ -149,7 +164,7 @@ impl<T: Element> Conv<T> {
         bias: Option<&Tensor>,
         gradient: &Tensor,
     ) -> Result<Gradients> {
-        let geometry = &self.0;
+        let geometry = &self.geometry;
         access::read::<T, _>(&gradient.contiguous()?, |gradient| {
             let transposed;
             let gradient = match geometry.format {
@@ -183,8 +198,11 @@ impl<T: Element> Conv<T> {
     }
 
     fn input_gradient(&self, gradient: &[T], weight: &[T]) -> Vec<T> {
-        let geometry = &self.0;
-        let of_x = input_gradient(gradient, weight, geometry);
+        let geometry = &self.geometry;
+        let of_x = match self.tile {
+            Some(tile) => winograd::input_gradient(gradient, weight, geometry, tile),
+            None => input_gradient(gradient, weight, geometry),
+        };
         match geometry.format {
             ImageFormat::ChannelsLast => of_x,
             ImageFormat::ChannelsFirst => {
@@ -195,16 +213,31 @@ impl<T: Element> Conv<T> {
     }
 
     fn weight_gradient(&self, x: &[T], gradient: &[T]) -> Vec<T> {
-        match self.0.format {
-            ImageFormat::ChannelsLast => weight_gradient(x, gradient, &self.0),
-            ImageFormat::ChannelsFirst => weight_gradient(&self.inputs_last(x), gradient, &self.0),
+        match self.geometry.format {
+            ImageFormat::ChannelsLast => self.weight_gradient_last(x, gradient),
+            ImageFormat::ChannelsFirst => self.weight_gradient_last(&self.inputs_last(x), gradient),
+        }
+    }
+
+    /// With channels last, as the following.
+    fn forward_last(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+        match self.tile {
+            Some(tile) => winograd::forward(x, weight, bias, &self.geometry, tile),
+            None => forward(x, weight, bias, &self.geometry),
+        }
+    }
+
+    fn weight_gradient_last(&self, x: &[T], gradient: &[T]) -> Vec<T> {
+        match self.tile {
+            Some(tile) => winograd::weight_gradient(x, gradient, &self.geometry, tile),
+            None => weight_gradient(x, gradient, &self.geometry),
         }
     }
 
     /// `x (N, C, H, W)` with its channels last.
     fn inputs_last(&self, x: &[T]) -> Scratch<T> {
-        let pixels = self.0.rows.size * self.0.columns.size;
-        transpose::to_scratch(x, self.0.inputs, pixels)
+        let pixels = self.geometry.rows.size * self.geometry.columns.size;
+        transpose::to_scratch(x, self.geometry.inputs, pixels)
     }
 }
 
@@ -318,7 +351,7 @@ fn pack<T: Element>(
     phase: &Phase,
     group: usize,
 ) -> Panels<T> {
-    let entries = plan.entries(phase);
+    let entries = phase.entries();
     let in_group = plan.in_group();
     let out_group = plan.channels.1 / plan.groups;
     let weight = &weight[group * weight.len() / plan.groups..];
@@ -385,7 +418,7 @@ fn weight_gradient<T: Element>(x: &[T], gradient: &[T], geometry: &Geometry) -> 
     let Some(phase) = plan.phases.first() else {
         return vec![];
     };
-    let (runs, entries) = (plan.runs(phase), plan.entries(phase));
+    let (runs, entries) = (plan.runs(phase), phase.entries());
     let outputs = geometry.outputs / geometry.groups;
     let of_group = |group: usize| {
         let outer = Outer {

@@ -57,6 +57,10 @@ impl Axis {
     }
 
     /// What entry `place` of the kernel sees of the padded `x` in each window.
+    #[expect(
+        clippy::cast_possible_wrap,
+        reason = "places in an image, which is in memory"
+    )]
     fn seen_by(&self, place: usize, x: &Tensor, dim: usize) -> Result<Tensor> {
         let first = place * self.dilation;
         if self.stride == 1 {
