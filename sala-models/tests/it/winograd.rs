@@ -186,8 +186,8 @@ fn errors_in_single_precision_are_bounded() {
     }
     for ((precision, worst), bounds) in precisions.into_iter().zip(worst).zip([
         [3e-6, 3e-6, 3e-6],
-        [5e-6, 5e-6, 5e-6],
-        [5e-5, 5e-5, 5e-5],
+        [1.5e-6, 1.5e-6, 1.5e-6],
+        [3e-5, 3e-5, 3e-5],
     ]) {
         println!("{precision:?}: {worst:?}");
         for ((off, bound), name) in worst.into_iter().zip(bounds).zip(NAMES) {

@@ -7,7 +7,20 @@ use candle_core::DType;
 use crate::Error;
 
 /// What fast convolutions may give up for speed. It concerns 3 × 3 kernels with a stride of 1 on the CPU,
-/// in f32.
+/// in f32; f64 is always exact.
+///
+/// Largest errors in f32 against f64, relative to the largest entry, for 64, 128 and 256 channels
+/// (`cargo test -p sala-models --test it winograd::errors -- --nocapture` prints and bounds them):
+///
+/// | | result | input gradient | weight gradient |
+/// |---|---|---|---|
+/// | exact | 2.4e-6 | 1.9e-6 | 1.4e-6 |
+/// | balanced | 4.7e-7 | 6.2e-7 | 3.9e-7 |
+/// | fast | 1.0e-5 | 1.4e-5 | 6.0e-6 |
+///
+/// F(2×2, 3×3) multiplies with ±1 and ½ only, and its sums are nine times shorter than those of nine
+/// entries and all channels: so its errors are smaller than those of plain sums. F(4×4, 3×3)
+/// multiplies with up to 8, and its errors are several times larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConvPrecision {
     /// Sums of products.

@@ -67,7 +67,7 @@ use crate::{
 
 /// Bytes of V and M of a chunk, about, and the tiles of a chunk at most. Chunks have a multiple of
 /// [`ROWS`] tiles, the rows of a product's tile.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 1 << 19;
 const TILES: usize = 96;
 const ROWS: usize = 12;
 
@@ -105,7 +105,8 @@ pub(super) fn tile(geometry: &Geometry, precision: ConvPrecision, always: bool) 
     (always || wins(geometry, tile)).then_some(tile)
 }
 
-/// Whether tiles are faster than gathered rows.
+/// Whether tiles are faster than gathered rows. With fewer channels the transformations cost more than
+/// the products save, with fewer tiles that of the weight does.
 fn wins(geometry: &Geometry, tile: Tile) -> bool {
     let side = match tile {
         Tile::Two => 2,
@@ -113,7 +114,7 @@ fn wins(geometry: &Geometry, tile: Tile) -> bool {
     };
     let (height, width) = (geometry.rows.windows, geometry.columns.windows);
     let tiles = geometry.batch * height.div_ceil(side) * width.div_ceil(side);
-    geometry.inputs.min(geometry.outputs) >= 32 && tiles >= 32
+    geometry.inputs.min(geometry.outputs) >= 64 && tiles >= 32
 }
 
 /// The convolution.
