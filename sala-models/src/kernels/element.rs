@@ -1,10 +1,5 @@
 //! f32 and f64 as scalars and as vectors of the processor at hand.
 
-#![expect(
-    clippy::inline_always,
-    reason = "what is not inlined is not compiled for the chosen instruction set"
-)]
-
 use std::{
     fmt::Debug,
     iter::Sum,
@@ -70,9 +65,8 @@ macro_rules! element {
             type Vector<S: Simd> = S::$vector;
 
             #[inline(always)]
-            #[expect(
+            #[allow(
                 clippy::cast_possible_truncation,
-                clippy::allow_attributes,
                 reason = "constants are rounded to the tensors' precision, as candle does"
             )]
             fn of(x: f64) -> Self {

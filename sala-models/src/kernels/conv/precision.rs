@@ -32,7 +32,7 @@ pub enum ConvPrecision {
 }
 
 /// What holds where nothing else was chosen.
-const DEFAULT: ConvPrecision = ConvPrecision::Exact;
+const DEFAULT: ConvPrecision = ConvPrecision::Balanced;
 
 impl Default for ConvPrecision {
     fn default() -> Self {
