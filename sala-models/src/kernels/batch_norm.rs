@@ -19,9 +19,14 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Shape, Tensor, bail};
 
-use super::{access, element::Element, pieces, transpose};
+use super::{
+    access,
+    custom::{Gradients, Inputs, Operation},
+    element::Element,
+    pieces, transpose,
+};
 
 /// Means and biased variances of the channels, in f64.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,10 +73,7 @@ fn apply<T: Element>(
         used: Arc::clone(&used),
         element: std::marker::PhantomData,
     };
-    let y = match residual {
-        Some(residual) => x.apply_op3(parameters, residual, op)?,
-        None => x.apply_op2(parameters, op)?,
-    };
+    let y = op.apply(x, parameters, residual)?;
     match used.get() {
         Some(statistics) => Ok((y, statistics.clone())),
         None => bail!("batch_norm: the forward pass did not run"),
@@ -85,84 +87,57 @@ struct Op<T> {
     element: std::marker::PhantomData<T>,
 }
 
-impl<T: Element> CustomOp2 for Op<T> {
+impl<T: Element> Operation for Op<T> {
+    type Element = T;
+
     fn name(&self) -> &'static str {
         "batch_norm"
     }
 
-    fn cpu_fwd(
+    fn forward(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        parameters: &CpuStorage,
-        parameters_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, shape) = (access::slice::<T>(x, x_layout)?, x_layout.shape());
-        let parameters = access::slice(parameters, parameters_layout)?;
-        Ok(access::result(self.forward(x, parameters, None), shape))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        parameters: &Tensor,
-        y: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (x, parameters, _) = self.backward(x, parameters, None, y, gradient)?;
-        Ok((x, parameters))
-    }
-}
-
-impl<T: Element> CustomOp3 for Op<T> {
-    fn name(&self) -> &'static str {
-        "batch_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        parameters: &CpuStorage,
-        parameters_layout: &Layout,
-        residual: &CpuStorage,
-        residual_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, shape) = (access::slice::<T>(x, x_layout)?, x_layout.shape());
-        let parameters = access::slice(parameters, parameters_layout)?;
-        let residual = access::slice(residual, residual_layout)?;
-        Ok(access::result(
-            self.forward(x, parameters, Some(residual)),
-            shape,
-        ))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        parameters: &Tensor,
-        residual: &Tensor,
-        y: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<Gradients> {
-        self.backward(x, parameters, Some(residual), y, gradient)
-    }
-}
-
-type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
-
-impl<T: Element> Op<T> {
-    fn forward(&self, x: &[T], parameters: &[T], residual: Option<&[T]>) -> Vec<T> {
+        x: &[T],
+        shape: &Shape,
+        parameters: &[T],
+        residual: Option<&[T]>,
+    ) -> (Vec<T>, Shape) {
         let channels = self.settings.channels;
         let Some(positions) = self.settings.positions else {
-            return self.forward_last(x, parameters, residual);
+            return (self.forward_last(x, parameters, residual), shape.clone());
         };
         let last = |x| transpose::to_scratch(x, channels, positions);
         let residual = residual.map(last);
         let y = self.forward_last(&last(x), parameters, residual.as_deref());
-        transpose::batches(&y, positions, channels)
+        (transpose::batches(&y, positions, channels), shape.clone())
     }
 
+    fn backward(&self, inputs: Inputs, y: &Tensor, gradient: &Tensor) -> Result<Gradients> {
+        let (x, parameters, residual) = (inputs.first, inputs.second, inputs.third);
+        let wanted = Wanted {
+            x: x.track_op(),
+            residual: residual.is_some_and(Tensor::track_op),
+        };
+        let found = access::read::<T, _>(x, |x| {
+            access::read(parameters, |parameters| {
+                access::read(y, |y| {
+                    access::read(
+                        gradient,
+                        |g| Ok(self.gradients(x, parameters, y, g, wanted)),
+                    )
+                })
+            })
+        })?;
+        let of = |values: Option<Vec<T>>| values.map(|v| access::tensor(v, x.shape())).transpose();
+        let of_parameters = access::tensor(found.parameters, parameters.shape())?;
+        Ok((
+            of(found.x)?,
+            parameters.track_op().then_some(of_parameters),
+            of(found.residual)?,
+        ))
+    }
+}
+
+impl<T: Element> Op<T> {
     /// With the channels last.
     fn forward_last(&self, x: &[T], parameters: &[T], residual: Option<&[T]>) -> Vec<T> {
         let BatchNorm {
@@ -187,37 +162,6 @@ impl<T: Element> Op<T> {
                 || map.apply(x, residual, relu, y),
             );
         })
-    }
-
-    fn backward(
-        &self,
-        x: &Tensor,
-        parameters: &Tensor,
-        residual: Option<&Tensor>,
-        y: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<Gradients> {
-        let gradient = gradient.contiguous()?;
-        let wanted = Wanted {
-            x: x.track_op(),
-            residual: residual.is_some_and(Tensor::track_op),
-        };
-        let found = access::read::<T, _>(x, |x| {
-            access::read(parameters, |parameters| {
-                access::read(y, |y| {
-                    access::read(&gradient, |g| {
-                        Ok(self.gradients(x, parameters, y, g, wanted))
-                    })
-                })
-            })
-        })?;
-        let of = |values: Option<Vec<T>>| values.map(|v| access::tensor(v, x.shape())).transpose();
-        let of_parameters = access::tensor(found.parameters, parameters.shape())?;
-        Ok((
-            of(found.x)?,
-            parameters.track_op().then_some(of_parameters),
-            of(found.residual)?,
-        ))
     }
 
     fn gradients(&self, x: &[T], parameters: &[T], y: &[T], g: &[T], wanted: Wanted) -> Found<T> {

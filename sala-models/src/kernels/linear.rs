@@ -8,10 +8,11 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use candle_core::{DType, Result, Shape, Tensor};
 
 use super::{
     access,
+    custom::{Gradients, Inputs, Operation},
     element::Element,
     matmul::{self, Outer, Panels, Product},
     pieces,
@@ -36,113 +37,35 @@ struct Linear<T> {
     element: std::marker::PhantomData<T>,
 }
 
-impl<T: Element> CustomOp2 for Linear<T> {
+impl<T: Element> Operation for Linear<T> {
+    type Element = T;
+
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = access::slice::<T>(x, x_layout)?;
-        let y = self.forward(x, access::slice(weight, weight_layout)?, None);
-        Ok(access::result(y, self.result(x_layout)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (x, weight, _) = self.backward(x, weight, None, gradient)?;
-        Ok((x, weight))
-    }
-}
-
-impl<T: Element> CustomOp3 for Linear<T> {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = access::slice::<T>(x, x_layout)?;
-        let bias = access::slice(bias, bias_layout)?;
-        let y = self.forward(x, access::slice(weight, weight_layout)?, Some(bias));
-        Ok(access::result(y, self.result(x_layout)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<Gradients> {
-        self.backward(x, weight, Some(bias), gradient)
-    }
-}
-
-type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
-
-impl<T: Element> Linear<T> {
-    const fn new(inputs: usize, outputs: usize) -> Self {
-        Self {
-            inputs,
-            outputs,
-            element: std::marker::PhantomData,
-        }
-    }
-
-    fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        match bias {
-            Some(bias) => x.apply_op3(weight, bias, self),
-            None => x.apply_op2(weight, self),
-        }
-    }
-
-    fn forward(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    fn forward(&self, x: &[T], shape: &Shape, weight: &[T], bias: Option<&[T]>) -> (Vec<T>, Shape) {
         let Self {
             inputs, outputs, ..
         } = *self;
         let right = Panels::pack(inputs, outputs, weight, (1, inputs));
-        product(x, &right, bias, inputs, outputs)
-    }
-
-    /// The shape of the result.
-    fn result(&self, x: &Layout) -> Shape {
-        let mut dims = x.dims().to_vec();
+        let mut dims = shape.dims().to_vec();
         if let Some(last) = dims.last_mut() {
-            *last = self.outputs;
+            *last = outputs;
         }
-        dims.into()
+        (product(x, &right, bias, inputs, outputs), dims.into())
     }
 
-    fn backward(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        gradient: &Tensor,
-    ) -> Result<Gradients> {
+    fn backward(&self, tensors: Inputs, _: &Tensor, gradient: &Tensor) -> Result<Gradients> {
         let Self {
             inputs, outputs, ..
         } = *self;
-        access::read::<T, _>(&gradient.contiguous()?, |gradient| {
+        let Inputs {
+            first: x,
+            second: weight,
+            third: bias,
+        } = tensors;
+        access::read::<T, _>(gradient, |gradient| {
             let of_x = x.track_op().then(|| {
                 let right = access::read(weight, |w| {
                     Ok(Panels::pack(outputs, inputs, w, (inputs, 1)))
@@ -163,6 +86,16 @@ impl<T: Element> Linear<T> {
                 of_bias.transpose()?,
             ))
         })
+    }
+}
+
+impl<T: Element> Linear<T> {
+    const fn new(inputs: usize, outputs: usize) -> Self {
+        Self {
+            inputs,
+            outputs,
+            element: std::marker::PhantomData,
+        }
     }
 
     fn weight_gradient(&self, x: &[T], gradient: &[T]) -> Vec<T> {

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `element` | arithmetic of f32 and f64, as scalars and as vectors of the processor at hand |
 //! | `access` | slices of tensors, and tensors of what a kernel computed |
+//! | `custom` | operations of two or three tensors, for candle |
 //! | `matmul` | matrix products, the core of convolutions, linear layers and attention |
 //! | `scratch` | memory that kernels borrow instead of allocating it |
 //! | `pieces` | how work is cut and shared among threads |
@@ -31,6 +32,7 @@ pub(crate) mod attention;
 pub(crate) mod batch_norm;
 pub(crate) mod conv;
 pub(crate) mod cross_entropy;
+pub(crate) mod custom;
 pub(crate) mod dropout;
 pub(crate) mod element;
 pub(crate) mod embedding;

@@ -19,10 +19,11 @@
 
 use std::{marker::PhantomData, sync::OnceLock};
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Shape, Tensor, bail};
 
 use super::{
     access,
+    custom::{Gradients, Inputs, Operation},
     functions::Functions,
     pieces::{self, Kernel},
     rows::{self, LANES, total},
@@ -35,6 +36,11 @@ pub(crate) fn layer_norm(
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<Tensor> {
+    let (weight, bias) = (
+        &weight.contiguous()?,
+        bias.map(Tensor::contiguous).transpose()?,
+    );
+    let bias = bias.as_ref();
     match x.dtype() {
         DType::F64 => Norm::<f64>::new("layer_norm", eps, true).apply(x, weight, bias),
         _ => Norm::<f32>::new("layer_norm", eps, true).apply(x, weight, bias),
@@ -43,6 +49,7 @@ pub(crate) fn layer_norm(
 
 /// The RMS norm of a contiguous f32 or f64 tensor; the weight has its dtype.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let weight = &weight.contiguous()?;
     match x.dtype() {
         DType::F64 => Norm::<f64>::new("rms_norm", eps, false).apply(x, weight, None),
         _ => Norm::<f32>::new("rms_norm", eps, false).apply(x, weight, None),
@@ -70,16 +77,8 @@ impl<T: Functions> Norm<T> {
         }
     }
 
-    fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let weight = weight.contiguous()?;
-        match bias {
-            Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, self),
-            None => x.apply_op2(&weight, self),
-        }
-    }
-
     /// An empty `bias` stands for none.
-    fn forward(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
+    fn rows(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
         let size = weight.len();
         let rows = rows::per_piece(size);
         let mut stats = vec![[T::default(); 2]; x.len() / size];
@@ -95,7 +94,7 @@ impl<T: Functions> Norm<T> {
     }
 
     /// dx, and dγ followed by dβ.
-    fn backward(&self, x: &[T], weight: &[T], dy: &[T]) -> Result<(Vec<T>, Vec<T>)> {
+    fn slopes(&self, x: &[T], weight: &[T], dy: &[T]) -> Result<(Vec<T>, Vec<T>)> {
         let Some(stats) = self.stats.get() else {
             bail!("{}: backward before forward", self.name);
         };
@@ -126,96 +125,32 @@ impl<T: Functions> Norm<T> {
         parts.truncate(2 * size);
         Ok((dx, parts))
     }
+}
 
-    /// The gradients of `x`, `weight` and the bias.
-    fn gradients(&self, x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<[Tensor; 3]> {
-        let dy = dy.contiguous()?;
+impl<T: Functions> Operation for Norm<T> {
+    type Element = T;
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn forward(&self, x: &[T], shape: &Shape, weight: &[T], bias: Option<&[T]>) -> (Vec<T>, Shape) {
+        (self.rows(x, weight, bias.unwrap_or(&[])), shape.clone())
+    }
+
+    fn backward(&self, inputs: Inputs, _: &Tensor, dy: &Tensor) -> Result<Gradients> {
+        let (x, weight, bias) = (inputs.first, inputs.second, inputs.third);
         let (dx, sums) = access::read(x, |x: &[T]| {
             access::read(weight, |weight: &[T]| {
-                access::read(&dy, |dy: &[T]| self.backward(x, weight, dy))
+                access::read(dy, |dy: &[T]| self.slopes(x, weight, dy))
             })
         })?;
-        let size = weight.elem_count();
-        let sums = access::tensor(sums, (2, size))?;
-        Ok([access::tensor(dx, x.shape())?, sums.get(0)?, sums.get(1)?])
-    }
-}
-
-impl<T: Functions> CustomOp2 for Norm<T> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (
-            access::slice(x, x_layout)?,
-            access::slice(weight, weight_layout)?,
-        );
-        Ok(access::result(
-            self.forward(x, weight, &[]),
-            x_layout.shape(),
-        ))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dweight, _] = self.gradients(x, weight, dy)?;
+        let sums = access::tensor(sums, (2, weight.elem_count()))?;
+        let (dx, dweight, dbias) = (access::tensor(dx, x.shape())?, sums.get(0)?, sums.get(1)?);
         Ok((
             x.track_op().then_some(dx),
             weight.track_op().then_some(dweight),
-        ))
-    }
-}
-
-impl<T: Functions> CustomOp3 for Norm<T> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight, bias) = (
-            access::slice(x, x_layout)?,
-            access::slice(weight, weight_layout)?,
-            access::slice(bias, bias_layout)?,
-        );
-        Ok(access::result(
-            self.forward(x, weight, bias),
-            x_layout.shape(),
-        ))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dweight, dbias] = self.gradients(x, weight, dy)?;
-        Ok((
-            x.track_op().then_some(dx),
-            weight.track_op().then_some(dweight),
-            bias.track_op().then_some(dbias),
+            bias.is_some_and(Tensor::track_op).then_some(dbias),
         ))
     }
 }

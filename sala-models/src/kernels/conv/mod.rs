@@ -18,7 +18,7 @@ mod winograd;
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Tensor};
 
 use self::{
     geometry::{Padding, Phase, Plan},
@@ -26,6 +26,7 @@ use self::{
 };
 use super::{
     access,
+    custom::{Gradients, Inputs, Operation},
     element::Element,
     matmul::{Outer, Panels, Product},
     pieces,
@@ -65,10 +66,7 @@ fn apply<T: Element>(
         tile: winograd::tile(geometry, precision, forced),
         element: std::marker::PhantomData,
     };
-    match bias {
-        Some(bias) => x.apply_op3(weight, bias, op),
-        None => x.apply_op2(weight, op),
-    }
+    op.apply(x, weight, bias)
 }
 
 struct Conv<T> {
@@ -78,94 +76,35 @@ struct Conv<T> {
     element: std::marker::PhantomData<T>,
 }
 
-impl<T: Element> CustomOp2 for Conv<T> {
+impl<T: Element> Operation for Conv<T> {
+    type Element = T;
+
     fn name(&self) -> &'static str {
         "conv2d"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = access::slice::<T>(x, x_layout)?;
-        let y = self.forward(x, access::slice(weight, weight_layout)?, None);
-        Ok(access::result(y, self.geometry.result()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (x, weight, _) = self.backward(x, weight, None, gradient)?;
-        Ok((x, weight))
-    }
-}
-
-impl<T: Element> CustomOp3 for Conv<T> {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (
-            access::slice::<T>(x, x_layout)?,
-            access::slice(weight, weight_layout)?,
-        );
-        let y = self.forward(x, weight, Some(access::slice(bias, bias_layout)?));
-        Ok(access::result(y, self.geometry.result()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        self.backward(x, weight, Some(bias), gradient)
-    }
-}
-
-type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
-
-impl<T: Element> Conv<T> {
-    fn forward(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    fn forward(&self, x: &[T], _: &Shape, weight: &[T], bias: Option<&[T]>) -> (Vec<T>, Shape) {
         let geometry = &self.geometry;
         let (height, width) = (geometry.rows.windows, geometry.columns.windows);
-        match geometry.format {
+        let y = match geometry.format {
             ImageFormat::ChannelsLast => self.forward_last(x, weight, bias),
             ImageFormat::ChannelsFirst => {
                 let x = self.inputs_last(x);
                 let y = self.forward_last(&x, weight, bias);
                 transpose::batches(&y, height * width, geometry.outputs)
             }
-        }
+        };
+        (y, geometry.result())
     }
 
-    fn backward(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        gradient: &Tensor,
-    ) -> Result<Gradients> {
+    fn backward(&self, inputs: Inputs, _: &Tensor, gradient: &Tensor) -> Result<Gradients> {
         let geometry = &self.geometry;
-        access::read::<T, _>(&gradient.contiguous()?, |gradient| {
+        let Inputs {
+            first: x,
+            second: weight,
+            third: bias,
+        } = inputs;
+        access::read::<T, _>(gradient, |gradient| {
             let transposed;
             let gradient = match geometry.format {
                 ImageFormat::ChannelsLast => gradient,
@@ -196,7 +135,9 @@ impl<T: Element> Conv<T> {
             ))
         })
     }
+}
 
+impl<T: Element> Conv<T> {
     fn input_gradient(&self, gradient: &[T], weight: &[T]) -> Vec<T> {
         let geometry = &self.geometry;
         let of_x = match self.tile {
