@@ -134,8 +134,13 @@ fn write_weights(tensors: &BTreeMap<String, Tensor>, folder: &Path) -> Result<Na
             source,
         }
     })?;
-    // A file is synced as a whole, whichever handle wrote it.
-    file.as_file().sync_all().map_err(io)?;
+    // What lies there now is another file than was made, private and not synced.
+    let sync = || {
+        let written = fs::File::open(file.path())?;
+        written.set_permissions(file.as_file().metadata()?.permissions())?;
+        written.sync_all()
+    };
+    sync().map_err(io)?;
     Ok(file)
 }
 
