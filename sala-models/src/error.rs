@@ -229,3 +229,16 @@ pub(crate) fn check_sizes(
     }
     Ok(())
 }
+
+/// Checks a number that has to be positive and finite.
+pub(crate) fn check_positive(config: &'static str, field: &'static str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Config {
+        config,
+        field,
+        wanted: "positive and finite",
+        got: value.to_string(),
+    })
+}
