@@ -148,6 +148,11 @@ pub enum Error {
         got: String,
     },
 
+    /// A model could not be brought from the Hugging Face hub.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::pretrained::HubError),
+
     /// An error of candle itself.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
