@@ -5,8 +5,7 @@
 //! ```
 //!
 //! The lookups are sorted by row, those of one row staying in their order, and the table is cut into pieces
-//! of rows. So no two threads meet in a row, and each row's sum runs in the order of the lookups. Rows that
-//! nobody looked up are not touched at all: their zeros are fresh pages of the system.
+//! of rows. So no two threads meet in a row, and each row's sum runs in the order of the lookups.
 
 use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
 
@@ -44,8 +43,7 @@ impl Lookup {
         let mut order: Vec<usize> = (0..self.indices.len()).collect();
         order.sort_by_key(|&i| self.indices[i]);
         let count = rows::per_piece(size);
-        let mut sums = vec![T::default(); entries * size];
-        pieces::each_of(&mut sums, count * size, |piece, sums| {
+        pieces::filled(entries * size, count * size, |piece, sums| {
             let first = piece * count;
             let from = |row: usize| order.partition_point(|&i| (self.indices[i] as usize) < row);
             for &i in &order[from(first)..from(first + sums.len() / size)] {
@@ -55,8 +53,7 @@ impl Lookup {
                     *sum += dy;
                 }
             }
-        });
-        sums
+        })
     }
 }
 

@@ -6,16 +6,14 @@
 //! ∂L/∂X = G W        ∂L/∂W = Gᵀ X        ∂L/∂b = Σ over rows of G
 //! ```
 
-use std::ops::Range;
-
 use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
 
 use super::{
     access,
     element::Element,
     graph::{self, Input, Operation},
-    matmul::{self, Outer, Panels, Product},
-    pieces,
+    matmul::{self, Panels, Product},
+    pieces, transpose,
 };
 
 /// Rows of a piece, at most and at least, and the number of pieces that is aimed at.
@@ -97,21 +95,16 @@ impl<T: Element> Linear<T> {
         }
     }
 
+    /// Of plain matrices the product with a turned one is faster than [`Outer`](super::matmul::Outer): it keeps
+    /// its sums in registers, and turning takes less time than copying rows for each block of columns.
     fn weight_gradient(&self, x: &[T], gradient: &[T]) -> Vec<T> {
         let Self {
             inputs, outputs, ..
         } = *self;
-        let outer = Outer {
-            left: gradient,
-            bases: |rows: Range<usize>| rows.map(|row| row * outputs).collect(),
-            runs: &[matmul::plain_run(outputs)],
-            right: x,
-            stride: inputs,
-            rows: x.len() / inputs,
-            columns: inputs,
-        };
-        let sums = outer.sums();
-        pieces::filled(outputs * inputs, inputs, |o, row| sums.add_row(o, row))
+        let rows = x.len() / inputs;
+        let right = Panels::pack(rows, inputs, x, (inputs, 1));
+        let left = transpose::to_scratch(gradient, rows, outputs);
+        product(&left, &right, None, rows, inputs)
     }
 }
 
