@@ -10,7 +10,7 @@ use std::{
 use futures::StreamExt;
 use hf_hub::{HFRepository, RepoTypeModel, repository::download::HFByteStream};
 
-use super::{Asked, HubError, cache::failed};
+use super::{HubError, asked::Asked, cache::failed};
 use crate::{Error, Result};
 
 /// A file of a commit.

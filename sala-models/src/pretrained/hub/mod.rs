@@ -3,21 +3,23 @@
 //! The client finds and authorises; here a download is cut off and taken up again, measured against what the
 //! repository lists, and put into the cache only when it is whole, which the client leaves to others.
 
+mod asked;
 mod cache;
 mod download;
 mod error;
+mod settings;
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{fs, path::Path};
 
-use futures::TryStreamExt;
-use hf_hub::{HFClient, HFError, HFRepository, RepoTypeModel, repository::RepoTreeEntry, split_id};
+use hf_hub::{HFClient, HFRepository, RepoTypeModel, split_id};
 use tokio::runtime;
 
-pub use self::error::HubError;
 use self::{
+    asked::Asked,
     cache::{Cache, failed},
     download::{Download, Patience, Remote},
 };
+pub use self::{error::HubError, settings::HubBuilder};
 use super::{
     Snapshot,
     snapshot::{COMPANIONS, CONFIG},
@@ -54,112 +56,6 @@ pub struct Hub {
     client: HFClient,
     offline: bool,
     patience: Patience,
-}
-
-/// Settings of a [`Hub`]; what is not set comes from the environment.
-#[derive(Debug, Clone, Default)]
-pub struct HubBuilder {
-    endpoint: Option<String>,
-    token: Option<String>,
-    cache: Option<PathBuf>,
-    offline: Option<bool>,
-    tries: Option<usize>,
-    pause: Option<Duration>,
-}
-
-impl HubBuilder {
-    /// The hub's address; without one `HF_ENDPOINT`, or the public hub.
-    #[must_use]
-    pub fn endpoint(self, endpoint: impl Into<String>) -> Self {
-        let endpoint = Some(endpoint.into());
-        Self { endpoint, ..self }
-    }
-
-    /// Who asks; without one `HF_TOKEN`, or what `hf auth login` left in `HF_HOME`.
-    #[must_use]
-    pub fn token(self, token: impl Into<String>) -> Self {
-        let token = Some(token.into());
-        Self { token, ..self }
-    }
-
-    /// The cache's folder; without one `HF_HUB_CACHE`, or `hub` in `HF_HOME`, or in `~/.cache/huggingface`.
-    #[must_use]
-    pub fn cache(self, cache: impl Into<PathBuf>) -> Self {
-        let cache = Some(cache.into());
-        Self { cache, ..self }
-    }
-
-    /// Whether only the cache is looked at; without it, whether `HF_HUB_OFFLINE` is `1`, `true`, `yes` or `on`.
-    #[must_use]
-    pub fn offline(self, offline: bool) -> Self {
-        let offline = Some(offline);
-        Self { offline, ..self }
-    }
-
-    /// How often in turn a file may bring nothing before the download fails (5), and how long to wait after
-    /// each break (one second).
-    #[must_use]
-    pub fn patience(self, tries: usize, pause: Duration) -> Self {
-        let (tries, pause) = (Some(tries.max(1)), Some(pause));
-        Self {
-            tries,
-            pause,
-            ..self
-        }
-    }
-
-    /// The hub with these settings.
-    ///
-    /// # Errors
-    /// [`HubError::Client`] when the address is none.
-    ///
-    /// ```
-    /// use sala_models::pretrained::Hub;
-    ///
-    /// let cache = tempfile::tempdir()?;
-    /// let hub = Hub::builder().cache(cache.path()).offline(true).build()?;
-    /// let error = hub.snapshot("gpt2", None).unwrap_err();
-    /// assert!(error.to_string().contains("is not in the cache"));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn build(self) -> Result<Hub> {
-        let tries = self.tries.unwrap_or(5);
-        let pause = self.pause.unwrap_or(Duration::from_secs(1));
-        // Each try of ours has tries of the client in it, for what fails before anything is sent.
-        let mut client = HFClient::builder()
-            .retry_max_attempts(tries.min(3))
-            .retry_base_delay(pause / 4);
-        if let Some(endpoint) = self.endpoint {
-            client = client.endpoint(endpoint);
-        }
-        if let Some(token) = self.token {
-            client = client.token(token);
-        }
-        if let Some(cache) = self.cache {
-            client = client.cache_dir(cache);
-        }
-        let client = client.build().map_err(|source| HubError::Client {
-            source: Box::new(source),
-        })?;
-        Ok(Hub {
-            client,
-            offline: self.offline.unwrap_or_else(offline_by_environment),
-            patience: Patience { tries, pause },
-        })
-    }
-}
-
-fn offline_by_environment() -> bool {
-    let value = env::var("HF_HUB_OFFLINE").unwrap_or_default();
-    ["1", "true", "yes", "on"].contains(&&*value.to_lowercase())
-}
-
-/// What was asked for, for errors.
-#[derive(Debug)]
-struct Asked {
-    id: String,
-    revision: String,
-    endpoint: String,
 }
 
 impl Hub {
@@ -226,6 +122,8 @@ impl Hub {
     fn cached(&self, asked: &Asked, cache: &Cache) -> Result<Snapshot> {
         let found = cache.commit(&asked.revision).and_then(|commit| {
             let snapshot = Snapshot::local(cache.snapshot(&commit)).ok()?;
+            // A program may have fetched weights alone.
+            snapshot.config().ok()?;
             Some(snapshot.of_commit(commit))
         });
         let not_cached = || HubError::NotCached {
@@ -272,115 +170,6 @@ impl Hub {
     }
 }
 
-impl Asked {
-    fn check(&self) -> Result<()> {
-        let plain = |part: &str| {
-            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            !part.is_empty() && part.chars().all(allowed) && !part.starts_with('.')
-        };
-        let parts: Vec<&str> = self.id.split('/').collect();
-        if parts.len() > 2 || !parts.into_iter().all(plain) {
-            return Err(HubError::Name {
-                id: self.id.clone(),
-            }
-            .into());
-        }
-        // It becomes a path in the cache.
-        if !self.revision.split('/').all(plain) {
-            return Err(self.no_revision());
-        }
-        Ok(())
-    }
-
-    async fn commit(&self, repository: &HFRepository<RepoTypeModel>) -> Result<String> {
-        let info = repository.info().revision(&*self.revision).send().await;
-        let info = match info {
-            Ok(info) => info,
-            // The client takes any 404 for a missing revision.
-            Err(HFError::RevisionNotFound { .. }) => {
-                return Err(match repository.exists().send().await {
-                    Ok(true) => self.no_revision(),
-                    Ok(false) => HubError::NoRepository {
-                        id: self.id.clone(),
-                        endpoint: self.endpoint.clone(),
-                    }
-                    .into(),
-                    Err(error) => self.failure(error, ""),
-                });
-            }
-            Err(error) => return Err(self.failure(error, "")),
-        };
-        let sha = info.sha.ok_or_else(|| {
-            let source = HFError::malformed_response("the commit of the revision");
-            self.failure(source, "")
-        })?;
-        Ok(sha)
-    }
-
-    /// The files at the root of a commit.
-    async fn files(
-        &self,
-        repository: &HFRepository<RepoTypeModel>,
-        commit: &str,
-    ) -> Result<Vec<Remote>> {
-        let list = async {
-            let entries = repository.list_tree().revision(commit).send()?;
-            entries.try_collect::<Vec<_>>().await
-        };
-        let entries = list.await.map_err(|error| self.failure(error, commit))?;
-        let file = |entry| match entry {
-            RepoTreeEntry::File { path, size, .. } => Some(Remote { name: path, size }),
-            RepoTreeEntry::Directory { .. } => None,
-        };
-        Ok(entries.into_iter().filter_map(file).collect())
-    }
-
-    fn no_revision(&self) -> Error {
-        HubError::NoRevision {
-            id: self.id.clone(),
-            revision: self.revision.clone(),
-        }
-        .into()
-    }
-
-    /// What an error of the client means here.
-    fn failure(&self, error: HFError, commit: &str) -> Error {
-        let id = self.id.clone();
-        let error = match error {
-            HFError::AuthRequired { context } | HFError::Forbidden { context } => {
-                HubError::Denied {
-                    id,
-                    status: context.status.as_u16(),
-                    message: context.server_message.unwrap_or_default(),
-                }
-            }
-            // Lists are not sorted out by the client.
-            HFError::Http { context } if [401, 403].contains(&context.status.as_u16()) => {
-                HubError::Denied {
-                    id,
-                    status: context.status.as_u16(),
-                    message: context.server_message.unwrap_or_default(),
-                }
-            }
-            HFError::RepoNotFound { .. } => HubError::NoRepository {
-                id,
-                endpoint: self.endpoint.clone(),
-            },
-            HFError::EntryNotFound { path, .. } => HubError::NoFile {
-                id,
-                file: path,
-                commit: commit.into(),
-            },
-            other => HubError::Request {
-                id,
-                endpoint: self.endpoint.clone(),
-                source: Box::new(other),
-            },
-        };
-        error.into()
-    }
-}
-
 /// The files of one commit on their way into the cache.
 struct Fetch<'a> {
     asked: &'a Asked,
@@ -423,7 +212,7 @@ impl Fetch<'_> {
         self.cache.finish(self.commit, INDEX)
     }
 
-    async fn shards(&mut self, index: &std::path::Path) -> Result<()> {
+    async fn shards(&mut self, index: &Path) -> Result<()> {
         for shard in shards(index)?.keys() {
             self.file(shard).await?;
         }
