@@ -53,7 +53,8 @@ impl ModelConfig {
     }
 
     /// Patterns of the names of the parameters for `task` that the base model does not have: those of a
-    /// head. A file of the base model lacks them, so they start afresh.
+    /// head. A file of the base model lacks them, so they start afresh. BERT's pooler is not among them: the
+    /// base model has it.
     pub fn head_names(&self, task: Task) -> Vec<&'static str> {
         if task == Task::SentenceEmbedding {
             return vec![];
