@@ -4,7 +4,7 @@
 use std::{collections::HashMap, fs, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
-use sala_core::testing::{TRAJECTORY_F32, Tolerance, values};
+use sala_core::testing::{Tolerance, values};
 use sala_models::{
     Mode, Network, Rng, VarStore,
     cnn::{
@@ -14,6 +14,8 @@ use sala_models::{
     kernels::{Choice, with_choice},
     ops::cross_entropy,
 };
+
+use crate::single::{self, Values};
 
 /// What a hundred layers leave of f64's sixteen digits, with some room.
 const DEEP_F64: Tolerance = Tolerance {
@@ -81,9 +83,6 @@ fn stored(store: &VarStore) -> Vec<(String, String)> {
         .map(|(name, var)| (name.clone(), shape(var)))
         .collect()
 }
-
-/// Numbers by their name in the reference.
-type Values = HashMap<String, Vec<f64>>;
 
 /// A network of the reference.
 #[derive(Clone, Copy)]
@@ -179,33 +178,6 @@ impl Reference {
             for (i, (got, wanted)) in got[&key].iter().zip(wanted).enumerate() {
                 DEEP_F64.assert(&format!("{}: {key}, entry {i}", self.name), *got, wanted);
             }
-        }
-    }
-
-    /// In f32, each kind of numbers is as a whole as close to those of f64 as single precision promises, or,
-    /// where rounding is magnified, not much farther than PyTorch's numbers of f32.
-    fn check_single(self, pytorchs: &serde_json::Value) {
-        let got = self.values(DType::F32);
-        let (mut off, mut length) = (HashMap::new(), HashMap::new());
-        for (key, wanted) in self.wanted() {
-            let kind = match key.split_once('.') {
-                Some((kind, _)) if kind != "logits" => kind.to_owned(),
-                _ => key.clone(),
-            };
-            for (got, wanted) in got[&key].iter().zip(wanted) {
-                *off.entry(kind.clone()).or_insert(0.0) += (got - wanted).powi(2);
-                *length.entry(kind.clone()).or_insert(0.0) += wanted.powi(2);
-            }
-        }
-        for (kind, length) in length {
-            let distance = f64::sqrt(off[&kind] / length);
-            let pytorchs = pytorchs[self.name][&kind].as_f64().unwrap();
-            let allowed = f64::max(TRAJECTORY_F32.rtol, 3.0 * pytorchs);
-            let name = self.name;
-            assert!(
-                distance <= allowed,
-                "{name}: {kind} off by {distance:e}, {allowed:e} allowed"
-            );
         }
     }
 }
@@ -340,9 +312,8 @@ fn small_networks_are_pytorchs_in_composed_operations() {
 
 #[test]
 fn all_networks_are_as_close_in_single_precision_as_pytorchs() {
-    let text = fs::read_to_string(path("single.json")).unwrap();
-    let pytorchs = serde_json::from_str(&text).unwrap();
     for network in ALL {
-        network.check_single(&pytorchs);
+        let (got, exact) = (network.values(DType::F32), network.wanted());
+        single::check(network.name, &got, &exact, &path("single.json"));
     }
 }

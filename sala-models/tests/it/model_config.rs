@@ -1,24 +1,22 @@
-//! `config.json`: defaults, what is refused, labels, rotary angles, and what is kept.
+//! `config.json`: defaults, what is refused, labels, and what is kept.
 
 use candle_core::{DType, Device};
-use sala_core::testing::{FUSED_F32, values};
 use sala_models::{
-    Mode, Rng, VarStore,
+    Rng, VarStore,
     cnn::ResNetConfig,
-    pretrained::{Architecture, ModelConfig, ProblemType, Task, names::matches},
+    pretrained::{Architecture, ModelConfig, ProblemType, Task},
     transformer::{
-        BertConfig, DistilBertConfig, Gpt2Config, LlamaConfig, Pooling, RobertaConfig, RopeScaling,
-        VitConfig,
+        BertConfig, DistilBertConfig, Gpt2Config, LlamaConfig, Pooling, RobertaConfig, VitConfig,
     },
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
     gradcheck::refused,
-    published::{PARTLY_F32, config, load, path, set_parameters, tokens},
+    published::{config, path},
 };
 
-const CLASSIFICATION: Task = Task::TextClassification {
+pub(crate) const CLASSIFICATION: Task = Task::TextClassification {
     pooling: Pooling::First,
 };
 
@@ -134,9 +132,19 @@ fn every_key_reaches_the_network() {
     }
 }
 
+/// A type, keys, and what the error must say of them.
+type Case<'a> = (&'a str, Value, [&'a str; 3]);
+
+#[track_caller]
+fn all_refused<const N: usize>(cases: [Case; N]) {
+    for (model_type, keys, parts) in cases {
+        refused(with(model_type, &keys), &parts);
+    }
+}
+
 #[test]
-fn values_that_a_network_cannot_honour_are_refused_with_key_wanted_and_got() {
-    for (model_type, keys, parts) in [
+fn what_an_encoder_cannot_honour_is_refused_with_key_wanted_and_got() {
+    all_refused([
         (
             "bert",
             json!({"position_embedding_type": "relative_key"}),
@@ -192,11 +200,12 @@ fn values_that_a_network_cannot_honour_are_refused_with_key_wanted_and_got() {
             json!({"sinusoidal_pos_embds": true}),
             ["`sinusoidal_pos_embds`", "false", "true"],
         ),
-        (
-            "vit",
-            json!({"image_size": [224, 224]}),
-            ["`image_size`", "number", "[224,224]"],
-        ),
+    ]);
+}
+
+#[test]
+fn what_a_language_model_cannot_honour_is_refused_with_key_wanted_and_got() {
+    all_refused([
         (
             "gpt2",
             json!({"scale_attn_weights": false}),
@@ -237,6 +246,17 @@ fn values_that_a_network_cannot_honour_are_refused_with_key_wanted_and_got() {
             json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
             ["`partial_rotary_factor`", "1.0", "0.5"],
         ),
+    ]);
+}
+
+#[test]
+fn what_a_network_on_images_cannot_honour_is_refused_with_key_wanted_and_got() {
+    all_refused([
+        (
+            "vit",
+            json!({"image_size": [224, 224]}),
+            ["`image_size`", "number", "[224,224]"],
+        ),
         (
             "resnet",
             json!({"hidden_act": "silu"}),
@@ -257,6 +277,12 @@ fn values_that_a_network_cannot_honour_are_refused_with_key_wanted_and_got() {
             json!({"hidden_sizes": [6, 8, 8, 8]}),
             ["`hidden_sizes`", "multiples of 4", "[6, 8, 8, 8]"],
         ),
+    ]);
+}
+
+#[test]
+fn types_and_labels_that_make_no_sense_are_refused() {
+    all_refused([
         ("t5", json!({}), ["`model_type`", "distilbert", "`t5`"]),
         (
             "bert",
@@ -273,9 +299,7 @@ fn values_that_a_network_cannot_honour_are_refused_with_key_wanted_and_got() {
             json!({"problem_type": "ranking"}),
             ["`problem_type`", "regression", "`ranking`"],
         ),
-    ] {
-        refused(with(model_type, &keys), &parts);
-    }
+    ]);
     refused(
         ModelConfig::from_json(json!([])),
         &["config.json", "an object", "[]"],
@@ -384,174 +408,4 @@ fn the_pooling_of_a_classifier_is_kept() {
         again.with_pooling(Pooling::First).to_json()["classifier_pooling"],
         "cls"
     );
-}
-
-#[test]
-fn tasks_that_an_architecture_does_not_have_are_refused() {
-    for (model, task, wanted) in [
-        ("bert", Task::ImageClassification, "TextClassification"),
-        ("vit", CLASSIFICATION, "ImageClassification"),
-        ("gpt2", CLASSIFICATION, "CausalLm"),
-        ("llama", Task::SentenceEmbedding, "CausalLm"),
-        ("resnet-basic", Task::CausalLm, "ImageClassification"),
-    ] {
-        let store = VarStore::new(0, DType::F32, &Device::Cpu);
-        refused(
-            config(model).build(task, &store, Rng::new(0)),
-            &["task", wanted],
-        );
-    }
-}
-
-#[test]
-fn patterns_tell_heads_and_leftovers_from_parameters() {
-    let of = |model: &str, task, name: &str| {
-        let config = config(model);
-        let any = |patterns: Vec<&str>| patterns.iter().any(|pattern| matches(pattern, name));
-        (
-            any(config.ignored_names(task)),
-            any(config.head_names(task)),
-        )
-    };
-    let neither = (false, false);
-    let (ignored, head) = ((true, false), (false, true));
-    let embedding = Task::SentenceEmbedding;
-    let mean = Task::TextClassification {
-        pooling: Pooling::Mean,
-    };
-    for (model, task, name, wanted) in [
-        (
-            "bert",
-            CLASSIFICATION,
-            "bert.embeddings.position_ids",
-            ignored,
-        ),
-        ("bert", CLASSIFICATION, "cls.predictions.bias", ignored),
-        ("bert", CLASSIFICATION, "bert.pooler.dense.weight", neither),
-        ("bert", mean, "bert.pooler.dense.weight", ignored),
-        ("bert", embedding, "bert.pooler.dense.weight", ignored),
-        ("bert", CLASSIFICATION, "classifier.weight", head),
-        ("bert", embedding, "classifier.weight", ignored),
-        (
-            "bert",
-            CLASSIFICATION,
-            "bert.embeddings.position_embeddings.weight",
-            neither,
-        ),
-        (
-            "roberta",
-            CLASSIFICATION,
-            "roberta.pooler.dense.bias",
-            ignored,
-        ),
-        ("roberta", CLASSIFICATION, "lm_head.dense.weight", ignored),
-        (
-            "roberta",
-            CLASSIFICATION,
-            "classifier.out_proj.weight",
-            head,
-        ),
-        (
-            "distilbert",
-            CLASSIFICATION,
-            "vocab_transform.weight",
-            ignored,
-        ),
-        ("distilbert", CLASSIFICATION, "pre_classifier.weight", head),
-        (
-            "vit",
-            Task::ImageClassification,
-            "vit.pooler.dense.weight",
-            ignored,
-        ),
-        ("gpt2", Task::CausalLm, "transformer.h.3.attn.bias", ignored),
-        (
-            "gpt2",
-            Task::CausalLm,
-            "transformer.h.3.attn.masked_bias",
-            ignored,
-        ),
-        ("gpt2", Task::CausalLm, "lm_head.weight", ignored),
-        (
-            "gpt2",
-            Task::CausalLm,
-            "transformer.h.3.attn.c_attn.bias",
-            neither,
-        ),
-        (
-            "llama",
-            Task::CausalLm,
-            "model.layers.0.self_attn.rotary_emb.inv_freq",
-            ignored,
-        ),
-        ("llama", Task::CausalLm, "lm_head.weight", head),
-        (
-            "resnet-basic",
-            Task::ImageClassification,
-            "classifier.1.bias",
-            head,
-        ),
-        (
-            "resnet-basic",
-            Task::ImageClassification,
-            "resnet.encoder.num_batches_tracked",
-            ignored,
-        ),
-    ] {
-        assert_eq!(of(model, task, name), wanted, "{model}: {name}");
-    }
-}
-
-#[test]
-fn stretched_angles_are_the_librarys() {
-    let file = path("rope.safetensors");
-    let bytes = std::fs::read(&file).unwrap();
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let wanted = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
-    let base = config("llama").to_json();
-    for (name, keys) in header.metadata().as_ref().unwrap() {
-        let mut json = base.clone();
-        let keys: Map<String, Value> = serde_json::from_str(keys).unwrap();
-        if !keys.contains_key("rope_parameters") {
-            json.as_object_mut().unwrap().remove("rope_parameters");
-        }
-        json.as_object_mut().unwrap().extend(keys);
-        let config = ModelConfig::from_json(json).unwrap();
-        let Architecture::Llama(llama) = config.architecture() else {
-            panic!("{name}");
-        };
-        let features = llama.head_dim.unwrap();
-        let (speeds, scale) = llama.rope_scaling.speeds(features, llama.rope_theta);
-        let published = values(&wanted[&format!("{name}.speeds")]);
-        assert_eq!(speeds.len(), published.len());
-        for (got, wanted) in speeds.iter().zip(published) {
-            FUSED_F32.assert(name, *got, wanted);
-        }
-        FUSED_F32.assert(name, scale, values(&wanted[&format!("{name}.scale")])[0]);
-        if let Some(logits) = wanted.get(&format!("{name}.logits")) {
-            let store = VarStore::new(0, DType::F64, &Device::Cpu);
-            let network = config.build(Task::CausalLm, &store, Rng::new(0)).unwrap();
-            set_parameters(&store, &config, Task::CausalLm, "llama");
-            let expected = load("llama", "expected.safetensors");
-            let network = network.tokens().unwrap();
-            let got = network
-                .forward_tokens(&tokens(&expected), Mode::eval())
-                .unwrap();
-            PARTLY_F32.assert_tensors(name, &got, logits);
-        }
-    }
-}
-
-#[test]
-fn the_older_key_for_stretched_angles_comes_first() {
-    let both = json!({
-        "rope_theta": 7.0,
-        "rope_scaling": {"type": "linear", "factor": 2.0},
-        "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 5.0}
-    });
-    let Architecture::Llama(llama) = architecture("llama", &both) else {
-        panic!();
-    };
-    assert_eq!(llama.rope_scaling, RopeScaling::Linear { factor: 2.0 });
-    assert_eq!(llama.rope_theta, 7.0);
 }
