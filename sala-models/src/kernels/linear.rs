@@ -6,28 +6,28 @@
 //! ∂L/∂X = G W        ∂L/∂W = Gᵀ X        ∂L/∂b = Σ over rows of G
 //! ```
 
-use std::ops::Range;
-
-use candle_core::{DType, Result, Shape, Tensor};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
 
 use super::{
     access,
-    custom::{Gradients, Inputs, Operation},
     element::Element,
-    matmul::{self, Outer, Panels, Product},
-    pieces,
+    graph::{self, Input, Operation},
+    matmul::{self, Panels, Product},
+    pieces, transpose,
 };
 
-/// Rows of a piece, at most and at least, and the number of pieces that is aimed at.
-const ROWS: (usize, usize) = (256, 32);
-const SHARES: usize = 16;
+/// Tiles of a piece, at least and at most, and bytes of its rows: they stay in a second-level cache.
+const LEAST: usize = 2;
+const MOST: usize = 40;
+const CACHE: usize = 400 << 10;
 
 /// `x (…, I)`, `weight (O, I)` and `bias (O)` to `(…, O)`: contiguous tensors of one dtype.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
+    let tensors: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
     match x.dtype() {
-        DType::F64 => Linear::<f64>::new(inputs, outputs).apply(x, weight, bias),
-        _ => Linear::<f32>::new(inputs, outputs).apply(x, weight, bias),
+        DType::F64 => graph::apply(Linear::<f64>::new(inputs, outputs), &tensors),
+        _ => graph::apply(Linear::<f32>::new(inputs, outputs), &tensors),
     }
 }
 
@@ -38,54 +38,53 @@ struct Linear<T> {
 }
 
 impl<T: Element> Operation for Linear<T> {
-    type Element = T;
-
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn forward(&self, x: &[T], shape: &Shape, weight: &[T], bias: Option<&[T]>) -> (Vec<T>, Shape) {
+    fn forward(&self, tensors: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
         let Self {
             inputs, outputs, ..
         } = *self;
-        let right = Panels::pack(inputs, outputs, weight, (1, inputs));
-        let mut dims = shape.dims().to_vec();
+        let (x, weight) = (access::view::<T>(tensors[0])?, access::view(tensors[1])?);
+        let right = Panels::pack(inputs, outputs, &weight, (1, inputs));
+        let rows = x.len() / inputs;
+        let y = match tensors.get(2) {
+            Some(bias) => product((&x, inputs), &right, Some(&access::view(bias)?), rows),
+            None => product((&x, inputs), &right, None, rows),
+        };
+        let mut dims = tensors[0].dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = outputs;
         }
-        (product(x, &right, bias, inputs, outputs), dims.into())
+        Ok(access::result(y, dims))
     }
 
-    fn backward(&self, tensors: Inputs, _: &Tensor, gradient: &Tensor) -> Result<Gradients> {
+    fn backward(
+        &self,
+        tensors: &[Input],
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
         let Self {
             inputs, outputs, ..
         } = *self;
-        let Inputs {
-            first: x,
-            second: weight,
-            third: bias,
-        } = tensors;
-        access::read::<T, _>(gradient, |gradient| {
-            let of_x = x.track_op().then(|| {
-                let right = access::read(weight, |w| {
-                    Ok(Panels::pack(outputs, inputs, w, (inputs, 1)))
-                })?;
-                let values = product(gradient, &right, None, outputs, inputs);
-                access::tensor(values, x.shape())
-            });
-            let of_weight = weight.track_op().then(|| {
-                let values = access::read(x, |x| Ok(self.weight_gradient(x, gradient)))?;
-                access::tensor(values, weight.shape())
-            });
-            let of_bias = bias
-                .filter(|bias| bias.track_op())
-                .map(|bias| access::tensor(pieces::column_sums(gradient, outputs), bias.shape()));
-            Ok((
-                of_x.transpose()?,
-                of_weight.transpose()?,
-                of_bias.transpose()?,
-            ))
-        })
+        let gradient = access::view::<T>(gradient)?;
+        let gradient_of = |i: usize, input: &Input| {
+            let values = match i {
+                0 => {
+                    let weight = access::view(&tensors[1].value)?;
+                    let right = Panels::pack(outputs, inputs, &weight, (inputs, 1));
+                    product((&gradient, outputs), &right, None, gradient.len() / outputs)
+                }
+                1 => self.weight_gradient(&access::view(&tensors[0].value)?, &gradient),
+                _ => pieces::column_sums(&gradient, outputs),
+            };
+            access::tensor(values, input.value.shape())
+        };
+        (tensors.iter().enumerate())
+            .map(|(i, input)| input.tracked.then(|| gradient_of(i, input)).transpose())
+            .collect()
     }
 }
 
@@ -98,38 +97,32 @@ impl<T: Element> Linear<T> {
         }
     }
 
+    /// Of plain matrices the product with a turned one is faster than [`Outer`](super::matmul::Outer): it keeps
+    /// its sums in registers, and turning takes less time than copying rows for each block of columns.
     fn weight_gradient(&self, x: &[T], gradient: &[T]) -> Vec<T> {
         let Self {
             inputs, outputs, ..
         } = *self;
-        let outer = Outer {
-            left: gradient,
-            bases: |rows: Range<usize>| rows.map(|row| row * outputs).collect(),
-            runs: &[matmul::plain_run(outputs)],
-            right: x,
-            stride: inputs,
-            rows: x.len() / inputs,
-            columns: inputs,
-        };
-        let sums = outer.sums();
-        pieces::filled(outputs * inputs, inputs, |o, row| sums.add_row(o, row))
+        let rows = x.len() / inputs;
+        let right = Panels::pack(rows, inputs, x, (inputs, 1));
+        let (left, stride) = transpose::turned(gradient, rows, outputs);
+        product((&left, stride), &right, None, outputs)
     }
 }
 
-/// `left (M, depth)` times a packed `(depth, columns)`.
+/// `left (M, depth)`, with rows `stride` apart, times a packed `(depth, columns)`.
 fn product<T: Element>(
-    left: &[T],
+    (left, stride): (&[T], usize),
     right: &Panels<T>,
     bias: Option<&[T]>,
-    depth: usize,
-    columns: usize,
+    all: usize,
 ) -> Vec<T> {
-    let all = left.len() / depth;
-    let rows = (all / SHARES).clamp(ROWS.1, ROWS.0);
+    let (depth, columns) = right.sizes();
+    let rows = rows_of_piece::<T>(all, depth);
     let runs = [matmul::plain_run(depth)];
     pieces::filled(all * columns, rows * columns, |i, out| {
         let first = i * rows;
-        let places = matmul::plain_places(first..first + out.len() / columns, depth, columns);
+        let places = matmul::plain_places(first..first + out.len() / columns, stride, columns);
         let product = Product {
             left,
             places: &places,
@@ -139,4 +132,24 @@ fn product<T: Element>(
         };
         product.write(out);
     })
+}
+
+/// Rows of a piece: whole tiles that fit the cache, so many that the threads finish together. Values do not
+/// depend on it.
+fn rows_of_piece<T: Element>(all: usize, depth: usize) -> usize {
+    let tile = matmul::tile_rows();
+    let most = (CACHE / (depth * size_of::<T>()) / tile).clamp(LEAST, MOST);
+    let threads = rayon::current_num_threads();
+    // The tiles of the thread that has the most of them.
+    let longest = |tiles: usize| {
+        let full = (all - 1) / (tiles * tile);
+        let last = (all - full * tiles * tile).div_ceil(tile);
+        if full.is_multiple_of(threads) {
+            full / threads * tiles + last
+        } else {
+            full.div_ceil(threads) * tiles
+        }
+    };
+    let tiles = (LEAST..=most).rev().min_by_key(|&tiles| longest(tiles));
+    tiles.unwrap_or(LEAST) * tile
 }

@@ -270,7 +270,7 @@ impl BatchNorm {
         relu: bool,
     ) -> Result<Tensor> {
         let weight = self.weight.to_dtype(x.dtype())?;
-        let parameters = Tensor::stack(&[&weight, &self.bias.to_dtype(x.dtype())?], 0)?;
+        let bias = self.bias.to_dtype(x.dtype())?;
         let wide = |t: &Var| t.as_tensor().to_dtype(DType::F64)?.to_vec1();
         let given = if mode.train {
             None
@@ -289,7 +289,7 @@ impl BatchNorm {
         let residual = residual.map(Tensor::contiguous).transpose()?;
         let (y, statistics) = kernels::batch_norm::batch_norm(
             &x.contiguous()?,
-            &parameters,
+            [&weight.contiguous()?, &bias.contiguous()?],
             residual.as_ref(),
             settings,
         )?;

@@ -5,6 +5,7 @@
 //! [`kernels`](crate::kernels). Many of candle's own operations are made for inference: they have no
 //! backward, and a gradient ends there without a word.
 
+pub mod add;
 pub mod attention;
 pub mod batch_norm;
 pub mod conv;
@@ -24,6 +25,7 @@ pub mod softmax;
 
 mod checks;
 
+pub use add::add;
 pub use attention::Attention;
 pub use batch_norm::BatchNorm;
 pub use conv::{Conv2d, Conv2dConfig, conv2d};

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
-    ops::{Embedding, Linear, RmsNorm, Rope, RopePairs},
+    ops::{Embedding, Linear, RmsNorm, Rope, RopePairs, add},
 };
 
 const CONFIG: &str = "LlamaConfig";
@@ -302,10 +302,10 @@ impl Layer {
             self.value.forward(&normed)?,
         );
         let y = self.heads.attend(&q, &k, &v, mask, mode)?;
-        let x = (x + self.output.forward(&y)?)?;
+        let x = add(x, &self.output.forward(&y)?)?;
         let normed = self.norm.forward(&x)?;
         let gate = self.activation.apply(&self.gate.forward(&normed)?)?;
         let inner = (gate * self.up.forward(&normed)?)?;
-        &x + self.down.forward(&inner)?
+        add(&x, &self.down.forward(&inner)?)
     }
 }

@@ -20,6 +20,7 @@ mod fast;
 mod features;
 mod forms;
 mod gradcheck;
+mod graph;
 mod layers;
 mod model_build;
 mod model_config;
