@@ -4,6 +4,7 @@
 //! y = f(x)        dx = f′(x) dy
 //!
 //! relu        x > 0                     1 for x > 0, else 0
+//! relu6       min(max(x, 0), 6)         1 for 0 < x < 6, else 0
 //! silu        x σ                       σ (1 + x (1 − σ))           σ = 1 / (1 + exp(−x))
 //! gelu        x Φ                       Φ + x φ                     φ = exp(−x²/2) / √(2π)
 //! gelu_tanh   x σ(2u)                   σ (1 + 2 x (1 − σ) u′)      u = √(2/π) (x + 0.044715 x³)
@@ -56,6 +57,24 @@ impl Activation for Relu {
     #[inline(always)]
     fn back<T: Functions>(x: T, dy: T) -> T {
         if x <= T::default() { T::default() } else { dy }
+    }
+}
+
+pub(crate) struct Relu6;
+
+impl Activation for Relu6 {
+    const NAME: &'static str = "relu6";
+
+    #[inline(always)]
+    fn value<T: Functions>(x: T) -> T {
+        let (y, six) = (Relu::value(x), T::of(6.0));
+        if y >= six { six } else { y }
+    }
+
+    #[inline(always)]
+    fn back<T: Functions>(x: T, dy: T) -> T {
+        let dx = Relu::back(x, dy);
+        if x >= T::of(6.0) { T::default() } else { dx }
     }
 }
 

@@ -37,7 +37,7 @@ pub use gelu::{gelu, gelu_tanh};
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, linear};
 pub use pool::{Pool2d, adaptive_avg_pool2d, global_avg_pool2d};
-pub use relu::relu;
+pub use relu::{relu, relu6};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, RopePairs, rope};
 pub use silu::silu;

@@ -6,12 +6,12 @@ use candle_nn::VarBuilder;
 use super::{
     activation::Activation,
     heads::Heads,
-    parts::{check_heads, check_positive, dropout, embedding, transposed_linear},
+    parts::{check_heads, dropout, embedding, transposed_linear},
     tokens::{TokenNetwork, Tokens},
 };
 use crate::{
     Mode, Network, Rng,
-    error::{check_probability, check_sizes},
+    error::{check_positive, check_probability, check_sizes},
     ops::{Dropout, Embedding, LayerNorm, Linear, add},
 };
 
