@@ -18,9 +18,16 @@ mod conv;
 mod dropout;
 mod fast;
 mod features;
+mod folders;
 mod forms;
 mod gradcheck;
 mod graph;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_refusals;
+#[cfg(feature = "hub")]
+mod hub_server;
 mod layers;
 mod model_build;
 mod model_config;
@@ -29,9 +36,12 @@ mod norms;
 mod pool;
 mod published;
 mod reference;
+mod saving;
 mod silent_cuts;
 mod single;
 mod softmax;
 mod store;
 mod transformers;
+mod weight_files;
+mod weights;
 mod winograd;
