@@ -12,13 +12,16 @@ mod cli;
 mod compare;
 mod data;
 mod hex;
+mod metrics;
 mod progress;
 mod record;
 mod registry;
 mod report;
+mod runs;
 mod spec;
 mod speed;
 mod stats;
+mod tally;
 mod train;
 mod tune;
 
@@ -36,7 +39,7 @@ use clap::Parser;
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 use cli::{Cli, Command, CompareArgs, Place, TuneArgs};
-use compare::{Outcome, Work};
+use runs::{Outcome, Work};
 
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -72,7 +75,7 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
     let experiment = args.changes.experiment()?;
     let out = match &args.place.out {
         Some(out) => out.clone(),
-        None => compare::default_directory(&experiment)?,
+        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?),
     };
     compare::compare(&experiment, &out, args.place.fresh, &*work(&args.place)?)
 }
@@ -83,7 +86,8 @@ fn tune(args: &TuneArgs) -> Result<Outcome> {
     let search = tune::Search::from_toml(&text, &origin)?;
     let out = match &args.place.out {
         Some(out) => out.clone(),
-        None => compare::default_directory(&experiment)?.with_extension("search"),
+        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?)
+            .with_extension("search"),
     };
     tune::tune(
         &experiment,

@@ -9,6 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
+    metrics::Metric,
     record::{EpochRecord, RunRecord},
     spec::{Method, Optimizer},
 };
@@ -17,6 +18,7 @@ use crate::{
 pub(crate) struct Progress {
     bar: ProgressBar,
     plain: bool,
+    metric: Metric,
     runs: usize,
     done: AtomicUsize,
 }
@@ -86,14 +88,19 @@ pub(crate) fn bar(length: u64) -> ProgressBar {
 }
 
 impl Progress {
-    /// For these runs, each of so many steps.
-    pub(crate) fn new<'a>(runs: impl Iterator<Item = &'a Optimizer>, steps: u64) -> Self {
+    /// For these runs, each of at most so many steps.
+    pub(crate) fn new<'a>(
+        runs: impl Iterator<Item = &'a Optimizer>,
+        steps: u64,
+        metric: Metric,
+    ) -> Self {
         let weights: Vec<u64> = runs.map(units).collect();
         let plain = !stderr().is_terminal();
         let bar = bar(weights.iter().sum::<u64>() * steps);
         let progress = Self {
             bar,
             plain,
+            metric,
             runs: weights.len(),
             done: AtomicUsize::new(0),
         };
@@ -112,6 +119,7 @@ impl Progress {
         RunProgress {
             bar: &self.bar,
             title,
+            metric: self.metric,
             units: units(optimizer),
         }
     }
@@ -122,8 +130,11 @@ impl Progress {
         self.show_count(done);
         let outcome = match (&run.failure, &run.validation) {
             (Some(failure), _) => format!("stopped: {failure}"),
-            (None, Some(score)) => format!("validation {:.2} %", 100.0 * score.accuracy),
-            (None, None) => String::new(),
+            (None, Some(score)) => match self.metric.of(score) {
+                Some(value) => format!("validation {}", self.metric.show(value)),
+                None => format!("validation loss {:.3}", score.loss),
+            },
+            (None, None) => "no validation part".into(),
         };
         let (runs, name, seed) = (self.runs, &run.optimizer, run.seed);
         let line = format!(
@@ -147,6 +158,7 @@ impl Progress {
 pub(crate) struct RunProgress<'a> {
     bar: &'a ProgressBar,
     title: String,
+    metric: Metric,
     units: u64,
 }
 
@@ -162,10 +174,10 @@ impl RunProgress<'_> {
             validation,
             ..
         } = record;
-        let accuracy = 100.0 * validation.accuracy;
-        let title = &self.title;
+        let value = self.metric.of(validation).map(|v| self.metric.show(v));
+        let (title, value) = (&self.title, value.unwrap_or_default());
         self.bar.set_message(format!(
-            "{title}: epoch {epoch}, loss {train_loss:.3}, validation {accuracy:.1} %"
+            "{title}: epoch {epoch}, loss {train_loss:.3}, validation {value}"
         ));
     }
 }

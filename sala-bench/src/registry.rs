@@ -7,11 +7,11 @@ use sala_core::{
     ParamsLookahead, ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSamEvery, ParamsSgd,
     Resumable,
     catalogue::{self, Method as CoreMethod},
-    schedule::{Constant, Cosine, Schedule, WarmUp},
+    schedule::{Constant, Cosine, Polynomial, Schedule, WarmUp},
 };
 use sala_models::{Mlp, MlpConfig, Rng, SimpleCnn, SimpleCnnConfig, VarStore};
 
-use crate::spec::{Base, Method, Network, Optimizer, Schedule as ScheduleKind, Training};
+use crate::spec::{Base, Method, Network, Optimizer, Schedule as ScheduleKind};
 
 /// A network for images of `[channels, height, width]` with its parameters in `store`; the store's
 /// seed decides initial weights and dropout masks.
@@ -170,13 +170,14 @@ fn method(spec: &Method) -> CoreMethod {
     }
 }
 
-/// The factor of the learning rate by optimizer step.
-pub(crate) fn schedule(spec: &Training, steps_per_epoch: u64) -> Result<Box<dyn Schedule>> {
-    let warm_up = spec.warm_up_epochs * steps_per_epoch;
-    let rest = spec.epochs * steps_per_epoch - warm_up;
-    let after: Box<dyn Schedule> = match spec.schedule {
+/// The factor of the learning rate by optimizer step: a linear rise over `warm_up` of the `total` steps, then
+/// the schedule over those that remain.
+pub(crate) fn schedule(kind: ScheduleKind, warm_up: u64, total: u64) -> Result<Box<dyn Schedule>> {
+    let rest = total - warm_up;
+    let after: Box<dyn Schedule> = match kind {
         ScheduleKind::Constant => Box::new(Constant),
         ScheduleKind::Cosine => Box::new(Cosine::new(rest)?),
+        ScheduleKind::Linear => Box::new(Polynomial::linear(rest, 0.0)?),
     };
     Ok(if warm_up == 0 {
         after

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::hex::hex;
+use crate::{hex::hex, metrics::Metric, report::Heading};
 
 /// A comparison: every optimizer is run once with every seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,11 +62,14 @@ pub(crate) struct Training {
 }
 
 /// How the learning rate moves, step by step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Schedule {
     Constant,
+    /// Half a cosine to zero.
     Cosine,
+    /// A straight line to zero.
+    Linear,
 }
 
 /// An optimizer with its hyper-parameters.
@@ -187,13 +190,8 @@ impl Experiment {
     /// Checks what can be checked without data; the optimizers' numbers are checked where they are
     /// built, before anything runs.
     pub(crate) fn validate(&self) -> Result<()> {
-        let name_is_plain = |n: &str| {
-            !n.is_empty()
-                && n.chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        };
         ensure!(
-            name_is_plain(&self.name),
+            is_plain_name(&self.name),
             "name: letters, digits, - _ . wanted, got `{}`",
             self.name
         );
@@ -218,33 +216,8 @@ impl Experiment {
             "training.warm_up_epochs must be below the {} epochs, got {warm_up}",
             training.epochs
         );
-        ensure!(
-            !training.seeds.is_empty(),
-            "training.seeds must hold at least one seed"
-        );
-        let seeds: BTreeSet<_> = training.seeds.iter().collect();
-        ensure!(
-            seeds.len() == training.seeds.len(),
-            "training.seeds holds a seed twice"
-        );
-        ensure!(
-            !self.optimizers.is_empty(),
-            "optimizers must hold at least one optimizer"
-        );
-        let mut names = BTreeSet::new();
-        for optimizer in &self.optimizers {
-            let name = &optimizer.name;
-            ensure!(
-                name_is_plain(name),
-                "optimizer name: letters, digits, - _ . wanted, got `{name}`"
-            );
-            ensure!(
-                names.insert(name),
-                "optimizers: the name `{name}` is used twice"
-            );
-            crate::registry::check_optimizer(optimizer)?;
-        }
-        Ok(())
+        check_seeds(&training.seeds)?;
+        check_optimizers(&self.optimizers)
     }
 
     /// Keeps the optimizers of these names, in this order.
@@ -268,9 +241,67 @@ impl Experiment {
 
     /// Eight hexadecimal digits that differ when anything in the experiment does.
     pub(crate) fn fingerprint(&self) -> Result<String> {
-        let digest = Sha256::digest(self.to_toml()?.as_bytes());
-        Ok(hex(&digest[..4]))
+        Ok(fingerprint(&self.to_toml()?))
     }
+
+    /// What a report on it is about.
+    pub(crate) fn heading(&self) -> Result<Heading> {
+        Ok(Heading {
+            name: self.name.clone(),
+            fingerprint: self.fingerprint()?,
+            metric: Metric::Accuracy,
+            weights: "the weights at the end of training",
+            optimizers: self.optimizers.iter().map(|o| o.name.clone()).collect(),
+            seeds: self.training.seeds.len(),
+        })
+    }
+}
+
+/// Eight hexadecimal digits of a plan's text.
+pub(crate) fn fingerprint(plan: &str) -> String {
+    hex(&Sha256::digest(plan.as_bytes())[..4])
+}
+
+/// Whether a name can be part of a file's.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && name.chars().all(plain)
+}
+
+/// Checks a list of optimizers: there are some, with names of their own and numbers that are allowed.
+pub(crate) fn check_optimizers(optimizers: &[Optimizer]) -> Result<()> {
+    ensure!(
+        !optimizers.is_empty(),
+        "optimizers must hold at least one optimizer"
+    );
+    let mut names = BTreeSet::new();
+    for optimizer in optimizers {
+        let name = &optimizer.name;
+        ensure!(
+            is_plain_name(name),
+            "optimizer name: letters, digits, - _ . wanted, got `{name}`"
+        );
+        ensure!(
+            names.insert(name),
+            "optimizers: the name `{name}` is used twice"
+        );
+        crate::registry::check_optimizer(optimizer)?;
+    }
+    Ok(())
+}
+
+/// Checks a list of seeds: there are some, and each once.
+pub(crate) fn check_seeds(seeds: &[u64]) -> Result<()> {
+    ensure!(
+        !seeds.is_empty(),
+        "training.seeds must hold at least one seed"
+    );
+    let distinct: BTreeSet<_> = seeds.iter().collect();
+    ensure!(
+        distinct.len() == seeds.len(),
+        "training.seeds holds a seed twice"
+    );
+    Ok(())
 }
 
 #[cfg(test)]
