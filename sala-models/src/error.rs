@@ -91,6 +91,29 @@ pub enum Error {
         source: safetensors::SafeTensorError,
     },
 
+    /// A file is not JSON.
+    #[error("{}: {source}", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: serde_json::Error,
+    },
+
+    /// A model's configuration has a key with a value that makes no sense or that the network cannot
+    /// honour.
+    #[error("{place}: `{key}` must be {wanted}, got {got}")]
+    ModelConfig {
+        /// The file, or `config.json` where there is none.
+        place: String,
+        /// The key; empty where the whole is meant.
+        key: String,
+        /// The values that are allowed.
+        wanted: String,
+        /// The value that is there.
+        got: String,
+    },
+
     /// An error of candle itself.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -50,6 +50,7 @@ pub mod mlp;
 pub mod mode;
 pub mod network;
 pub mod ops;
+pub mod pretrained;
 pub mod rng;
 pub mod store;
 pub mod transformer;

@@ -34,7 +34,7 @@ pub enum ResNetBlock {
 
 impl ResNetBlock {
     /// A block's output channels over its width.
-    const fn expansion(self) -> usize {
+    pub(crate) const fn expansion(self) -> usize {
         match self {
             Self::Basic => 1,
             Self::Bottleneck => 4,

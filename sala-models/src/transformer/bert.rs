@@ -34,11 +34,21 @@ const NAMES: Names = Names {
 /// How a classifier makes one vector of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pooling {
-    /// The first token's, through a layer with tanh: BERT's own.
+    /// The first token's, in BERT through a layer with tanh.
     #[default]
     First,
     /// The mean over all tokens that are not padding, as sentence embeddings have it.
     Mean,
+}
+
+impl Pooling {
+    /// Features of tokens `(B, T, H)` to features of texts `(B, H)`.
+    pub(super) fn of(self, hidden: &Tensor, tokens: &Tokens) -> Result<Tensor> {
+        match self {
+            Self::First => first(hidden),
+            Self::Mean => tokens.mean(hidden),
+        }
+    }
 }
 
 /// The sizes and settings of a [`Bert`], called as in its published `config.json`.
@@ -326,6 +336,7 @@ fn rows_after(padding: u32, ids: &Tensor) -> Result<Tensor> {
 #[derive(Debug, Clone)]
 pub struct BertClassifier {
     bert: Bert,
+    pooling: Pooling,
     pooler: Option<Linear>,
     dropout: Dropout,
     classifier: Linear,
@@ -365,6 +376,7 @@ impl BertClassifier {
         let sizes = (size, config.num_labels);
         Ok(Self {
             bert,
+            pooling: config.pooling,
             pooler,
             dropout: dropout(config.head_dropout(), "classifier", &vb, rng)?,
             classifier: linear(sizes, true, deviation, vb.pp("classifier"))?,
@@ -375,9 +387,10 @@ impl BertClassifier {
 impl TokenNetwork for BertClassifier {
     fn forward_tokens(&self, tokens: &Tokens, mode: Mode) -> Result<Tensor> {
         let hidden = self.bert.forward(tokens, mode)?;
+        let pooled = self.pooling.of(&hidden, tokens)?;
         let pooled = match &self.pooler {
-            Some(pooler) => pooler.forward(&first(&hidden)?)?.tanh()?,
-            None => tokens.mean(&hidden)?,
+            Some(pooler) => pooler.forward(&pooled)?.tanh()?,
+            None => pooled,
         };
         self.classifier
             .forward(&self.dropout.forward(&pooled, mode)?)

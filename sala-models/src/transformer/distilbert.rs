@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 
 use super::{
     activation::Activation,
-    bert::first,
+    bert::Pooling,
     encoder::{EncoderLayer, Names, NormPlace, Settings},
     parts::{check_heads, check_positive, dropout, embedding, linear},
     tokens::{TokenNetwork, Tokens},
@@ -67,6 +67,8 @@ pub struct DistilBertConfig {
     pub initializer_range: f64,
     /// Outputs of the classifier.
     pub num_labels: usize,
+    /// How a classifier makes one vector of a text.
+    pub pooling: Pooling,
 }
 
 impl Default for DistilBertConfig {
@@ -84,6 +86,7 @@ impl Default for DistilBertConfig {
             seq_classif_dropout: 0.2,
             initializer_range: 0.02,
             num_labels: 2,
+            pooling: Pooling::First,
         }
     }
 }
@@ -137,6 +140,59 @@ impl DistilBertConfig {
     }
 }
 
+/// DistilBERT's encoder: from tokens `(B, T)` to features `(B, T, dim)`.
+///
+/// Parameters are `embeddings.word_embeddings`, `position_embeddings` and `LayerNorm`, and in layer `i`
+/// `transformer.layer.{i}.attention.q_lin` (`k_lin`, `v_lin`, `out_lin`), `sa_layer_norm`, `ffn.lin1`,
+/// `ffn.lin2` and `output_layer_norm`. A published model has them at the root or under `distilbert`.
+#[derive(Debug, Clone)]
+pub(super) struct DistilBert {
+    words: Embedding,
+    positions: Embedding,
+    norm: LayerNorm,
+    dropout: Dropout,
+    layers: Vec<EncoderLayer>,
+    longest: usize,
+}
+
+impl DistilBert {
+    /// An encoder with parameters under the builder's prefix.
+    pub(super) fn new(config: &DistilBertConfig, vb: VarBuilder, rng: Rng) -> crate::Result<Self> {
+        config.validate()?;
+        let (size, deviation) = (config.dim, config.initializer_range);
+        let below = vb.pp("embeddings");
+        let table = |entries, name: &str| embedding(entries, size, deviation, below.pp(name));
+        let settings = config.layer();
+        let layer = |i| {
+            let vb = vb.pp("transformer.layer").pp(i);
+            EncoderLayer::new(&settings, &NAMES, vb, rng)
+        };
+        let layers = (0..config.n_layers).map(layer);
+        Ok(Self {
+            words: table(config.vocab_size, "word_embeddings")?,
+            positions: table(config.max_position_embeddings, "position_embeddings")?,
+            norm: LayerNorm::new(size, EPS, below.pp("LayerNorm"))?,
+            dropout: dropout(config.dropout, "output", &below, rng)?,
+            layers: layers.collect::<crate::Result<_>>()?,
+            longest: config.max_position_embeddings,
+        })
+    }
+
+    /// The features of every token, `(B, T, dim)`; those of padding mean nothing.
+    pub(super) fn forward(&self, tokens: &Tokens, mode: Mode) -> Result<Tensor> {
+        tokens.check("DistilBert", self.longest)?;
+        let words = self.words.forward(&tokens.ids)?;
+        let length = tokens.ids.dim(1)?;
+        let sum = words.broadcast_add(&self.positions.weight().narrow(0, 0, length)?)?;
+        let mut x = self.dropout.forward(&self.norm.forward(&sum)?, mode)?;
+        let mask = tokens.key_mask()?;
+        for layer in &self.layers {
+            x = layer.forward(&x, mask.as_ref(), mode)?;
+        }
+        Ok(x)
+    }
+}
+
 /// DistilBERT for classifying texts: from tokens `(B, T)` to `(B, num_labels)`.
 ///
 /// Parameters are `distilbert.embeddings.word_embeddings`, `position_embeddings` and `LayerNorm`; in layer
@@ -144,15 +200,11 @@ impl DistilBertConfig {
 /// `ffn.lin1`, `ffn.lin2` and `output_layer_norm`; `pre_classifier` and `classifier`.
 #[derive(Debug, Clone)]
 pub struct DistilBertClassifier {
-    words: Embedding,
-    positions: Embedding,
-    norm: LayerNorm,
-    dropout: Dropout,
-    layers: Vec<EncoderLayer>,
+    encoder: DistilBert,
+    pooling: Pooling,
     pre_classifier: Linear,
-    head_dropout: Dropout,
+    dropout: Dropout,
     classifier: Linear,
-    longest: usize,
 }
 
 impl DistilBertClassifier {
@@ -178,46 +230,26 @@ impl DistilBertClassifier {
         reason = "candle's layers take the builder by value"
     )]
     pub fn new(config: &DistilBertConfig, vb: VarBuilder, rng: Rng) -> crate::Result<Self> {
-        config.validate()?;
         let (size, deviation) = (config.dim, config.initializer_range);
-        let below = vb.pp("distilbert.embeddings");
-        let table = |entries, name: &str| embedding(entries, size, deviation, below.pp(name));
-        let settings = config.layer();
-        let layer = |i| {
-            let vb = vb.pp("distilbert.transformer.layer").pp(i);
-            EncoderLayer::new(&settings, &NAMES, vb, rng)
-        };
-        let layers = (0..config.n_layers).map(layer);
+        let encoder = DistilBert::new(config, vb.pp("distilbert"), rng)?;
         let head = |outputs, name: &str| linear((size, outputs), true, deviation, vb.pp(name));
         Ok(Self {
-            words: table(config.vocab_size, "word_embeddings")?,
-            positions: table(config.max_position_embeddings, "position_embeddings")?,
-            norm: LayerNorm::new(size, EPS, below.pp("LayerNorm"))?,
-            dropout: dropout(config.dropout, "output", &below, rng)?,
-            layers: layers.collect::<crate::Result<_>>()?,
+            encoder,
+            pooling: config.pooling,
             pre_classifier: head(size, "pre_classifier")?,
-            head_dropout: dropout(config.seq_classif_dropout, "classifier", &vb, rng)?,
+            dropout: dropout(config.seq_classif_dropout, "classifier", &vb, rng)?,
             classifier: head(config.num_labels, "classifier")?,
-            longest: config.max_position_embeddings,
         })
     }
 }
 
 impl TokenNetwork for DistilBertClassifier {
-    /// Segments are not looked at.
     fn forward_tokens(&self, tokens: &Tokens, mode: Mode) -> Result<Tensor> {
-        tokens.check("DistilBert", self.longest)?;
-        let words = self.words.forward(&tokens.ids)?;
-        let length = tokens.ids.dim(1)?;
-        let sum = words.broadcast_add(&self.positions.weight().narrow(0, 0, length)?)?;
-        let mut x = self.dropout.forward(&self.norm.forward(&sum)?, mode)?;
-        let mask = tokens.key_mask()?;
-        for layer in &self.layers {
-            x = layer.forward(&x, mask.as_ref(), mode)?;
-        }
-        let features = relu(&self.pre_classifier.forward(&first(&x)?)?)?;
+        let hidden = self.encoder.forward(tokens, mode)?;
+        let pooled = self.pooling.of(&hidden, tokens)?;
+        let features = relu(&self.pre_classifier.forward(&pooled)?)?;
         self.classifier
-            .forward(&self.head_dropout.forward(&features, mode)?)
+            .forward(&self.dropout.forward(&features, mode)?)
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`BertClassifier`] | texts; also MiniLM and other models of BERT's shape | norm after each part |
 //! | [`RobertaClassifier`] | texts | BERT's |
 //! | [`DistilBertClassifier`] | texts | BERT's, under other names |
+//! | [`SentenceEncoder`] | texts, to one vector each | those of one of the above |
 //! | [`Vit`] | images | norm before each part |
 //! | [`Gpt2`] | the next token | norm before each part, causal |
 //! | [`Llama`] | the next token | root-mean-square norms, rotary positions, gated, causal |
@@ -19,6 +20,7 @@ pub mod distilbert;
 pub mod gpt2;
 pub mod llama;
 pub mod roberta;
+pub mod sentence;
 pub mod tokens;
 pub mod vit;
 
@@ -32,5 +34,6 @@ pub use distilbert::{DistilBertClassifier, DistilBertConfig};
 pub use gpt2::{Gpt2, Gpt2Config};
 pub use llama::{Llama, LlamaConfig};
 pub use roberta::{RobertaClassifier, RobertaConfig};
+pub use sentence::SentenceEncoder;
 pub use tokens::{TokenNetwork, Tokens, next_token_loss};
 pub use vit::{Vit, VitConfig};

@@ -5,7 +5,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{
-    bert::{Bert, BertConfig, Positions, first},
+    bert::{Bert, BertConfig, Pooling, Positions},
     parts::{dropout, linear},
     tokens::{TokenNetwork, Tokens},
 };
@@ -79,6 +79,7 @@ impl RobertaConfig {
 #[derive(Debug, Clone)]
 pub struct RobertaClassifier {
     encoder: Bert,
+    pooling: Pooling,
     dropout: [Dropout; 2],
     dense: Linear,
     out: Linear,
@@ -115,12 +116,12 @@ impl RobertaClassifier {
             bert.initializer_range,
             bert.head_dropout(),
         );
-        let rows = Positions::AfterPadding(config.pad_token_id);
-        let encoder = Bert::with_positions(bert, rows, vb.pp("roberta"), rng)?;
+        let encoder = encoder(config, vb.pp("roberta"), rng)?;
         let vb = vb.pp("classifier");
         let sizes = (size, bert.num_labels);
         Ok(Self {
             encoder,
+            pooling: bert.pooling,
             dropout: [
                 dropout(p, "input", &vb, rng)?,
                 dropout(p, "hidden", &vb, rng)?,
@@ -131,10 +132,18 @@ impl RobertaClassifier {
     }
 }
 
+/// The network below the head, with parameters under the builder's prefix.
+pub(super) fn encoder(config: &RobertaConfig, vb: VarBuilder, rng: Rng) -> crate::Result<Bert> {
+    config.validate()?;
+    let rows = Positions::AfterPadding(config.pad_token_id);
+    Bert::with_positions(&config.bert, rows, vb, rng)
+}
+
 impl TokenNetwork for RobertaClassifier {
     fn forward_tokens(&self, tokens: &Tokens, mode: Mode) -> Result<Tensor> {
         let hidden = self.encoder.forward(tokens, mode)?;
-        let x = self.dropout[0].forward(&first(&hidden)?, mode)?;
+        let pooled = self.pooling.of(&hidden, tokens)?;
+        let x = self.dropout[0].forward(&pooled, mode)?;
         let x = self.dense.forward(&x)?.tanh()?;
         self.out.forward(&self.dropout[1].forward(&x, mode)?)
     }

@@ -105,7 +105,7 @@ impl Tokens {
 /// Object-safe, like [`Network`](crate::Network).
 pub trait TokenNetwork: Send + Sync {
     /// Maps texts `(B, T)` to logits: `(B, labels)` of a classifier, `(B, T, vocabulary)` of a language
-    /// model.
+    /// model; or to embeddings `(B, H)`.
     ///
     /// # Errors
     /// When the tensors have other shapes, are longer than the network has positions, hold ids that it
