@@ -7,11 +7,12 @@ use sala_core::{
     ParamsLookahead, ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSamEvery, ParamsSgd,
     Resumable,
     catalogue::{self, Method as CoreMethod},
+    perturb,
     schedule::{Constant, Cosine, Polynomial, Schedule, WarmUp},
 };
 use sala_models::{Mlp, MlpConfig, Rng, SimpleCnn, SimpleCnnConfig, VarStore};
 
-use crate::spec::{Base, Method, Network, Optimizer, Schedule as ScheduleKind};
+use crate::spec::{Base, Method, Network, Optimizer, RhoScale, Schedule as ScheduleKind};
 
 /// A network for images of `[channels, height, width]` with its parameters in `store`; the store's
 /// seed decides initial weights and dropout masks.
@@ -53,7 +54,7 @@ pub(crate) fn network(
 /// The optimizer over these parameters.
 pub(crate) fn optimizer(spec: &Optimizer, params: ParamSet) -> Result<Box<dyn Resumable>> {
     let clip = spec.clip_norm.map(Clip::Norm);
-    catalogue::build(params, &base(spec), &method(&spec.method), clip)
+    catalogue::build(params, &base(spec), &method(spec), clip)
         .with_context(|| format!("optimizer `{}`", spec.name))
 }
 
@@ -83,13 +84,19 @@ fn base(spec: &Optimizer) -> catalogue::Base {
     }
 }
 
-fn method(spec: &Method) -> CoreMethod {
+fn method(spec: &Optimizer) -> CoreMethod {
+    let scale = match spec.rho_scale {
+        RhoScale::Absolute => perturb::RhoScale::Absolute,
+        RhoScale::ParameterNorm => perturb::RhoScale::ParameterNorm,
+        RhoScale::LearningRate(reference) => perturb::RhoScale::LearningRate { reference },
+    };
     let climbing = |rho, direction_fraction| ParamsSam {
         rho,
+        scale,
         direction_fraction,
         ..ParamsSam::default()
     };
-    match *spec {
+    match spec.method {
         Method::Base {} => CoreMethod::Base,
         Method::Lookahead { k, alpha } => CoreMethod::Lookahead(ParamsLookahead {
             k,
@@ -110,6 +117,7 @@ fn method(spec: &Method) -> CoreMethod {
             direction_fraction,
         } => CoreMethod::Asam(ParamsAsam {
             rho,
+            scale,
             eta,
             direction_fraction,
             ..ParamsAsam::default()
@@ -153,6 +161,7 @@ fn method(spec: &Method) -> CoreMethod {
         Method::MomentumSam { mu, rho } => CoreMethod::MomentumSam(ParamsMomentumSam {
             mu,
             rho,
+            scale,
             ..ParamsMomentumSam::default()
         }),
         Method::Sala {
@@ -164,6 +173,7 @@ fn method(spec: &Method) -> CoreMethod {
             k,
             alpha,
             rho,
+            scale,
             direction_fraction,
             ..ParamsSala::default()
         }),

@@ -84,11 +84,33 @@ pub(crate) struct Optimizer {
     /// Bound on the global norm of the gradient that updates the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) clip_norm: Option<f64>,
+    /// What the radius of a method that climbs is a measure of.
+    #[serde(default, skip_serializing_if = "RhoScale::is_absolute")]
+    pub(crate) rho_scale: RhoScale,
     pub(crate) method: Method,
 }
 
+/// What a radius is a measure of.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum RhoScale {
+    /// The distance itself.
+    #[default]
+    Absolute,
+    /// A share of the norm of the weights.
+    ParameterNorm,
+    /// The radius where the learning rate is this; elsewhere proportional to the learning rate.
+    LearningRate(f64),
+}
+
+impl RhoScale {
+    fn is_absolute(&self) -> bool {
+        *self == Self::Absolute
+    }
+}
+
 /// The base rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Base {
     /// Nesterov momentum 0.9, coupled weight decay.
@@ -169,6 +191,22 @@ impl Method {
             Self::Sala { k, .. } => Some(k),
             _ => None,
         }
+    }
+
+    /// The same with another radius, for methods that have one.
+    pub(crate) fn with_rho(mut self, radius: f64) -> Self {
+        match &mut self {
+            Self::Base {} | Self::Lookahead { .. } => {}
+            Self::Sam { rho, .. }
+            | Self::Asam { rho, .. }
+            | Self::SamEvery { rho, .. }
+            | Self::LookSam { rho, .. }
+            | Self::Gsam { rho, .. }
+            | Self::FriendlySam { rho, .. }
+            | Self::MomentumSam { rho, .. }
+            | Self::Sala { rho, .. } => *rho = radius,
+        }
+        self
     }
 }
 
