@@ -71,6 +71,40 @@ pub enum Error {
         misshapen: Vec<String>,
     },
 
+    /// Published weights do not fit the network; all differences are listed at once, and nothing was loaded.
+    #[error(
+        "{}; parameters that start afresh are named in `fresh`, tensors to leave out in `ignored`",
+        mismatch(.path, .missing, .surplus, .misshapen)
+    )]
+    Weights {
+        /// The file, or the index of the shards.
+        path: PathBuf,
+        /// Names that the network has and the file lacks.
+        missing: Vec<String>,
+        /// Names that the file has and the network lacks.
+        surplus: Vec<String>,
+        /// Tensors of another shape or dtype, one sentence each.
+        misshapen: Vec<String>,
+    },
+
+    /// A folder has no weights in a form that is read here.
+    #[error("{}: no model.safetensors and no model.safetensors.index.json{}", .folder.display(), advice(.found))]
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+        /// Files with weights in other forms, such as pickles, which are never read.
+        found: Vec<String>,
+    },
+
+    /// A file of a model is damaged, or does not belong to the others.
+    #[error("{}: {problem}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
@@ -151,6 +185,16 @@ fn mismatch(
         "{} does not fit the store: {}",
         path.display(),
         found.join("; ")
+    )
+}
+
+fn advice(found: &[String]) -> String {
+    if found.is_empty() {
+        return String::new();
+    }
+    format!(
+        ", only {}, which is not read because such files can run code: take the model's safetensors, or convert          it in Python with `AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER, safe_serialization=True)`",
+        found.join(", ")
     )
 }
 

@@ -45,6 +45,7 @@
 
 pub mod cnn;
 pub mod error;
+mod files;
 pub mod kernels;
 pub mod mlp;
 pub mod mode;

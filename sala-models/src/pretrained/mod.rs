@@ -5,10 +5,19 @@
 //! | [`config`] | the hub's `config.json`: read, changed for new labels, written back with all that it held |
 //! | [`build`] | from a configuration and a task to a network |
 //! | [`names`] | what the hub calls a network's tensors |
+//! | [`snapshot`] | the files of a model on disk: a folder, or a single file of weights |
+//! | [`weights`] | from safetensors files, whole or in shards, into a [`VarStore`](crate::VarStore) |
+//! | [`save`] | into a folder that `transformers` loads |
 
 pub mod build;
 pub mod config;
 pub mod names;
+pub mod save;
+pub mod snapshot;
+pub mod weights;
 
 pub use build::{Built, Task};
 pub use config::{Architecture, ModelConfig, ProblemType};
+pub use save::SaveOptions;
+pub use snapshot::Snapshot;
+pub use weights::{LoadOptions, LoadReport, Weights};

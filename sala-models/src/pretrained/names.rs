@@ -70,6 +70,18 @@ impl ModelConfig {
         }
     }
 
+    /// Pairs of names that are one parameter in the network: a name that published files may have too or
+    /// instead, and the network's.
+    pub fn tied_names(&self) -> Vec<(&'static str, &'static str)> {
+        match self.architecture() {
+            Architecture::Gpt2(_) => vec![("lm_head.weight", "transformer.wte.weight")],
+            Architecture::Llama(config) if config.tie_word_embeddings => {
+                vec![("lm_head.weight", "model.embed_tokens.weight")]
+            }
+            _ => vec![],
+        }
+    }
+
     /// What the published file calls the tensor that the network calls `name`.
     ///
     /// They are the same but for residual networks, see [`resnet_hub_name`].

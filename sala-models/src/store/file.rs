@@ -1,12 +1,12 @@
 //! The store on disk: safetensors, written aside and renamed, read strictly.
 
-use std::{collections::BTreeMap, fs, io, io::Write, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use candle_core::{DType, Device, Tensor, Var, safetensors::Load};
 use safetensors::SafeTensors;
 
 use super::describe;
-use crate::{Error, Result};
+use crate::{Error, Result, files::write_atomically};
 
 pub(super) fn save(vars: &BTreeMap<String, Var>, path: &Path) -> Result<()> {
     // To the CPU first: candle's own conversion panics when a device cannot be read.
@@ -88,24 +88,4 @@ fn check(vars: &BTreeMap<String, Var>, file: &SafeTensors<'_>, path: &Path) -> R
         surplus,
         misshapen,
     })
-}
-
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    // Temporary files are private by default; a result should be as readable as any new file (the
-    // umask still applies).
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.prefix(".").suffix(".tmp").tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    // The rename itself reaches the disk with its directory; only Unix can flush one.
-    #[cfg(unix)]
-    fs::File::open(folder)?.sync_all()?;
-    Ok(())
 }
