@@ -2,7 +2,7 @@
 //!
 //! `cli` (what was typed) → `spec` (a checked experiment) → `registry` (names to networks and
 //! optimizers) → `train` (one run) → `record` (what stays on disk) → `stats` → `report`. The commands
-//! `compare` and `tune` put them together. `speed` times networks, beside PyTorch if it is there.
+//! `compare` and `tune` put them together; `finetune` does it for pretrained models. `speed` times networks, beside PyTorch if it is there.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -11,6 +11,7 @@ mod allocator;
 mod cli;
 mod compare;
 mod data;
+mod finetune;
 mod hex;
 mod metrics;
 mod progress;
@@ -39,6 +40,7 @@ use clap::Parser;
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 use cli::{Cli, Command, CompareArgs, Place, TuneArgs};
+use finetune::args::FinetuneArgs;
 use runs::{Outcome, Work};
 
 /// What shells return for a program that was ended by Ctrl-C.
@@ -66,6 +68,8 @@ fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Compare(args)) => compare(&args),
         None => compare(&cli.compare),
         Some(Command::Tune(args)) => tune(&args),
+        Some(Command::Finetune(args)) => finetune(&args),
+        Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
         Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
         Some(Command::SpeedWorker(args)) => speed::speed_worker(&args).map(|()| Outcome::Complete),
     }
@@ -96,6 +100,15 @@ fn tune(args: &TuneArgs) -> Result<Outcome> {
         args.place.fresh,
         &*work(&args.place)?,
     )
+}
+
+fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
+    let spec = args.finetune()?;
+    let out = match &args.place.out {
+        Some(out) => out.clone(),
+        None => compare::default_directory(&spec.name, &spec.fingerprint()?),
+    };
+    finetune::finetune(&spec, &out, args.place.fresh, &*work(&args.place)?)
 }
 
 /// Divides the processors among the runs and listens for Ctrl-C: the first one asks the runs to stop

@@ -98,7 +98,12 @@ struct DataArgs {
 #[command(next_help_heading = "Optimizers")]
 struct OptimizerArgs {
     /// By name; the first is the base of the comparison [default: adamw]
-    #[arg(long, visible_alias = "optimizer", value_name = "NAME,…", value_delimiter = ',')]
+    #[arg(
+        long,
+        visible_alias = "optimizer",
+        value_name = "NAME,…",
+        value_delimiter = ','
+    )]
     optimizers: Vec<String>,
     /// What the methods are composed with [default: adamw]
     #[arg(long, value_enum)]
@@ -224,12 +229,25 @@ impl FinetuneArgs {
     /// What the required options say.
     fn blank(&self) -> Result<FineTune> {
         let missing = "is needed, or --spec FILE";
-        let model = self.model.as_ref().with_context(|| format!("--model {missing}"))?;
+        let model = self
+            .model
+            .as_ref()
+            .with_context(|| format!("--model {missing}"))?;
         let task = self.task.with_context(|| format!("--task {missing}"))?;
         let train = self.data.train.clone();
         ensure!(!train.is_empty(), "--train {missing}");
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-        let last = model.trim_end_matches('/').rsplit('/').next().unwrap_or("model");
+        let plain = |c: char| {
+            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        };
+        let last = model
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or("model");
         Ok(FineTune {
             name: last.chars().map(plain).collect(),
             description: String::new(),
@@ -291,7 +309,10 @@ impl DataArgs {
         if !self.train.is_empty() {
             data.train.clone_from(&self.train);
         }
-        replace(&mut data.validation, &self.validation.as_deref().map(Part::parse));
+        replace(
+            &mut data.validation,
+            &self.validation.as_deref().map(Part::parse),
+        );
         if let Some(test) = &self.test {
             data.test = Some(Part::parse(test));
         }
@@ -305,7 +326,10 @@ impl DataArgs {
 
 impl TrainingArgs {
     fn change(&self, training: &mut Training) -> Result<()> {
-        replace(&mut training.seeds, &self.seeds.as_deref().map(seeds).transpose()?);
+        replace(
+            &mut training.seeds,
+            &self.seeds.as_deref().map(seeds).transpose()?,
+        );
         replace(&mut training.epochs, &self.epochs);
         replace(&mut training.batch_size, &self.batch_size);
         replace(&mut training.accumulate, &self.accumulate);
@@ -327,7 +351,8 @@ impl TrainingArgs {
 fn seeds(text: &str) -> Result<Vec<u64>> {
     let read = |seed: &str| {
         let seed = seed.trim();
-        seed.parse::<u64>().with_context(|| format!("--seeds: wanted a number, got `{seed}`"))
+        seed.parse::<u64>()
+            .with_context(|| format!("--seeds: wanted a number, got `{seed}`"))
     };
     let seeds: Vec<u64> = text.split(',').map(read).collect::<Result<_>>()?;
     Ok(match seeds[..] {
@@ -342,7 +367,10 @@ impl OptimizerArgs {
         if !self.optimizers.is_empty() {
             let of_name = |name: &String| {
                 let there = spec.optimizers.iter().find(|o| &o.name == name);
-                there.map_or_else(|| presets::optimizer(name, &self.shared()), |o| Ok(o.clone()))
+                there.map_or_else(
+                    || presets::optimizer(name, &self.shared()),
+                    |o| Ok(o.clone()),
+                )
             };
             spec.optimizers = self.optimizers.iter().map(of_name).collect::<Result<_>>()?;
         } else if spec.optimizers.is_empty() {
@@ -417,13 +445,44 @@ mod tests {
     #[test]
     fn options_reach_their_places() {
         let more = [
-            "b.csv", "--optimizers", "adamw,sala", "--seeds", "3", "--lr", "1e-4", "--rho", "0.02",
-            "--rho-scale", "learning-rate", "--clip-norm", "0", "--validation", "v.csv", "--test", "0.2",
-            "--set", "hidden_dropout_prob=0.2", "--set", "hidden_act=relu", "--freeze", "a.*", "b.*",
-            "--schedule", "cosine", "--early-stopping", "2", "--metric", "macro-f1", "--keep", "none",
+            "b.csv",
+            "--optimizers",
+            "adamw,sala",
+            "--seeds",
+            "3",
+            "--lr",
+            "1e-4",
+            "--rho",
+            "0.02",
+            "--rho-scale",
+            "learning-rate",
+            "--clip-norm",
+            "0",
+            "--validation",
+            "v.csv",
+            "--test",
+            "0.2",
+            "--set",
+            "hidden_dropout_prob=0.2",
+            "--set",
+            "hidden_act=relu",
+            "--freeze",
+            "a.*",
+            "b.*",
+            "--schedule",
+            "cosine",
+            "--early-stopping",
+            "2",
+            "--metric",
+            "macro-f1",
+            "--keep",
+            "none",
         ];
         let spec = spec(&[&NEEDED[..], &more].concat()).unwrap();
-        assert_eq!(spec.data.train, [PathBuf::from("a.csv"), PathBuf::from("b.csv")]);
+        assert_eq!(
+            spec.data.train,
+            [PathBuf::from("a.csv"), PathBuf::from("b.csv")]
+        );
         assert_eq!(spec.data.validation, Part::File("v.csv".into()));
         assert_eq!(spec.data.test, Some(Part::Share(0.2)));
         let sala = &spec.optimizers[1];
@@ -432,9 +491,15 @@ mod tests {
         assert!(format!("{:?}", sala.method).contains("rho: 0.02"));
         assert_eq!(spec.training.seeds, [0, 1, 2]);
         assert_eq!(spec.training.freeze, ["a.*", "b.*"]);
-        assert_eq!(spec.model.config["hidden_dropout_prob"].as_float(), Some(0.2));
+        assert_eq!(
+            spec.model.config["hidden_dropout_prob"].as_float(),
+            Some(0.2)
+        );
         assert_eq!(spec.model.config["hidden_act"].as_str(), Some("relu"));
-        assert_eq!((spec.metric(), spec.training.keep), (Metric::MacroF1, Keep::None));
+        assert_eq!(
+            (spec.metric(), spec.training.keep),
+            (Metric::MacroF1, Keep::None)
+        );
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub(crate) fn load(
 mod tests {
     use candle_core::{DType, Tensor, Var};
     use sala_core::{
-        Minimizer, ParamSet, ParamsAdam, ParamsSala, Pass,
+        ParamSet, ParamsAdam, ParamsSala, Pass,
         catalogue::{Base, Method, build},
     };
     use sala_models::ops::Linear;
@@ -204,6 +204,9 @@ mod tests {
         assert!(load(&path, "d", &store, &mut *optimizer).unwrap().is_none());
         save(&path, "d", &Progress::default(), &store, &*optimizer, None).unwrap();
         let message = load(&path, "e", &store, &mut *optimizer).unwrap_err();
-        assert!(message.to_string().contains("data have changed"), "{message}");
+        assert!(
+            message.to_string().contains("data have changed"),
+            "{message}"
+        );
     }
 }

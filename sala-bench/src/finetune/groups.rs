@@ -33,7 +33,11 @@ fn layer(name: &str) -> Option<u32> {
         known.then(|| pair[1].parse::<u32>().ok()).flatten()
     });
     // PyTorch's residual networks: layer1 to layer4, each with blocks of its own.
-    let stage = || parts.iter().find_map(|p| p.strip_prefix("layer")?.parse::<u32>().ok());
+    let stage = || {
+        parts
+            .iter()
+            .find_map(|p| p.strip_prefix("layer")?.parse::<u32>().ok())
+    };
     match numbered {
         Some(number) => Some(number + 1),
         None => stage().or_else(|| {
@@ -79,7 +83,11 @@ mod tests {
             ("bert", text, vec!["classifier", "pooler"]),
             ("roberta", text, vec!["classifier"]),
             ("distilbert", text, vec!["classifier"]),
-            ("vit", Task::ImageClassification, vec!["classifier", "vit.layernorm"]),
+            (
+                "vit",
+                Task::ImageClassification,
+                vec!["classifier", "vit.layernorm"],
+            ),
             ("gpt2", Task::CausalLm, vec!["ln_f"]),
             ("llama", Task::CausalLm, vec!["lm_head", "model.norm"]),
         ];
@@ -95,7 +103,12 @@ mod tests {
             }
             assert!(seen.into_iter().eq(0..=2), "{kind}");
         }
-        let resnet = ["conv1.weight", "layer1.0.conv1.weight", "layer4.1.bn2.bias", "fc.weight"];
+        let resnet = [
+            "conv1.weight",
+            "layer1.0.conv1.weight",
+            "layer4.1.bn2.bias",
+            "fc.weight",
+        ];
         assert_eq!(resnet.map(layer), [Some(0), Some(1), Some(4), None]);
     }
 
@@ -112,7 +125,10 @@ mod tests {
         assert_eq!(scale("bert.encoder.layer.1.output.dense.weight"), 1.0);
         assert_eq!(scale("bert.encoder.layer.0.output.dense.weight"), 0.5);
         assert_eq!(scale("bert.embeddings.word_embeddings.weight"), 0.25);
-        assert_eq!(of("bert.embeddings.LayerNorm.weight").weight_decay(), Some(0.0));
+        assert_eq!(
+            of("bert.embeddings.LayerNorm.weight").weight_decay(),
+            Some(0.0)
+        );
         assert_eq!(of("classifier.bias").weight_decay(), Some(0.0));
         assert_eq!(of("classifier.weight").weight_decay(), None);
     }
@@ -121,7 +137,10 @@ mod tests {
     fn what_is_frozen_is_not_trained_and_a_pattern_without_a_match_is_refused() {
         let frozen = |patterns: &[&str]| {
             let freeze = patterns.iter().map(|p| (*p).to_owned()).collect();
-            let training = Training { freeze, ..Training::default() };
+            let training = Training {
+                freeze,
+                ..Training::default()
+            };
             params(&bert(), &training)
         };
         let kept = frozen(&["bert.embeddings.*", "bert.encoder.layer.0.*"]).unwrap();

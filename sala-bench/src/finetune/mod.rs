@@ -69,7 +69,10 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
     match (trainer.best(), spec.training.keep) {
         (Some(best), Keep::Best | Keep::All) => {
             let folder = trainer.model_folder(&best.optimizer, best.seed);
-            println!("Model:   {} (best on the validation part)", folder.display());
+            println!(
+                "Model:   {} (best on the validation part)",
+                folder.display()
+            );
         }
         _ => {}
     }
@@ -85,9 +88,7 @@ fn prepare(spec: &FineTune) -> Result<(Model, Parts)> {
             let tokenizer = model.tokenizer(data.max_length)?;
             load_texts(data, model.labels(), &tokenizer, model.padding())?
         }
-        Task::ImageClassification => {
-            load_images(data, model.labels(), &model.preprocessing()?)?
-        }
+        Task::ImageClassification => load_images(data, model.labels(), &model.preprocessing()?)?,
         Task::CausalLm => {
             let tokenizer = model.tokenizer(data.max_length)?;
             return Ok((model, load_language(data, &tokenizer, 0)?));

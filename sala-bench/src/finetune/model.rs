@@ -155,7 +155,11 @@ impl Model {
 
     /// A network with the folder's weights. A head starts afresh, from the seed, unless the folder has one
     /// for the very same classes.
-    pub(crate) fn network(&self, seed: u64, device: &Device) -> Result<(VarStore, Built, LoadReport)> {
+    pub(crate) fn network(
+        &self,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(VarStore, Built, LoadReport)> {
         let store = VarStore::new(seed, DType::F32, device);
         let network = self.config.build(self.task, &store, Rng::new(seed))?;
         let weights = Weights::open(self.snapshot.weights())?;
@@ -218,5 +222,7 @@ fn find(path: &str) -> Result<Snapshot> {
 }
 
 fn from_hub(path: &str) -> Result<Snapshot> {
-    bail!("there is no folder {path}, and this build cannot reach the hub: build with `--features hub`")
+    bail!(
+        "there is no folder {path}, and this build cannot reach the hub: build with `--features hub`"
+    )
 }

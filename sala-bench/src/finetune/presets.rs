@@ -42,7 +42,10 @@ pub(crate) fn optimizer(name: &str, shared: &Shared) -> Result<Optimizer> {
         _ => shared.base,
     };
     let method = method(name).with_context(|| {
-        format!("--optimizers: wanted some of {}, got `{name}`", NAMES.join(", "))
+        format!(
+            "--optimizers: wanted some of {}, got `{name}`",
+            NAMES.join(", ")
+        )
     })?;
     Ok(Optimizer {
         name: name.into(),
@@ -132,7 +135,10 @@ mod tests {
             crate::registry::check_optimizer(&optimizer).unwrap();
         }
         let message = format!("{:#}", optimizer("adan", &SHARED).unwrap_err());
-        assert!(message.contains("`adan`") && message.contains("sala"), "{message}");
+        assert!(
+            message.contains("`adan`") && message.contains("sala"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -173,7 +173,8 @@ pub(crate) enum Part {
 impl Part {
     /// A number is a share, everything else a path.
     pub(crate) fn parse(text: &str) -> Self {
-        text.parse().map_or_else(|_| Self::File(text.into()), Self::Share)
+        text.parse()
+            .map_or_else(|_| Self::File(text.into()), Self::Share)
     }
 }
 
@@ -389,7 +390,11 @@ pub(crate) mod tests {
             ("seeds = [0, 1]", "warm_up = 1.0", "training.warm_up"),
             ("seeds = [0, 1]", "accumulate = 32", "accumulate"),
             ("seeds = [0, 1]", "early_stopping = 0", "early_stopping"),
-            ("seeds = [0, 1]", "metric = \"perplexity\"", "has no perplexity"),
+            (
+                "seeds = [0, 1]",
+                "metric = \"perplexity\"",
+                "has no perplexity",
+            ),
             ("pooling = \"mean\"", "pooling = \"max\"", "max"),
             ("lr = 5e-5", "lr = -1.0", "lr"),
             ("text-class", "test-class", "test-class"),

@@ -30,7 +30,11 @@ pub(crate) fn of_epoch(rng: Rng, epoch: u64, lengths: &[usize], size: usize) -> 
         let rows = rows.at(i as u64).permutation(batches[i].len());
         rows.into_iter().map(|row| batches[i][row]).collect()
     };
-    stream.permutation(batches.len()).into_iter().map(shuffled).collect()
+    stream
+        .permutation(batches.len())
+        .into_iter()
+        .map(shuffled)
+        .collect()
 }
 
 /// All examples once, the shortest first, for evaluation.
@@ -46,7 +50,9 @@ mod tests {
 
     fn lengths(n: usize) -> Vec<usize> {
         let stream = Rng::new(5).stream("lengths");
-        (0..n).map(|i| 5 + usize::try_from(stream.below(i as u64, 60)).unwrap()).collect()
+        (0..n)
+            .map(|i| 5 + usize::try_from(stream.below(i as u64, 60)).unwrap())
+            .collect()
     }
 
     fn padding(batches: &[Vec<usize>], lengths: &[usize]) -> usize {
@@ -115,7 +121,10 @@ mod tests {
             batch.sort();
             batch
         };
-        assert_ne!(sorted(of_epoch(Rng::new(1), 1, &[7; 100], 8)), sorted(of_epoch(Rng::new(1), 2, &[7; 100], 8)));
+        assert_ne!(
+            sorted(of_epoch(Rng::new(1), 1, &[7; 100], 8)),
+            sorted(of_epoch(Rng::new(1), 2, &[7; 100], 8))
+        );
     }
 
     #[test]

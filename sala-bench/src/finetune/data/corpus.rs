@@ -26,8 +26,16 @@ pub(super) fn read(paths: &[PathBuf], tokenizer: &TextTokenizer) -> Result<Vec<u
 
 /// Cuts tokens into blocks; the last holds what remains, if that is more than one token.
 pub(super) fn blocks(ids: &[u32], length: usize, field: &str) -> Result<Vec<Vec<u32>>> {
-    let blocks: Vec<_> = ids.chunks(length).filter(|b| b.len() > 1).map(<[u32]>::to_vec).collect();
-    ensure!(!blocks.is_empty(), "{field}: wanted at least two tokens, got {}", ids.len());
+    let blocks: Vec<_> = ids
+        .chunks(length)
+        .filter(|b| b.len() > 1)
+        .map(<[u32]>::to_vec)
+        .collect();
+    ensure!(
+        !blocks.is_empty(),
+        "{field}: wanted at least two tokens, got {}",
+        ids.len()
+    );
     Ok(blocks)
 }
 
@@ -52,7 +60,12 @@ mod tests {
         let cut = |n: u32| blocks(&(0..n).collect::<Vec<_>>(), 3, "x");
         assert_eq!(cut(8).unwrap(), [vec![0, 1, 2], vec![3, 4, 5], vec![6, 7]]);
         assert_eq!(cut(7).unwrap().len(), 2);
-        assert!(cut(1).unwrap_err().to_string().contains("x: wanted at least two tokens, got 1"));
+        assert!(
+            cut(1)
+                .unwrap_err()
+                .to_string()
+                .contains("x: wanted at least two tokens, got 1")
+        );
     }
 
     #[test]
@@ -60,6 +73,11 @@ mod tests {
         let whole = |n: u32| whole_blocks((0..n).collect(), 3, "x");
         assert_eq!(whole(8).unwrap().len(), 6);
         assert_eq!(whole(3).unwrap().len(), 3);
-        assert!(whole(2).unwrap_err().to_string().contains("block of 3 tokens, got 2"));
+        assert!(
+            whole(2)
+                .unwrap_err()
+                .to_string()
+                .contains("block of 3 tokens, got 2")
+        );
     }
 }

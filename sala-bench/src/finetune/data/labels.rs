@@ -69,15 +69,24 @@ mod tests {
         assert_eq!(labels.names(), ["mixed", "neg", "pos"]);
         assert_eq!(labels.number("pos").unwrap(), 2);
         // As texts, 10 would come before 9.
-        assert_eq!(Labels::of(["10", "9", "-1"], &[]).unwrap().names(), ["-1", "9", "10"]);
-        assert_eq!(Labels::of(["10", "9", "x"], &[]).unwrap().names(), ["10", "9", "x"]);
+        assert_eq!(
+            Labels::of(["10", "9", "-1"], &[]).unwrap().names(),
+            ["-1", "9", "10"]
+        );
+        assert_eq!(
+            Labels::of(["10", "9", "x"], &[]).unwrap().names(),
+            ["10", "9", "x"]
+        );
     }
 
     #[test]
     fn the_models_own_order_is_kept_only_for_the_very_same_classes() {
         let model = ["pos".to_owned(), "neg".to_owned()];
         assert_eq!(Labels::of(["neg", "pos"], &model).unwrap().names(), model);
-        assert_eq!(Labels::of(["neg", "sad"], &model).unwrap().names(), ["neg", "sad"]);
+        assert_eq!(
+            Labels::of(["neg", "sad"], &model).unwrap().names(),
+            ["neg", "sad"]
+        );
         let more = Labels::of(["neg", "pos", "sad"], &model).unwrap();
         assert_eq!(more.names(), ["neg", "pos", "sad"]);
     }
@@ -86,7 +95,10 @@ mod tests {
     fn an_unknown_name_and_a_single_class_are_refused() {
         let labels = Labels::of(["a", "b"], &[]).unwrap();
         let message = labels.number("c").unwrap_err().to_string();
-        assert!(message.contains("`c`") && message.contains("a, b"), "{message}");
+        assert!(
+            message.contains("`c`") && message.contains("a, b"),
+            "{message}"
+        );
         assert!(Labels::of(["a", "a"], &[]).is_err());
     }
 }

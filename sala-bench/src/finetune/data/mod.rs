@@ -18,6 +18,7 @@ use sala_core::Pass;
 use sala_models::transformer::Tokens;
 use sha2::{Digest, Sha256};
 
+pub(crate) use image_files::unlabelled as unlabelled_images;
 pub(crate) use images::{Images, Preprocessing};
 pub(crate) use parts::{Parts, load_images, load_language, load_texts};
 pub(crate) use texts::{Blocks, Texts};

@@ -6,8 +6,7 @@ use anyhow::{Context, Result, ensure};
 use sala_models::Rng;
 
 use super::{
-    Blocks, Examples, Images, Preprocessing, Texts,
-    corpus, image_files,
+    Blocks, Examples, Images, Preprocessing, Texts, corpus, image_files,
     labels::Labels,
     table::{self, Columns},
     tokenizer::TextTokenizer,
@@ -61,7 +60,10 @@ impl<T> Numbered<T> {
         let mut is_held = vec![false; self.items.len()];
         held.into_iter().for_each(|place| is_held[place] = true);
         let (mut kept, mut taken) = (Self::empty(), Self::empty());
-        let (items, labels) = (std::mem::take(&mut self.items), std::mem::take(&mut self.labels));
+        let (items, labels) = (
+            std::mem::take(&mut self.items),
+            std::mem::take(&mut self.labels),
+        );
         for ((item, label), held) in items.into_iter().zip(labels).zip(is_held) {
             let side = if held { &mut taken } else { &mut kept };
             side.items.push(item);
@@ -162,7 +164,9 @@ pub(crate) fn load_texts(
     };
     let read = |path: &Path, _: Role| {
         let rows = table::read(path, columns)?.into_iter();
-        Ok(rows.map(|r| (r.text, r.label.unwrap_or_default())).collect())
+        Ok(rows
+            .map(|r| (r.text, r.label.unwrap_or_default()))
+            .collect())
     };
     split(data, model, read)?.into_parts(|part: Numbered<String>| {
         let texts: Vec<&str> = part.items.iter().map(String::as_str).collect();
@@ -207,7 +211,10 @@ pub(crate) fn load_language(data: &Data, tokenizer: &TextTokenizer, padding: u32
         Ok::<_, anyhow::Error>(Examples::Blocks(Blocks { blocks, padding }))
     };
     Ok(Parts {
-        train: blocks(corpus::whole_blocks(train, length, "data.train")?, "data.train")?,
+        train: blocks(
+            corpus::whole_blocks(train, length, "data.train")?,
+            "data.train",
+        )?,
         validation: blocks(validation, "data.validation")?,
         test: test.map(|ids| blocks(ids, "data.test")).transpose()?,
     })

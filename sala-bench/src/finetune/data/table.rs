@@ -39,7 +39,10 @@ impl<'a> Columns<'a> {
 
 /// Whether a file is one of the tables that can be read.
 pub(crate) fn is_table(path: &Path) -> bool {
-    matches!(ending(path).as_str(), "csv" | "tsv" | "jsonl" | "ndjson" | "parquet")
+    matches!(
+        ending(path).as_str(),
+        "csv" | "tsv" | "jsonl" | "ndjson" | "parquet"
+    )
 }
 
 /// Reads all rows.
@@ -71,13 +74,19 @@ pub(super) fn ending(path: &Path) -> String {
 /// The error of a column that is not there.
 pub(super) fn no_column<'a>(name: &str, there: impl IntoIterator<Item = &'a str>) -> anyhow::Error {
     let there: Vec<&str> = there.into_iter().collect();
-    anyhow::anyhow!("there is no column `{name}`; there are {}", there.join(", "))
+    anyhow::anyhow!(
+        "there is no column `{name}`; there are {}",
+        there.join(", ")
+    )
 }
 
 /// A row of these cells; `number` is its place, for errors.
 fn row(text: String, label: Option<String>, columns: Columns, place: &str) -> Result<Row> {
     if let (Some(name), Some(label)) = (columns.label, &label) {
-        ensure!(!label.trim().is_empty(), "{place}: column `{name}` is empty");
+        ensure!(
+            !label.trim().is_empty(),
+            "{place}: column `{name}` is empty"
+        );
     }
     ensure!(
         !text.trim().is_empty(),
@@ -106,7 +115,12 @@ fn separated(path: &Path, separator: u8, columns: Columns) -> Result<Vec<Row>> {
         let record = record?;
         let cell = |place: usize| record.get(place).unwrap_or_default().to_owned();
         let label = label.map(|place| cell(place).trim().to_owned());
-        rows.push(row(cell(text), label, columns, &format!("row {}", number + 1))?);
+        rows.push(row(
+            cell(text),
+            label,
+            columns,
+            &format!("row {}", number + 1),
+        )?);
     }
     Ok(rows)
 }
@@ -187,31 +201,58 @@ mod tests {
         let wanted = [row("a, \"b\"", "1"), row("c", "0")];
         let csv = "label,other,text\r\n1,x,\"a, \"\"b\"\"\"\r\n0,y,c\r\n";
         let tsv = "text\tlabel\na, \"b\"\t1\nc\t0\n";
-        let jsonl = "{\"text\": \"a, \\\"b\\\"\", \"label\": 1}\n\n{\"label\": \"0\", \"text\": \"c\"}\n";
+        let jsonl =
+            "{\"text\": \"a, \\\"b\\\"\", \"label\": 1}\n\n{\"label\": \"0\", \"text\": \"c\"}\n";
         for (name, content) in [("t.csv", csv), ("t.TSV", tsv), ("t.jsonl", jsonl)] {
             assert_eq!(table(name, content).unwrap(), wanted, "{name}");
         }
         // The mark of UTF-8 that spreadsheets write.
-        assert_eq!(table("t.csv", &format!("\u{feff}{}", "text,label\nc,0\n")).unwrap(), wanted[1..]);
+        assert_eq!(
+            table("t.csv", &format!("\u{feff}{}", "text,label\nc,0\n")).unwrap(),
+            wanted[1..]
+        );
     }
 
     #[test]
     fn what_does_not_fit_is_named() {
         let cases = [
-            ("t.csv", "text,lable\na,1\n", "no column `label`; there are text, lable"),
+            (
+                "t.csv",
+                "text,lable\na,1\n",
+                "no column `label`; there are text, lable",
+            ),
             ("t.csv", "text,label\n", "has no rows"),
             ("t.csv", "", "no column `text`"),
-            ("t.csv", "text,label\na,1\n ,0\n", "row 2: column `text` is empty"),
-            ("t.tsv", "text\tlabel\na\t\n", "row 1: column `label` is empty"),
+            (
+                "t.csv",
+                "text,label\na,1\n ,0\n",
+                "row 2: column `text` is empty",
+            ),
+            (
+                "t.tsv",
+                "text\tlabel\na\t\n",
+                "row 1: column `label` is empty",
+            ),
             ("t.csv", "text,label\na\n", "found record with 1 fields"),
-            ("t.jsonl", "{\"text\": \"a\"}\n", "line 1: there is no column `label`; there are text"),
+            (
+                "t.jsonl",
+                "{\"text\": \"a\"}\n",
+                "line 1: there is no column `label`; there are text",
+            ),
             ("t.jsonl", "[1]\n", "line 1 is no JSON object"),
-            ("t.jsonl", "{\"text\": null, \"label\": 1}", "`text` must be text or a number, got null"),
+            (
+                "t.jsonl",
+                "{\"text\": null, \"label\": 1}",
+                "`text` must be text or a number, got null",
+            ),
             ("t.txt", "a", "got `.txt`"),
         ];
         for (name, content, words) in cases {
             let message = format!("{:#}", table(name, content).unwrap_err());
-            assert!(message.contains(words) && message.contains("t."), "{words}: {message}");
+            assert!(
+                message.contains(words) && message.contains("t."),
+                "{words}: {message}"
+            );
         }
         let message = format!("{:#}", read(Path::new("no.csv"), BOTH).unwrap_err());
         assert!(message.contains("no.csv"), "{message}");

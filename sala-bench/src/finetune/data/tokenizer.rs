@@ -46,7 +46,8 @@ impl TextTokenizer {
             folder.display()
         );
         let shown = path.display();
-        let mut inner = Tokenizer::from_file(&path).map_err(|e| anyhow!("cannot read {shown}: {e}"))?;
+        let mut inner =
+            Tokenizer::from_file(&path).map_err(|e| anyhow!("cannot read {shown}: {e}"))?;
         let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
         ensure!(
             (largest as usize) < vocabulary,
@@ -73,7 +74,11 @@ impl TextTokenizer {
             let encoding = self.inner.encode_fast(*text, true);
             let encoding = encoding.map_err(|e| anyhow!("text {}: {e}", number + 1))?;
             let sequence = Sequence::from(encoding);
-            ensure!(!sequence.ids.is_empty(), "text {} has no tokens: `{text}`", number + 1);
+            ensure!(
+                !sequence.ids.is_empty(),
+                "text {} has no tokens: `{text}`",
+                number + 1
+            );
             Ok(sequence)
         };
         texts.par_iter().enumerate().map(encode).collect()
@@ -104,8 +109,10 @@ pub(crate) mod tests {
     pub(crate) fn word_level(words: &[&str]) -> String {
         let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
         let all = special.iter().chain(words);
-        let vocab: serde_json::Map<String, serde_json::Value> =
-            all.enumerate().map(|(i, w)| ((*w).to_owned(), i.into())).collect();
+        let vocab: serde_json::Map<String, serde_json::Value> = all
+            .enumerate()
+            .map(|(i, w)| ((*w).to_owned(), i.into()))
+            .collect();
         serde_json::json!({
             "version": "1.0",
             "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
@@ -129,27 +136,40 @@ pub(crate) mod tests {
 
     #[test]
     fn padding_and_truncation_of_the_file_are_left_out() {
-        let sequences = open(5, 7).unwrap().encode(&["a", "B c b a c", "x"]).unwrap();
+        let sequences = open(5, 7)
+            .unwrap()
+            .encode(&["a", "B c b a c", "x"])
+            .unwrap();
         let ids: Vec<_> = sequences.iter().map(|s| s.ids.clone()).collect();
         assert_eq!(ids, [vec![2, 4, 3], vec![2, 5, 6, 5, 3], vec![2, 1, 3]]);
         assert_eq!(sequences[1].types, [0; 5]);
-        let document = open(5, 7).unwrap().encode_document("a b c a b c a b").unwrap();
+        let document = open(5, 7)
+            .unwrap()
+            .encode_document("a b c a b c a b")
+            .unwrap();
         assert_eq!(document, [4, 5, 6, 4, 5, 6, 4, 5]);
     }
 
     #[test]
     fn a_tokenizer_of_another_model_is_refused() {
         let message = open(5, 6).unwrap_err().to_string();
-        assert!(message.contains("ids up to 6") && message.contains("6 entries"), "{message}");
+        assert!(
+            message.contains("ids up to 6") && message.contains("6 entries"),
+            "{message}"
+        );
     }
 
     #[test]
     fn a_folder_without_one_says_what_makes_one() {
         let folder = tempfile::tempdir().unwrap();
-        let message = TextTokenizer::open(folder.path(), 5, 7).unwrap_err().to_string();
+        let message = TextTokenizer::open(folder.path(), 5, 7)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("tokenizer.json") && message.contains("save_pretrained"));
         fs::write(folder.path().join(FILE), "{}").unwrap();
-        let message = TextTokenizer::open(folder.path(), 5, 7).unwrap_err().to_string();
+        let message = TextTokenizer::open(folder.path(), 5, 7)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("cannot read"), "{message}");
     }
 }
