@@ -97,10 +97,15 @@ impl Metric {
         }
     }
 
+    /// Digits behind the point in tables.
+    pub(crate) fn digits(self) -> usize {
+        if self == Self::Loss { 4 } else { 2 }
+    }
+
     /// The number as text with its unit.
     pub(crate) fn show(self, value: f64) -> String {
-        let (factor, unit) = self.unit();
-        format!("{:.2}{unit}", factor * value)
+        let ((factor, unit), digits) = (self.unit(), self.digits());
+        format!("{:.digits$}{unit}", factor * value)
     }
 }
 

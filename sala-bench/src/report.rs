@@ -249,17 +249,17 @@ impl Row {
 
     fn cells(&self, metric: Metric) -> [String; 8] {
         let none = || "–".to_owned();
-        let (factor, _) = metric.unit();
+        let ((factor, _), digits) = (metric.unit(), metric.digits());
         let spread = |s: &Summary| match s.sd {
-            Some(sd) => format!("{:.2} ± {:.2}", factor * s.mean, factor * sd),
-            None => format!("{:.2}", factor * s.mean),
+            Some(sd) => format!("{:.digits$} ± {:.digits$}", factor * s.mean, factor * sd),
+            None => format!("{:.digits$}", factor * s.mean),
         };
         let score = |s: &Option<Summary>| match (s, self.failed) {
             (Some(s), _) => spread(s),
             (None, 0) => none(),
             (None, failed) => format!("{failed} diverged"),
         };
-        let signed = |x: f64| format!("{:+.2}", factor * x);
+        let signed = |x: f64| format!("{:+.digits$}", factor * x);
         let difference = |d: &Paired| match d.ci95 {
             Some((low, high)) => format!("{} [{}, {}]", signed(d.mean), signed(low), signed(high)),
             None => signed(d.mean),
@@ -410,7 +410,7 @@ mod tests {
         let report = Report::new(&heading, &records()).unwrap();
         let text = report.markdown();
         assert!(
-            text.contains("| test ") && text.contains("0.50 ± 0.00"),
+            !text.contains("test %") && text.contains("0.5000 ± 0.0000"),
             "{text}"
         );
         assert!(text.contains("Loss of the weights at the end"), "{text}");
