@@ -56,7 +56,7 @@ pub(crate) enum Command {
     /// Search each optimizer's hyper-parameters on the validation part, with equal budgets
     Tune(TuneArgs),
     /// Fine-tune a pretrained model on data of your own, and compare optimizers on it
-    #[command(after_help = finetune::EXAMPLES)]
+    #[command(after_help = finetune::EXAMPLES, args_override_self = true)]
     Finetune(Box<FinetuneArgs>),
     /// Print what a trained model says of new texts or images
     Predict(PredictArgs),

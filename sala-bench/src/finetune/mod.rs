@@ -15,11 +15,13 @@ mod spec;
 use std::{path::Path, sync::Mutex};
 
 use anyhow::Result;
+use candle_core::Device;
 
 pub(crate) use predict::predict;
 
 use crate::{
     compare::open,
+    registry,
     report::Report,
     runs::{self, Outcome, Plan, Work},
 };
@@ -31,6 +33,7 @@ use spec::{FineTune, Keep, Task};
 /// Runs what is missing of a fine-tuning in `out`, writes report and models there and prints the report.
 pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) -> Result<Outcome> {
     let (model, parts) = prepare(spec)?;
+    eprintln!("{}", check(spec, &model)?);
     let dir = open(&spec.to_toml()?, out, fresh)?;
     if fresh {
         let models = out.join("models");
@@ -95,6 +98,20 @@ fn prepare(spec: &FineTune) -> Result<(Model, Parts)> {
         }
     };
     Ok((model.with_labels(labels.names())?, parts))
+}
+
+/// Makes a network and the optimizers once, so that what does not fit is known before anything runs; says what
+/// was loaded.
+fn check(spec: &FineTune, model: &Model) -> Result<String> {
+    let (store, _, report) = model.network(0, &Device::Cpu)?;
+    let params = groups::params(&store, &spec.training)?;
+    for optimizer in &spec.optimizers {
+        registry::optimizer(optimizer, params.clone())?;
+    }
+    let (trained, all) = (params.num_elements(), store.num_parameters());
+    Ok(format!(
+        "{report}; {trained} of {all} parameters are trained"
+    ))
 }
 
 fn title(spec: &FineTune, model: &Model, parts: &Parts) -> String {

@@ -538,18 +538,9 @@ fn mistakes_are_named_before_anything_runs() {
     says(&["--max-length", "99"], &["24 tokens", "99"]);
     says(
         &["--validation", "0.0001"],
-        &["data.validation", "216 examples"].map(|w| {
-            if w.starts_with('2') {
-                "240 examples"
-            } else {
-                w
-            }
-        }),
+        &["data.validation", "240 examples"],
     );
-    says(
-        &["--freeze", "no.such.name", "--epochs", "1"].as_slice()[..2].as_ref(),
-        &["`no.such.name`"],
-    );
+    says(&["--freeze", "no.such.name"], &["`no.such.name`"]);
     says(&["--model", "nowhere"], &["nowhere"]);
     says(
         &["--task", "causal-lm"],
@@ -589,12 +580,11 @@ fn images_in_class_folders_are_learnt() {
     let vit = json!({"model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 12,
         "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16});
     place.model("vit", &vit, Task::ImageClassification);
-    let resnet = json!({"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8],
-        "depths": [1, 1], "layer_type": "basic", "num_channels": 3});
+    let resnet = json!({"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1], "layer_type": "basic", "num_channels": 3});
     place.model("resnet", &resnet, Task::ImageClassification);
     place.write(
         "resnet/preprocessor_config.json",
-        r#"{"size": {"height": 8, "width": 8}}"#,
+        r#"{"size": 32, "image_mean": [0.5, 0.5, 0.5]}"#,
     );
     for (model, words) in [("vit", &["adamw"][..]), ("resnet", &["adamw,sala"][..])] {
         let mut command = place.command(&[
