@@ -148,6 +148,11 @@ pub enum Error {
         got: String,
     },
 
+    /// A model could not be brought from the Hugging Face hub.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::pretrained::HubError),
+
     /// An error of candle itself.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -228,4 +233,17 @@ pub(crate) fn check_sizes(
         }
     }
     Ok(())
+}
+
+/// Checks a number that has to be positive and finite.
+pub(crate) fn check_positive(config: &'static str, field: &'static str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Config {
+        config,
+        field,
+        wanted: "positive and finite",
+        got: value.to_string(),
+    })
 }

@@ -58,6 +58,7 @@ pub mod transformer;
 
 pub use cnn::{SimpleCnn, SimpleCnnConfig};
 pub use error::{Error, Result};
+pub use kernels::backward;
 pub use mlp::{Mlp, MlpConfig};
 pub use mode::Mode;
 pub use network::Network;

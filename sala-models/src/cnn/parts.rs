@@ -8,7 +8,7 @@ use candle_nn::{
 
 use crate::{
     Error,
-    ops::{BatchNorm, Conv2d, Conv2dConfig, ImageFormat},
+    ops::{BatchNorm, Conv2d, Conv2dConfig, ImageFormat, Linear},
 };
 
 /// The initialisation of He et al. 2015 (arXiv:1502.01852) that keeps the size of gradients: normal, of
@@ -51,6 +51,40 @@ pub(super) fn norm(
     vb: VarBuilder,
 ) -> crate::Result<BatchNorm> {
     Ok(BatchNorm::new(channels, vb)?.with_format(format))
+}
+
+/// The last layer, whose bias starts at zero.
+pub(super) fn head(features: usize, classes: usize, vb: VarBuilder) -> crate::Result<Linear> {
+    vb.get_with_hints(classes, "bias", Init::Const(0.0))?;
+    Linear::new(features, classes, vb)
+}
+
+/// The number of blocks of each of three groups in a network of `depth` layers, of which `beside` are in no
+/// block; nothing where there is no such number.
+pub(super) fn blocks_of_a_group(depth: usize, layers: usize, beside: usize) -> Option<usize> {
+    let within = depth.checked_sub(beside)?;
+    let fits = within > 0 && within.is_multiple_of(3 * layers);
+    fits.then_some(within / (3 * layers))
+}
+
+/// Refuses a depth for which [`blocks_of_a_group`] has nothing.
+pub(super) fn check_depth(
+    config: &'static str,
+    blocks: Option<usize>,
+    wanted: &'static str,
+    depth: usize,
+) -> crate::Result<usize> {
+    blocks.ok_or_else(|| Error::Config {
+        config,
+        field: "depth",
+        wanted,
+        got: depth.to_string(),
+    })
+}
+
+/// The stride of block `number` of a group: the groups after the first begin with 2.
+pub(super) const fn group_stride(group: usize, number: usize) -> usize {
+    if group > 0 && number == 0 { 2 } else { 1 }
 }
 
 /// Refuses what is not a batch of images with so many channels, and brings it to `format`.

@@ -1,19 +1,23 @@
-//! Pyramidal residual networks (Han, Kim and Kim 2017, arXiv:1610.02915), with basic blocks.
+//! Pyramidal residual networks (Han, Kim and Kim 2017, arXiv:1610.02915).
 //!
-//! PyramidNet-`d`-`α` has three groups of `n = (d − 2) / 6` blocks, and block `i` of the `3 n`, counted
-//! from 1 through all groups, has `16 + i α / 3n` channels, rounded (halves to even):
+//! PyramidNet-`d`-`α` has three groups of `n` blocks, `d = 6 n + 2` for basic ones and `9 n + 2` for
+//! bottlenecks, and block `i` of the `3 n`, counted from 1 through all groups, has the width
+//! `16 + i α / 3n`, rounded (halves to even):
 //!
 //! ```text
-//! y = bn3(conv2(relu(bn2(conv1(bn1 x))))) + s(x)
+//! basic:       y = bn3(conv 3×3 (relu(bn2(conv 3×3 (bn1 x))))) + s(x)
+//! bottleneck:  y = bn4(conv 1×1 (relu(bn3(conv 3×3 (relu(bn2(conv 1×1 (bn1 x)))))))) + s(x)
 //! ```
 //!
-//! where `s(x)` has no parameters: `x`, averaged over 2 × 2 pixels where the block has a stride of 2, with
+//! Every convolution has as many outputs as the block is wide, but the last of a bottleneck four times as
+//! many. The stride is in the first 3 × 3 convolution,
+//! and `s(x)` has no parameters: `x`, averaged over 2 × 2 pixels where the block has a stride of 2, with
 //! zeros for the channels it lacks.
 
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 
-use super::parts::{he_conv, images, norm};
+use super::parts::{blocks_of_a_group, check_depth, group_stride, he_conv, head, images, norm};
 use crate::{
     Error, Mode, Network,
     error::check_sizes,
@@ -22,15 +26,39 @@ use crate::{
 
 const CONFIG: &str = "PyramidNetConfig";
 
+/// The kind of a [`PyramidNet`]'s blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PyramidNetBlock {
+    /// Two 3 × 3 convolutions.
+    #[default]
+    Basic,
+    /// 1 × 1, 3 × 3 and 1 × 1, the last with four times the channels.
+    Bottleneck,
+}
+
+impl PyramidNetBlock {
+    /// A block's output channels over its width.
+    const fn expansion(self) -> usize {
+        match self {
+            Self::Basic => 1,
+            Self::Bottleneck => 4,
+        }
+    }
+}
+
 /// The sizes of a [`PyramidNet`].
 ///
 /// The default is PyramidNet-110-270 for colour images in ten classes.
 ///
 /// ```
-/// use sala_models::cnn::PyramidNetConfig;
+/// use sala_models::cnn::{PyramidNetBlock, PyramidNetConfig};
 ///
 /// let smaller = PyramidNetConfig { depth: 20, widening: 48, ..Default::default() };
 /// assert!(smaller.validate().is_ok());
+///
+/// let block = PyramidNetBlock::Bottleneck;
+/// let deeper = PyramidNetConfig { block, depth: 164, ..Default::default() };
+/// assert!(deeper.validate().is_ok());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PyramidNetConfig {
@@ -38,9 +66,12 @@ pub struct PyramidNetConfig {
     pub in_channels: usize,
     /// Number of outputs.
     pub classes: usize,
-    /// Number of convolutions and the last layer: 8, 14, 20, …
+    /// The kind of its blocks.
+    pub block: PyramidNetBlock,
+    /// Number of convolutions and the last layer: 8, 14, 20, … for basic blocks, 11, 20, 29, … for
+    /// bottlenecks.
     pub depth: usize,
-    /// How many channels the last block has more than the first convolution.
+    /// How much wider the last block is than the first convolution.
     pub widening: usize,
 }
 
@@ -49,6 +80,7 @@ impl Default for PyramidNetConfig {
         Self {
             in_channels: 3,
             classes: 10,
+            block: PyramidNetBlock::Basic,
             depth: 110,
             widening: 270,
         }
@@ -56,7 +88,8 @@ impl Default for PyramidNetConfig {
 }
 
 impl PyramidNetConfig {
-    /// Checks that all sizes are at least one and that the depth is `6 n + 2` with `n` at least one.
+    /// Checks that all sizes are at least one and that the depth is `6 n + 2`, or `9 n + 2` for
+    /// bottlenecks, with `n` at least one.
     ///
     /// # Errors
     /// [`Error::Config`], naming the field.
@@ -74,33 +107,26 @@ impl PyramidNetConfig {
             ("widening", self.widening),
         ];
         check_sizes(CONFIG, sizes)?;
-        if self.depth < 8 || self.depth % 6 != 2 {
-            return Err(Error::Config {
-                config: CONFIG,
-                field: "depth",
-                wanted: "6 n + 2 with n >= 1",
-                got: self.depth.to_string(),
-            });
-        }
+        self.group()?;
         Ok(())
     }
 
-    /// The number of blocks of a group.
-    const fn group(&self) -> usize {
-        (self.depth - 2) / 6
+    /// The number of blocks of a group. The first convolution and the last layer are in no block.
+    fn group(&self) -> crate::Result<usize> {
+        let (layers, wanted) = match self.block {
+            PyramidNetBlock::Basic => (2, "6 n + 2 with n >= 1"),
+            PyramidNetBlock::Bottleneck => (3, "9 n + 2 with n >= 1 for bottlenecks"),
+        };
+        let blocks = blocks_of_a_group(self.depth, layers, 2);
+        check_depth(CONFIG, blocks, wanted, self.depth)
     }
 
-    /// The channels of block `i`, counted from 1; of the first convolution for 0.
-    fn channels(&self, i: usize) -> usize {
-        let blocks = 3 * self.group();
+    /// The width of block `i` of `blocks`, counted from 1; the first convolution's for 0.
+    const fn width(&self, i: usize, blocks: usize) -> usize {
         let (whole, rest) = (i * self.widening / blocks, i * self.widening % blocks);
-        let up = match (2 * rest).cmp(&blocks) {
-            std::cmp::Ordering::Less => 0,
-            // 16 is even, so the sum is even when the added part is.
-            std::cmp::Ordering::Equal => whole % 2,
-            std::cmp::Ordering::Greater => 1,
-        };
-        16 + whole + up
+        // 16 is even, so the sum is even when the added part is.
+        let up = 2 * rest > blocks || (2 * rest == blocks && whole % 2 == 1);
+        16 + whole + up as usize
     }
 }
 
@@ -108,7 +134,8 @@ impl PyramidNetConfig {
 ///
 /// From images `(N, in_channels, H, W)`, whose sides are multiples of 4, to `(N, classes)`: what the last
 /// group leaves is averaged over all pixels. Parameters are `conv1` and `bn1`; in block `j` of group `i`
-/// `layer{i}.{j}.bn1`, `conv1`, `bn2`, `conv2`, `bn3`; `bn_final`; and `fc`. Convolutions start from He's
+/// `layer{i}.{j}.bn1`, `conv1`, `bn2`, `conv2`, `bn3` (and `conv3`, `bn4` of a bottleneck); `bn_final`; and
+/// `fc`. Convolutions start from He's
 /// normal law over their outputs, the last bias from zero.
 #[derive(Debug, Clone)]
 pub struct PyramidNet {
@@ -143,28 +170,31 @@ impl PyramidNet {
     pub fn new(config: &PyramidNetConfig, vb: VarBuilder) -> crate::Result<Self> {
         config.validate()?;
         let format = ImageFormat::fastest(vb.dtype(), vb.device())?;
-        let first = config.channels(0);
+        let depth = config.group()?;
+        let width = |i| config.width(i, 3 * depth);
+        let mut channels = width(0);
         let stem = (
-            he_conv((config.in_channels, first), 3, 1, format, vb.pp("conv1"))?,
-            norm(first, format, vb.pp("bn1"))?,
+            he_conv((config.in_channels, channels), 3, 1, format, vb.pp("conv1"))?,
+            norm(channels, format, vb.pp("bn1"))?,
         );
-        let depth = config.group();
         let mut blocks = Vec::with_capacity(3 * depth);
         for i in 0..3 * depth {
             let (group, number) = (i / depth, i % depth);
-            let stride = if group > 0 && number == 0 { 2 } else { 1 };
-            let sizes = (config.channels(i), config.channels(i + 1));
             let vb = vb.pp(format!("layer{}", group + 1)).pp(number);
-            blocks.push(Block::new(sizes, stride, format, vb)?);
+            let shape = Shape {
+                kind: config.block,
+                inputs: channels,
+                width: width(i + 1),
+                stride: group_stride(group, number),
+            };
+            blocks.push(Block::new(shape, format, vb)?);
+            channels = shape.outputs();
         }
-        let last = config.channels(3 * depth);
-        let head = vb.pp("fc");
-        head.get_with_hints(config.classes, "bias", Init::Const(0.0))?;
         Ok(Self {
             stem,
             blocks,
-            norm: norm(last, format, vb.pp("bn_final"))?,
-            fc: Linear::new(last, config.classes, head)?,
+            norm: norm(channels, format, vb.pp("bn_final"))?,
+            fc: head(channels, config.classes, vb.pp("fc"))?,
             in_channels: config.in_channels,
             format,
         })
@@ -196,13 +226,44 @@ impl Network for PyramidNet {
     }
 }
 
+/// The sizes of a block.
+#[derive(Clone, Copy)]
+struct Shape {
+    kind: PyramidNetBlock,
+    inputs: usize,
+    width: usize,
+    stride: usize,
+}
+
+impl Shape {
+    const fn outputs(self) -> usize {
+        self.width * self.kind.expansion()
+    }
+
+    /// Channels, kernel and stride of each convolution.
+    fn convolutions(self) -> Vec<((usize, usize), usize, usize)> {
+        let Self {
+            inputs,
+            width,
+            stride,
+            ..
+        } = self;
+        match self.kind {
+            PyramidNetBlock::Basic => vec![((inputs, width), 3, stride), ((width, width), 3, 1)],
+            PyramidNetBlock::Bottleneck => vec![
+                ((inputs, width), 1, 1),
+                ((width, width), 3, stride),
+                ((width, self.outputs()), 1, 1),
+            ],
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Block {
-    bn1: BatchNorm,
-    conv1: Conv2d,
-    bn2: BatchNorm,
-    conv2: Conv2d,
-    bn3: BatchNorm,
+    /// A norm before each convolution; relu stands between all but the first.
+    layers: Vec<(BatchNorm, Conv2d)>,
+    norm: BatchNorm,
     /// The average over pixels in the shortcut.
     pool: Option<Pool2d>,
     /// Channels that the shortcut lacks.
@@ -211,28 +272,36 @@ struct Block {
 }
 
 impl Block {
-    fn new(
-        (inputs, outputs): (usize, usize),
-        stride: usize,
-        format: ImageFormat,
-        vb: VarBuilder,
-    ) -> crate::Result<Self> {
+    fn new(shape: Shape, format: ImageFormat, vb: VarBuilder) -> crate::Result<Self> {
+        let norm = |number: usize, channels| norm(channels, format, vb.pp(format!("bn{number}")));
+        let layer = |(i, (sizes, kernel, stride)): (usize, ((usize, usize), usize, usize))| {
+            let conv = vb.pp(format!("conv{}", i + 1));
+            let conv = he_conv(sizes, kernel, stride, format, conv)?;
+            Ok((norm(i + 1, sizes.0)?, conv))
+        };
+        let convolutions = shape.convolutions();
+        let last = convolutions.len() + 1;
+        let layers = convolutions.into_iter().enumerate().map(layer);
+        let pool = Pool2d::square(shape.stride).with_format(format);
         Ok(Self {
-            bn1: norm(inputs, format, vb.pp("bn1"))?,
-            conv1: he_conv((inputs, outputs), 3, stride, format, vb.pp("conv1"))?,
-            bn2: norm(outputs, format, vb.pp("bn2"))?,
-            conv2: he_conv((outputs, outputs), 3, 1, format, vb.pp("conv2"))?,
-            bn3: norm(outputs, format, vb.pp("bn3"))?,
-            pool: (stride > 1).then(|| Pool2d::square(stride).with_format(format)),
-            added: outputs - inputs,
+            layers: layers.collect::<crate::Result<_>>()?,
+            norm: norm(last, shape.outputs())?,
+            pool: (shape.stride > 1).then_some(pool),
+            added: shape.outputs() - shape.inputs,
             format,
         })
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let inner = self.conv1.forward(&self.bn1.forward(x, mode)?)?;
-        let inner = self.conv2.forward(&self.bn2.forward_relu(&inner, mode)?)?;
-        self.bn3.forward(&inner, mode)? + self.shortcut(x)?
+        let mut y = x.clone();
+        for (i, (norm, conv)) in self.layers.iter().enumerate() {
+            let normed = match i {
+                0 => norm.forward(&y, mode)?,
+                _ => norm.forward_relu(&y, mode)?,
+            };
+            y = conv.forward(&normed)?;
+        }
+        self.norm.forward(&y, mode)? + self.shortcut(x)?
     }
 
     fn shortcut(&self, x: &Tensor) -> Result<Tensor> {
@@ -259,8 +328,10 @@ mod tests {
                 widening,
                 ..Default::default()
             };
-            let blocks = (0..=3 * config.group()).map(|i| config.channels(i));
-            blocks.collect::<Vec<_>>()
+            let blocks = 3 * config.group().unwrap();
+            (0..=blocks)
+                .map(|i| config.width(i, blocks))
+                .collect::<Vec<_>>()
         };
         assert_eq!(channels(110, 270)[..3], [16, 21, 26]);
         assert_eq!(channels(110, 270)[54], 286);

@@ -9,7 +9,8 @@
 //!
 //! where `s(x)` is `x`, or `bn(conv 1×1 x)` where the stride or the number of channels changes. Stages
 //! 2 to 4 begin with a stride of 2, in the 3 × 3 convolution of a bottleneck: the paper has it in the
-//! first 1 × 1 convolution, `PyTorch`'s networks have it here, where no pixel is passed over.
+//! first 1 × 1 convolution, `PyTorch`'s networks have it here, where no pixel is passed over. Both can be
+//! chosen.
 
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -83,6 +84,10 @@ pub struct ResNetConfig {
     /// The width of each stage's blocks: their 3 × 3 convolutions' channels. A bottleneck has four times
     /// as many outputs.
     pub widths: [usize; 4],
+    /// Whether stage 1 begins with a stride of 2 as well.
+    pub downsample_in_first_stage: bool,
+    /// Whether bottlenecks have their stride in the first 1 × 1 convolution.
+    pub downsample_in_bottleneck: bool,
 }
 
 impl Default for ResNetConfig {
@@ -141,6 +146,8 @@ impl ResNetConfig {
             depths,
             stem_width: 64,
             widths: [64, 128, 256, 512],
+            downsample_in_first_stage: false,
+            downsample_in_bottleneck: false,
         }
     }
 
@@ -222,12 +229,13 @@ impl ResNet {
         for (stage, (&depth, &width)) in config.depths.iter().zip(&config.widths).enumerate() {
             let vb = vb.pp(format!("layer{}", stage + 1));
             for number in 0..depth {
-                let stride = if stage > 0 && number == 0 { 2 } else { 1 };
+                let downsample = stage > 0 || config.downsample_in_first_stage;
                 let shape = Shape {
                     kind: config.block,
                     inputs: channels,
                     width,
-                    stride,
+                    stride: if downsample && number == 0 { 2 } else { 1 },
+                    early_stride: config.downsample_in_bottleneck,
                 };
                 blocks.push(Block::new(shape, format, vb.pp(number))?);
                 channels = shape.outputs();
@@ -278,6 +286,8 @@ struct Shape {
     inputs: usize,
     width: usize,
     stride: usize,
+    /// Whether a bottleneck has it in its first convolution.
+    early_stride: bool,
 }
 
 impl Shape {
@@ -317,13 +327,18 @@ impl Block {
                 vec![layer(1, (inputs, width), 3, stride)?],
                 layer(2, (width, outputs), 3, 1)?,
             ),
-            ResNetBlock::Bottleneck => (
-                vec![
-                    layer(1, (inputs, width), 1, 1)?,
-                    layer(2, (width, width), 3, stride)?,
-                ],
-                layer(3, (width, outputs), 1, 1)?,
-            ),
+            ResNetBlock::Bottleneck => {
+                let (first, second) = if shape.early_stride {
+                    (stride, 1)
+                } else {
+                    (1, stride)
+                };
+                let inner = vec![
+                    layer(1, (inputs, width), 1, first)?,
+                    layer(2, (width, width), 3, second)?,
+                ];
+                (inner, layer(3, (width, outputs), 1, 1)?)
+            }
         };
         let shortcut = if stride == 1 && inputs == outputs {
             None

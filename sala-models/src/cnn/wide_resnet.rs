@@ -10,11 +10,11 @@
 //! where the shortcut has a convolution, with the block's stride, when the number of channels changes.
 
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 
-use super::parts::{he_conv, images, norm};
+use super::parts::{blocks_of_a_group, check_depth, group_stride, he_conv, head, images, norm};
 use crate::{
-    Error, Mode, Network, Rng,
+    Mode, Network, Rng,
     error::{check_probability, check_sizes},
     ops::{BatchNorm, Conv2d, Dropout, ImageFormat, Linear, global_avg_pool2d},
 };
@@ -62,7 +62,7 @@ impl WideResNetConfig {
     /// that the probability lies in `[0, 1)`.
     ///
     /// # Errors
-    /// [`Error::Config`], naming the field.
+    /// [`Error::Config`](crate::Error::Config), naming the field.
     ///
     /// ```
     /// use sala_models::cnn::WideResNetConfig;
@@ -77,15 +77,14 @@ impl WideResNetConfig {
             ("widening", self.widening),
         ];
         check_sizes(CONFIG, sizes)?;
-        if self.depth < 10 || self.depth % 6 != 4 {
-            return Err(Error::Config {
-                config: CONFIG,
-                field: "depth",
-                wanted: "6 n + 4 with n >= 1",
-                got: self.depth.to_string(),
-            });
-        }
+        self.group()?;
         check_probability(CONFIG, "dropout", self.dropout)
+    }
+
+    /// The number of blocks of a group. The first convolution and three shortcuts are in no block.
+    fn group(&self) -> crate::Result<usize> {
+        let blocks = blocks_of_a_group(self.depth, 2, 4);
+        check_depth(CONFIG, blocks, "6 n + 4 with n >= 1", self.depth)
     }
 }
 
@@ -131,13 +130,13 @@ impl WideResNet {
         let format = ImageFormat::fastest(vb.dtype(), vb.device())?;
         let mut channels = 16;
         let stem = he_conv((config.in_channels, channels), 3, 1, format, vb.pp("conv1"))?;
-        let depth = (config.depth - 4) / 6;
+        let depth = config.group()?;
         let mut blocks = Vec::with_capacity(3 * depth);
         for group in 0..3 {
             let vb = vb.pp(format!("block{}", group + 1)).pp("layer");
             let width = (16 * config.widening) << group;
             for number in 0..depth {
-                let stride = if group > 0 && number == 0 { 2 } else { 1 };
+                let stride = group_stride(group, number);
                 let vb = vb.pp(number);
                 let masks = rng.stream(&format!("dropout/{}", vb.prefix()));
                 let dropout = Dropout::new(config.dropout, masks)?;
@@ -145,13 +144,11 @@ impl WideResNet {
                 channels = width;
             }
         }
-        let head = vb.pp("fc");
-        head.get_with_hints(config.classes, "bias", Init::Const(0.0))?;
         Ok(Self {
             stem,
             blocks,
             norm: norm(channels, format, vb.pp("bn1"))?,
-            fc: Linear::new(channels, config.classes, head)?,
+            fc: head(channels, config.classes, vb.pp("fc"))?,
             in_channels: config.in_channels,
             format,
         })

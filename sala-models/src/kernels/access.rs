@@ -1,26 +1,66 @@
-//! Slices of tensors in CPU memory, and tensors of what a kernel computed.
+//! The elements of tensors in CPU memory, and tensors of what a kernel computed.
 
-use std::ops::Range;
+use std::{
+    marker::PhantomData,
+    ops::{Deref, Range},
+};
 
-use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor, WithDType, bail};
 
 use super::element::Element;
 
-/// The elements of a contiguous argument of a forward pass.
-pub(crate) fn slice<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
-    Ok(&storage.as_slice::<T>()?[range(layout)?])
+/// Elements of a tensor, which nobody changes meanwhile.
+struct View<G, T> {
+    storage: G,
+    range: Range<usize>,
+    element: PhantomData<T>,
 }
 
-/// Hands the elements of a contiguous tensor to `work`. For backward passes, which get tensors.
-pub(crate) fn read<T: Element, R>(
+/// Reads a contiguous tensor of element type `T` on the CPU.
+pub(crate) fn view<T: WithDType>(tensor: &Tensor) -> Result<impl Deref<Target = [T]>> {
+    match tensor.layout().contiguous_offsets() {
+        Some((start, end)) => view_of(tensor, start, Some(end)),
+        None => bail!(
+            "a fast kernel needs a contiguous tensor, got {:?}",
+            tensor.layout()
+        ),
+    }
+}
+
+/// Reads a tensor of any layout: all from its first element to the end of its storage.
+pub(crate) fn view_strided<T: WithDType>(tensor: &Tensor) -> Result<impl Deref<Target = [T]>> {
+    view_of(tensor, tensor.layout().start_offset(), None)
+}
+
+fn view_of<T: WithDType>(
     tensor: &Tensor,
-    work: impl FnOnce(&[T]) -> Result<R>,
-) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
+    start: usize,
+    end: Option<usize>,
+) -> Result<impl Deref<Target = [T]>> {
+    let (storage, _) = tensor.storage_and_layout();
+    let Storage::Cpu(values) = &*storage else {
         bail!("a fast kernel needs a tensor on the CPU");
     };
-    work(slice(storage, layout)?)
+    let range = start..end.unwrap_or(values.as_slice::<T>()?.len());
+    Ok(View {
+        storage,
+        range,
+        element: PhantomData,
+    })
+}
+
+impl<G: Deref<Target = Storage>, T: WithDType> Deref for View<G, T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match &*self.storage {
+            Storage::Cpu(values) => match values.as_slice::<T>() {
+                Ok(values) => &values[self.range.clone()],
+                Err(_) => &[],
+            },
+            _ => &[],
+        }
+    }
 }
 
 /// A tensor of values that a kernel computed, without copying them.
@@ -31,12 +71,4 @@ pub(crate) fn tensor<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> Res
 /// The result of a forward pass.
 pub(crate) fn result<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (T::to_cpu_storage_owned(values), shape.into())
-}
-
-/// The range of a contiguous tensor's elements in its storage.
-fn range(layout: &Layout) -> Result<Range<usize>> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(start..end),
-        None => bail!("a fast kernel needs a contiguous tensor, got {layout:?}"),
-    }
 }

@@ -4,6 +4,7 @@
 //! y = f(x)        dx = f′(x) dy
 //!
 //! relu        x > 0                     1 for x > 0, else 0
+//! relu6       min(max(x, 0), 6)         1 for 0 < x < 6, else 0
 //! silu        x σ                       σ (1 + x (1 − σ))           σ = 1 / (1 + exp(−x))
 //! gelu        x Φ                       Φ + x φ                     φ = exp(−x²/2) / √(2π)
 //! gelu_tanh   x σ(2u)                   σ (1 + 2 x (1 − σ) u′)      u = √(2/π) (x + 0.044715 x³)
@@ -24,11 +25,12 @@ use std::{
     marker::PhantomData,
 };
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
 
 use super::{
     access,
     functions::Functions,
+    graph::{self, Input, Operation},
     pieces::{self, Kernel, PIECE},
 };
 
@@ -55,6 +57,24 @@ impl Activation for Relu {
     #[inline(always)]
     fn back<T: Functions>(x: T, dy: T) -> T {
         if x <= T::default() { T::default() } else { dy }
+    }
+}
+
+pub(crate) struct Relu6;
+
+impl Activation for Relu6 {
+    const NAME: &'static str = "relu6";
+
+    #[inline(always)]
+    fn value<T: Functions>(x: T) -> T {
+        let (y, six) = (Relu::value(x), T::of(6.0));
+        if y >= six { six } else { y }
+    }
+
+    #[inline(always)]
+    fn back<T: Functions>(x: T, dy: T) -> T {
+        let dx = Relu::back(x, dy);
+        if x >= T::of(6.0) { T::default() } else { dx }
     }
 }
 
@@ -123,39 +143,34 @@ impl Activation for GeluTanh {
 /// The activation `A` of a contiguous f32 or f64 tensor.
 pub(crate) fn activation<A: Activation>(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
-        DType::F64 => x.apply_op1(Op::<A, f64>(PhantomData)),
-        _ => x.apply_op1(Op::<A, f32>(PhantomData)),
+        DType::F64 => graph::apply(Op::<A, f64>(PhantomData), &[x]),
+        _ => graph::apply(Op::<A, f32>(PhantomData), &[x]),
     }
 }
 
 struct Op<A, T>(PhantomData<(A, T)>);
 
-impl<A: Activation, T: Functions> CustomOp1 for Op<A, T> {
+impl<A: Activation, T: Functions> Operation for Op<A, T> {
     fn name(&self) -> &'static str {
         A::NAME
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = access::slice::<T>(storage, layout)?;
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let x = access::view::<T>(inputs[0])?;
         let y = pieces::filled(x.len(), PIECE, |i, y| {
             pieces::compiled(Values::<A>(PhantomData), (y, &x[i * PIECE..]));
         });
-        Ok(access::result(y, layout.shape()))
+        Ok(access::result(y, inputs[0].shape()))
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
-        }
-        let dx = access::read(x, |x: &[T]| {
-            access::read(&dy.contiguous()?, |dy: &[T]| {
-                Ok(pieces::filled(x.len(), PIECE, |i, dx| {
-                    let start = i * PIECE;
-                    pieces::compiled(Gradients::<A>(PhantomData), (dx, &x[start..], &dy[start..]));
-                }))
-            })
-        })?;
-        access::tensor(dx, x.shape()).map(Some)
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let shape = dy.shape();
+        let (x, dy) = (access::view::<T>(&inputs[0].value)?, access::view::<T>(dy)?);
+        let dx = pieces::filled(x.len(), PIECE, |i, dx| {
+            let start = i * PIECE;
+            pieces::compiled(Gradients::<A>(PhantomData), (dx, &x[start..], &dy[start..]));
+        });
+        Ok(vec![Some(access::tensor(dx, shape)?)])
     }
 }
 

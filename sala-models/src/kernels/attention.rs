@@ -26,13 +26,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use candle_core::{
-    CpuStorage, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail,
-};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
 
 use super::{
     access,
     functions::Functions,
+    graph::{self, Input, Operation},
     matmul::{self, Outer, Panels, Place, Product},
     pieces::{self, Kernel},
     rows::{dot, max, powers},
@@ -69,8 +68,8 @@ pub(crate) fn attention(
 ) -> Result<Tensor> {
     let mask = mask.map(Tensor::detach);
     match q.dtype() {
-        DType::F64 => q.apply_op3(k, v, Op::<f64>::new(settings, mask)),
-        _ => q.apply_op3(k, v, Op::<f32>::new(settings, mask)),
+        DType::F64 => graph::apply(Op::<f64>::new(settings, mask), &[q, k, v]),
+        _ => graph::apply(Op::<f32>::new(settings, mask), &[q, k, v]),
     }
 }
 
@@ -81,62 +80,46 @@ struct Op<T> {
     log_sums: Mutex<Vec<T>>,
 }
 
-impl<T: Functions> CustomOp3 for Op<T> {
+impl<T: Functions> Operation for Op<T> {
     fn name(&self) -> &'static str {
         "attention"
     }
 
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let inputs = Inputs {
-            q: access::slice::<T>(q, q_layout)?,
-            k: access::slice(k, k_layout)?,
-            v: access::slice(v, v_layout)?,
-        };
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let views = [
+            access::view::<T>(inputs[0])?,
+            access::view(inputs[1])?,
+            access::view(inputs[2])?,
+        ];
+        let [q, k, v] = views.each_ref().map(|view| &**view);
+        let inputs = Inputs { q, k, v };
         let (y, log_sums) = self.with_mask(|mask| Ok(self.settings.forward(inputs, mask)))?;
         *self.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
         Ok(access::result(y, self.settings.result()))
     }
 
-    fn bwd(
+    fn backward(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        inputs: &[Input],
         y: &Tensor,
         gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<Vec<Option<Tensor>>> {
         let log_sums = self.log_sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let gradient = gradient.contiguous()?;
-        let found = access::read(q, |q| {
-            access::read(k, |k| {
-                access::read(v, |v| {
-                    access::read(y, |y| {
-                        access::read(&gradient, |g| {
-                            let result = Backward {
-                                y,
-                                g,
-                                log_sums: &log_sums,
-                            };
-                            let inputs = Inputs { q, k, v };
-                            self.with_mask(|mask| Ok(self.settings.backward(inputs, &result, mask)))
-                        })
-                    })
-                })
-            })
-        })?;
-        let of = |tensor: &Tensor, values: Vec<T>| {
-            let gradient = access::tensor(values, tensor.shape())?;
-            Ok::<_, candle_core::Error>(tensor.track_op().then_some(gradient))
+        let of = |i: usize| access::view::<T>(&inputs[i].value);
+        let views = [of(0)?, of(1)?, of(2)?];
+        let [q, k, v] = views.each_ref().map(|view| &**view);
+        let (y, g) = (access::view(y)?, access::view(gradient)?);
+        let result = Backward {
+            y: &y,
+            g: &g,
+            log_sums: &log_sums,
         };
-        Ok((of(q, found.q)?, of(k, found.k)?, of(v, found.v)?))
+        let values = Inputs { q, k, v };
+        let found = self.with_mask(|mask| Ok(self.settings.backward(values, &result, mask)))?;
+        let gradients = [found.q, found.k, found.v].into_iter();
+        (gradients.zip(inputs))
+            .map(|(values, input)| access::tensor(values, input.value.shape()).map(Some))
+            .collect()
     }
 }
 
@@ -153,19 +136,16 @@ impl<T: Functions> Op<T> {
         let Some(mask) = &self.mask else {
             return work(None);
         };
-        let (storage, layout) = mask.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else {
-            bail!("attention: the mask is not on the CPU");
-        };
+        let layout = mask.layout();
         let &[batch, head, query, key] = layout.stride() else {
             bail!("attention: a mask of rank {}", layout.dims().len());
         };
         let strides = [batch, head, query, key];
-        let entries = if mask.dtype() == DType::U8 {
-            Entries::Visible(&u8::cpu_storage_as_slice(storage)?[layout.start_offset()..])
-        } else {
-            Entries::Added(&T::cpu_storage_as_slice(storage)?[layout.start_offset()..])
-        };
+        if mask.dtype() == DType::U8 {
+            let entries = Entries::Visible(&access::view_strided(mask)?);
+            return work(Some(Mask { entries, strides }));
+        }
+        let entries = Entries::Added(&access::view_strided(mask)?);
         work(Some(Mask { entries, strides }))
     }
 }

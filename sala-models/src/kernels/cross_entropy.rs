@@ -21,11 +21,12 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
 
 use super::{
     access,
     functions::Functions,
+    graph::{self, Input, Operation},
     pieces::{self, Kernel, PIECE},
     rows::{self, max, powers, sum_by},
 };
@@ -37,9 +38,10 @@ pub(crate) fn of_classes(
     targets: Vec<Option<u32>>,
     smoothing: f64,
 ) -> Result<Tensor> {
+    let inputs = &[logits];
     match logits.dtype() {
-        DType::F64 => logits.apply_op1(Entropy::<f64>::new(logits, targets, smoothing)?),
-        _ => logits.apply_op1(Entropy::<f32>::new(logits, targets, smoothing)?),
+        DType::F64 => graph::apply(Entropy::<f64>::new(logits, targets, smoothing)?, inputs),
+        _ => graph::apply(Entropy::<f32>::new(logits, targets, smoothing)?, inputs),
     }
 }
 
@@ -49,9 +51,10 @@ pub(crate) fn of_distributions(
     targets: &Tensor,
     smoothing: f64,
 ) -> Result<Tensor> {
+    let inputs = &[logits, targets];
     match logits.dtype() {
-        DType::F64 => logits.apply_op2(targets, Entropy::<f64>::new(logits, vec![], smoothing)?),
-        _ => logits.apply_op2(targets, Entropy::<f32>::new(logits, vec![], smoothing)?),
+        DType::F64 => graph::apply(Entropy::<f64>::new(logits, vec![], smoothing)?, inputs),
+        _ => graph::apply(Entropy::<f32>::new(logits, vec![], smoothing)?, inputs),
     }
 }
 
@@ -98,7 +101,7 @@ impl<T: Functions> Entropy<T> {
     }
 
     /// Computes all rows, `distributions` being empty for targets that are classes.
-    fn forward(&self, x: &[T], distributions: &[T]) -> Result<T> {
+    fn loss(&self, x: &[T], distributions: &[T]) -> Result<T> {
         let classes = self.classes;
         let mut rows = vec![Row::default(); x.len() / classes];
         let count = rows::per_piece(classes);
@@ -128,38 +131,33 @@ impl<T: Functions> Entropy<T> {
     }
 
     /// The gradient of the logits.
-    fn of_logits(&self, logits: &Tensor, upstream: T) -> Result<Option<Tensor>> {
-        let (true, Some(gradient)) = (logits.track_op(), self.gradient.get()) else {
+    fn of_logits(&self, logits: &Input, upstream: T) -> Result<Option<Tensor>> {
+        let Some(gradient) = self.gradient.get().filter(|_| logits.tracked) else {
             return Ok(None);
         };
         if upstream == T::of(1.0) {
-            return Ok(Some(gradient.clone()));
+            return logits.share(gradient).map(Some);
         }
-        let scaled = access::read(gradient, |dx: &[T]| {
-            Ok(pieces::filled(dx.len(), PIECE, |i, y| {
-                pieces::compiled(Scale, (y, &dx[i * PIECE..], upstream));
-            }))
-        })?;
-        access::tensor(scaled, logits.shape()).map(Some)
+        let dx = access::view::<T>(gradient)?;
+        let scaled = pieces::filled(dx.len(), PIECE, |i, y| {
+            pieces::compiled(Scale, (y, &dx[i * PIECE..], upstream));
+        });
+        access::tensor(scaled, gradient.shape()).map(Some)
     }
 
     /// The gradient of targets that are distributions.
-    fn of_targets(&self, logits: &Tensor, targets: &Tensor, upstream: T) -> Result<Option<Tensor>> {
-        if !targets.track_op() {
-            return Ok(None);
-        }
+    fn of_targets(&self, logits: &Input, upstream: T) -> Result<Tensor> {
         let Some(rows) = self.rows.get() else {
             bail!("cross_entropy: backward before forward");
         };
         let factor = upstream * T::of((self.smoothing - 1.0) / self.counted);
         let (count, classes) = (rows::per_piece(self.classes), self.classes);
-        let dt = access::read(logits, |x: &[T]| {
-            Ok(pieces::filled(x.len(), count * classes, |i, dt| {
-                let x = &x[i * count * classes..];
-                pieces::compiled(Logarithms, (dt, x, &rows[i * count..], classes, factor));
-            }))
-        })?;
-        access::tensor(dt, targets.shape()).map(Some)
+        let x = access::view::<T>(&logits.value)?;
+        let dt = pieces::filled(x.len(), count * classes, |i, dt| {
+            let x = &x[i * count * classes..];
+            pieces::compiled(Logarithms, (dt, x, &rows[i * count..], classes, factor));
+        });
+        access::tensor(dt, logits.value.shape())
     }
 
     /// (1 − ε) and ε / C.
@@ -280,49 +278,31 @@ impl<T: Functions> Kernel<(&mut [T], &[T], &[Row<T>], usize, T)> for Logarithms 
     }
 }
 
-impl<T: Functions> CustomOp1 for Entropy<T> {
+impl<T: Functions> Operation for Entropy<T> {
     fn name(&self) -> &'static str {
         "cross_entropy"
     }
 
-    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let loss = self.forward(access::slice(logits, layout)?, &[])?;
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let logits = access::view(inputs[0])?;
+        let loss = match inputs.get(1) {
+            Some(targets) => self.loss(&logits, &access::view(targets)?)?,
+            None => self.loss(&logits, &[])?,
+        };
         Ok(access::result(vec![loss], ()))
     }
 
-    fn bwd(&self, logits: &Tensor, _: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
-        self.of_logits(logits, upstream.to_scalar()?)
-    }
-}
-
-impl<T: Functions> CustomOp2 for Entropy<T> {
-    fn name(&self) -> &'static str {
-        "cross_entropy"
-    }
-
-    fn cpu_fwd(
+    fn backward(
         &self,
-        logits: &CpuStorage,
-        layout: &Layout,
-        targets: &CpuStorage,
-        targets_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let targets = access::slice(targets, targets_layout)?;
-        let loss = self.forward(access::slice(logits, layout)?, targets)?;
-        Ok(access::result(vec![loss], ()))
-    }
-
-    fn bwd(
-        &self,
-        logits: &Tensor,
-        targets: &Tensor,
+        inputs: &[Input],
         _: &Tensor,
         upstream: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<Vec<Option<Tensor>>> {
         let upstream = upstream.to_scalar()?;
-        Ok((
-            self.of_logits(logits, upstream)?,
-            self.of_targets(logits, targets, upstream)?,
-        ))
+        let mut gradients = vec![self.of_logits(&inputs[0], upstream)?];
+        if inputs.get(1).is_some_and(|targets| targets.tracked) {
+            gradients.push(Some(self.of_targets(&inputs[0], upstream)?));
+        }
+        Ok(gradients)
     }
 }

@@ -13,18 +13,19 @@
     reason = "what is not inlined is not compiled for the chosen instruction set"
 )]
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
 
 use super::{
     access,
     element::Element,
+    graph::{self, Input, Operation},
     pieces::{self, Kernel, PIECE},
 };
 use crate::rng::Stream;
 
 /// Drops entries of a contiguous f32 or f64 tensor with probability `p > 0`, by the words of `stream`.
 pub(crate) fn dropout(x: &Tensor, p: f64, stream: Stream) -> Result<Tensor> {
-    x.apply_op1(Dropout { p, stream })
+    graph::apply(Dropout { p, stream }, &[x])
 }
 
 /// Blocks of four words that are drawn together.
@@ -53,37 +54,26 @@ impl Dropout {
     }
 }
 
-impl CustomOp1 for Dropout {
+impl Operation for Dropout {
     fn name(&self) -> &'static str {
         "dropout"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let shape = layout.shape();
-        Ok(match x {
-            CpuStorage::F64(_) => {
-                access::result(self.masked::<f64>(access::slice(x, layout)?), shape)
-            }
-            _ => access::result(self.masked::<f32>(access::slice(x, layout)?), shape),
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let x = inputs[0];
+        Ok(match x.dtype() {
+            DType::F64 => access::result(self.masked(&access::view::<f64>(x)?), x.shape()),
+            _ => access::result(self.masked(&access::view::<f32>(x)?), x.shape()),
         })
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
-        }
-        let dy = dy.contiguous()?;
+    fn backward(&self, _: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let shape = dy.shape();
         let dx = match dy.dtype() {
-            DType::F64 => access::tensor(
-                access::read(&dy, |dy: &[f64]| Ok(self.masked(dy)))?,
-                dy.shape(),
-            ),
-            _ => access::tensor(
-                access::read(&dy, |dy: &[f32]| Ok(self.masked(dy)))?,
-                dy.shape(),
-            ),
+            DType::F64 => access::tensor(self.masked(&access::view::<f64>(dy)?), shape),
+            _ => access::tensor(self.masked(&access::view::<f32>(dy)?), shape),
         };
-        dx.map(Some)
+        Ok(vec![Some(dx?)])
     }
 }
 

@@ -5,14 +5,14 @@
 //! ```
 //!
 //! The lookups are sorted by row, those of one row staying in their order, and the table is cut into pieces
-//! of rows. So no two threads meet in a row, and each row's sum runs in the order of the lookups. Rows that
-//! nobody looked up are not touched at all: their zeros are fresh pages of the system.
+//! of rows. So no two threads meet in a row, and each row's sum runs in the order of the lookups.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
 
 use super::{
     access,
     element::Element,
+    graph::{self, Input, Operation},
     pieces,
     rows::{self},
 };
@@ -20,7 +20,7 @@ use super::{
 /// The rows of a contiguous f32 or f64 `table (entries, size)`: `(indices, size)`. All indices are below
 /// the number of entries.
 pub(crate) fn embedding(table: &Tensor, indices: Vec<u32>) -> Result<Tensor> {
-    table.apply_op1(Lookup { indices })
+    graph::apply(Lookup { indices }, &[table])
 }
 
 struct Lookup {
@@ -43,8 +43,7 @@ impl Lookup {
         let mut order: Vec<usize> = (0..self.indices.len()).collect();
         order.sort_by_key(|&i| self.indices[i]);
         let count = rows::per_piece(size);
-        let mut sums = vec![T::default(); entries * size];
-        pieces::each_of(&mut sums, count * size, |piece, sums| {
+        pieces::filled(entries * size, count * size, |piece, sums| {
             let first = piece * count;
             let from = |row: usize| order.partition_point(|&i| (self.indices[i] as usize) < row);
             for &i in &order[from(first)..from(first + sums.len() / size)] {
@@ -54,42 +53,31 @@ impl Lookup {
                     *sum += dy;
                 }
             }
-        });
-        sums
+        })
     }
 }
 
-impl CustomOp1 for Lookup {
+impl Operation for Lookup {
     fn name(&self) -> &'static str {
         "embedding"
     }
 
-    fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (_, size) = layout.shape().dims2()?;
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let table = inputs[0];
+        let (_, size) = table.dims2()?;
         let shape = (self.indices.len(), size);
-        Ok(match table {
-            CpuStorage::F64(_) => {
-                access::result(self.rows::<f64>(access::slice(table, layout)?, size), shape)
-            }
-            _ => access::result(self.rows::<f32>(access::slice(table, layout)?, size), shape),
+        Ok(match table.dtype() {
+            DType::F64 => access::result(self.rows(&access::view::<f64>(table)?, size), shape),
+            _ => access::result(self.rows(&access::view::<f32>(table)?, size), shape),
         })
     }
 
-    fn bwd(&self, table: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        if !table.track_op() {
-            return Ok(None);
-        }
-        let (dims, dy) = (table.dims2()?, dy.contiguous()?);
-        let sums = match table.dtype() {
-            DType::F64 => access::tensor(
-                access::read(&dy, |dy: &[f64]| Ok(self.sums(dy, dims)))?,
-                dims,
-            ),
-            _ => access::tensor(
-                access::read(&dy, |dy: &[f32]| Ok(self.sums(dy, dims)))?,
-                dims,
-            ),
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let dims = inputs[0].value.dims2()?;
+        let sums = match dy.dtype() {
+            DType::F64 => access::tensor(self.sums(&access::view::<f64>(dy)?, dims), dims),
+            _ => access::tensor(self.sums(&access::view::<f32>(dy)?, dims), dims),
         };
-        sums.map(Some)
+        Ok(vec![Some(sums?)])
     }
 }

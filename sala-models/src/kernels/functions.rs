@@ -1,9 +1,10 @@
 //! Exponentials and the normal distribution, in a form that the compiler turns into vectors.
 //!
 //! A call into a mathematics library ends every vector loop. For f32 there are forms here without calls
-//! or branches, so that a loop over them is compiled for whole registers; no step depends on the width
-//! of a register or on fused multiplication, so bits are the same on every processor. For f64 exactness
-//! comes first: its functions are those of the libraries, one element at a time.
+//! or branches, so that a loop over them is compiled for whole registers. Multiplications and additions are
+//! fused, one rounding for two, in hardware where the processor has it (all of this century's second decade):
+//! so no step depends on the width of a register, and bits are the same on every processor. For f64
+//! exactness comes first: its functions are those of the libraries, one element at a time.
 //!
 //! ```text
 //! exp(x) = 2ᵏ exp(r)        k = round(x / ln 2)        r = x − k ln 2,  |r| ≤ ln 2 / 2
@@ -94,7 +95,7 @@ const NORMAL_CENTRE: f32 = 2.5;
 fn polynomial<const N: usize>(coefficients: [f32; N], x: f32) -> f32 {
     let mut sum = coefficients[N - 1];
     for i in (0..N - 1).rev() {
-        sum = sum * x + coefficients[i];
+        sum = sum.mul_add(x, coefficients[i]);
     }
     sum
 }
@@ -115,10 +116,10 @@ impl Functions for f32 {
             self
         };
         let x = if x > EXP_RANGE[1] { EXP_RANGE[1] } else { x };
-        let shifted = x * std::f32::consts::LOG2_E + ROUND;
+        let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
         let rounded = shifted - ROUND;
-        let r = x - rounded * LN_2[0] - rounded * LN_2[1];
-        let exp = polynomial(EXP, r) * (r * r) + r + 1.0;
+        let r = rounded.mul_add(-LN_2[1], rounded.mul_add(-LN_2[0], x));
+        let exp = polynomial(EXP, r).mul_add(r * r, r) + 1.0;
         // k reaches from −150 to 128, beyond the exponents of f32: in two steps, of which only the
         // second rounds.
         let bits = shifted.to_bits().cast_signed();
@@ -132,10 +133,10 @@ impl Functions for f32 {
         let y = self.abs();
         let density = Functions::exp(y * y * -0.5);
         let inverse = 1.0 / (y + NORMAL_CENTRE);
-        let s = 1.0 - 2.0 * NORMAL_CENTRE * inverse;
+        let s = inverse.mul_add(-2.0 * NORMAL_CENTRE, 1.0);
         let below = density * (inverse * polynomial(NORMAL, s));
         let far = if self < 0.0 { below } else { 1.0 - below };
-        let near = 0.5 + self * polynomial(NORMAL_NEAR, y * y);
+        let near = self.mul_add(polynomial(NORMAL_NEAR, y * y), 0.5);
         (density, if y < 1.0 { near } else { far })
     }
 }

@@ -6,16 +6,14 @@
 //! ∂L/∂X = G W        ∂L/∂W = Gᵀ X        ∂L/∂b = Σ over rows of G
 //! ```
 
-use std::ops::Range;
-
-use candle_core::{DType, Result, Shape, Tensor};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
 
 use super::{
     access,
-    custom::{Gradients, Inputs, Operation},
     element::Element,
-    matmul::{self, Outer, Panels, Product},
-    pieces,
+    graph::{self, Input, Operation},
+    matmul::{self, Panels, Product},
+    pieces, transpose,
 };
 
 /// Rows of a piece, at most and at least, and the number of pieces that is aimed at.
@@ -25,9 +23,10 @@ const SHARES: usize = 16;
 /// `x (…, I)`, `weight (O, I)` and `bias (O)` to `(…, O)`: contiguous tensors of one dtype.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
+    let tensors: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
     match x.dtype() {
-        DType::F64 => Linear::<f64>::new(inputs, outputs).apply(x, weight, bias),
-        _ => Linear::<f32>::new(inputs, outputs).apply(x, weight, bias),
+        DType::F64 => graph::apply(Linear::<f64>::new(inputs, outputs), &tensors),
+        _ => graph::apply(Linear::<f32>::new(inputs, outputs), &tensors),
     }
 }
 
@@ -38,54 +37,52 @@ struct Linear<T> {
 }
 
 impl<T: Element> Operation for Linear<T> {
-    type Element = T;
-
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn forward(&self, x: &[T], shape: &Shape, weight: &[T], bias: Option<&[T]>) -> (Vec<T>, Shape) {
+    fn forward(&self, tensors: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
         let Self {
             inputs, outputs, ..
         } = *self;
-        let right = Panels::pack(inputs, outputs, weight, (1, inputs));
-        let mut dims = shape.dims().to_vec();
+        let (x, weight) = (access::view::<T>(tensors[0])?, access::view(tensors[1])?);
+        let right = Panels::pack(inputs, outputs, &weight, (1, inputs));
+        let y = match tensors.get(2) {
+            Some(bias) => product(&x, &right, Some(&access::view(bias)?), inputs, outputs),
+            None => product(&x, &right, None, inputs, outputs),
+        };
+        let mut dims = tensors[0].dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = outputs;
         }
-        (product(x, &right, bias, inputs, outputs), dims.into())
+        Ok(access::result(y, dims))
     }
 
-    fn backward(&self, tensors: Inputs, _: &Tensor, gradient: &Tensor) -> Result<Gradients> {
+    fn backward(
+        &self,
+        tensors: &[Input],
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
         let Self {
             inputs, outputs, ..
         } = *self;
-        let Inputs {
-            first: x,
-            second: weight,
-            third: bias,
-        } = tensors;
-        access::read::<T, _>(gradient, |gradient| {
-            let of_x = x.track_op().then(|| {
-                let right = access::read(weight, |w| {
-                    Ok(Panels::pack(outputs, inputs, w, (inputs, 1)))
-                })?;
-                let values = product(gradient, &right, None, outputs, inputs);
-                access::tensor(values, x.shape())
-            });
-            let of_weight = weight.track_op().then(|| {
-                let values = access::read(x, |x| Ok(self.weight_gradient(x, gradient)))?;
-                access::tensor(values, weight.shape())
-            });
-            let of_bias = bias
-                .filter(|bias| bias.track_op())
-                .map(|bias| access::tensor(pieces::column_sums(gradient, outputs), bias.shape()));
-            Ok((
-                of_x.transpose()?,
-                of_weight.transpose()?,
-                of_bias.transpose()?,
-            ))
-        })
+        let gradient = access::view::<T>(gradient)?;
+        let gradient_of = |i: usize, input: &Input| {
+            let values = match i {
+                0 => {
+                    let weight = access::view(&tensors[1].value)?;
+                    let right = Panels::pack(outputs, inputs, &weight, (inputs, 1));
+                    product(&gradient, &right, None, outputs, inputs)
+                }
+                1 => self.weight_gradient(&access::view(&tensors[0].value)?, &gradient),
+                _ => pieces::column_sums(&gradient, outputs),
+            };
+            access::tensor(values, input.value.shape())
+        };
+        (tensors.iter().enumerate())
+            .map(|(i, input)| input.tracked.then(|| gradient_of(i, input)).transpose())
+            .collect()
     }
 }
 
@@ -98,21 +95,16 @@ impl<T: Element> Linear<T> {
         }
     }
 
+    /// Of plain matrices the product with a turned one is faster than [`Outer`](super::matmul::Outer): it keeps
+    /// its sums in registers, and turning takes less time than copying rows for each block of columns.
     fn weight_gradient(&self, x: &[T], gradient: &[T]) -> Vec<T> {
         let Self {
             inputs, outputs, ..
         } = *self;
-        let outer = Outer {
-            left: gradient,
-            bases: |rows: Range<usize>| rows.map(|row| row * outputs).collect(),
-            runs: &[matmul::plain_run(outputs)],
-            right: x,
-            stride: inputs,
-            rows: x.len() / inputs,
-            columns: inputs,
-        };
-        let sums = outer.sums();
-        pieces::filled(outputs * inputs, inputs, |o, row| sums.add_row(o, row))
+        let rows = x.len() / inputs;
+        let right = Panels::pack(rows, inputs, x, (inputs, 1));
+        let left = transpose::to_scratch(gradient, rows, outputs);
+        product(&left, &right, None, rows, inputs)
     }
 }
 

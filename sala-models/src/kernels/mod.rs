@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `element` | arithmetic of f32 and f64, as scalars and as vectors of the processor at hand |
 //! | `access` | slices of tensors, and tensors of what a kernel computed |
-//! | `custom` | operations of two or three tensors, for candle |
+//! | `graph` | operations in candle's graph, and their gradients from one to the next |
 //! | `matmul` | matrix products, the core of convolutions, linear layers and attention |
 //! | `scratch` | memory that kernels borrow instead of allocating it |
 //! | `pieces` | how work is cut and shared among threads |
@@ -32,11 +32,11 @@ pub(crate) mod attention;
 pub(crate) mod batch_norm;
 pub(crate) mod conv;
 pub(crate) mod cross_entropy;
-pub(crate) mod custom;
 pub(crate) mod dropout;
 pub(crate) mod element;
 pub(crate) mod embedding;
 pub(crate) mod functions;
+pub(crate) mod graph;
 pub(crate) mod linear;
 pub(crate) mod matmul;
 pub(crate) mod norm;
@@ -46,6 +46,7 @@ pub(crate) mod rope;
 pub(crate) mod rows;
 pub(crate) mod scratch;
 pub(crate) mod softmax;
+pub(crate) mod sum;
 pub(crate) mod transpose;
 
 use std::{cell::Cell, sync::OnceLock};
@@ -53,6 +54,7 @@ use std::{cell::Cell, sync::OnceLock};
 use candle_core::{DType, Result, Tensor};
 
 pub use self::conv::precision::{ConvPrecision, conv_precision, with_conv_precision};
+pub use self::graph::backward;
 use crate::Error;
 
 /// Which forms may be used.

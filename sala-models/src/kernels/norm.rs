@@ -19,12 +19,12 @@
 
 use std::{marker::PhantomData, sync::OnceLock};
 
-use candle_core::{DType, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
 
 use super::{
     access,
-    custom::{Gradients, Inputs, Operation},
     functions::Functions,
+    graph::{self, Input, Operation},
     pieces::{self, Kernel},
     rows::{self, LANES, total},
 };
@@ -40,10 +40,10 @@ pub(crate) fn layer_norm(
         &weight.contiguous()?,
         bias.map(Tensor::contiguous).transpose()?,
     );
-    let bias = bias.as_ref();
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(&bias).collect();
     match x.dtype() {
-        DType::F64 => Norm::<f64>::new("layer_norm", eps, true).apply(x, weight, bias),
-        _ => Norm::<f32>::new("layer_norm", eps, true).apply(x, weight, bias),
+        DType::F64 => graph::apply(Norm::<f64>::new("layer_norm", eps, true), &inputs),
+        _ => graph::apply(Norm::<f32>::new("layer_norm", eps, true), &inputs),
     }
 }
 
@@ -51,8 +51,8 @@ pub(crate) fn layer_norm(
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let weight = &weight.contiguous()?;
     match x.dtype() {
-        DType::F64 => Norm::<f64>::new("rms_norm", eps, false).apply(x, weight, None),
-        _ => Norm::<f32>::new("rms_norm", eps, false).apply(x, weight, None),
+        DType::F64 => graph::apply(Norm::<f64>::new("rms_norm", eps, false), &[x, weight]),
+        _ => graph::apply(Norm::<f32>::new("rms_norm", eps, false), &[x, weight]),
     }
 }
 
@@ -128,30 +128,29 @@ impl<T: Functions> Norm<T> {
 }
 
 impl<T: Functions> Operation for Norm<T> {
-    type Element = T;
-
     fn name(&self) -> &'static str {
         self.name
     }
 
-    fn forward(&self, x: &[T], shape: &Shape, weight: &[T], bias: Option<&[T]>) -> (Vec<T>, Shape) {
-        (self.rows(x, weight, bias.unwrap_or(&[])), shape.clone())
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (x, weight) = (access::view::<T>(inputs[0])?, access::view::<T>(inputs[1])?);
+        let y = match inputs.get(2) {
+            Some(bias) => self.rows(&x, &weight, &access::view::<T>(bias)?),
+            None => self.rows(&x, &weight, &[]),
+        };
+        Ok(access::result(y, inputs[0].shape()))
     }
 
-    fn backward(&self, inputs: Inputs, _: &Tensor, dy: &Tensor) -> Result<Gradients> {
-        let (x, weight, bias) = (inputs.first, inputs.second, inputs.third);
-        let (dx, sums) = access::read(x, |x: &[T]| {
-            access::read(weight, |weight: &[T]| {
-                access::read(dy, |dy: &[T]| self.slopes(x, weight, dy))
-            })
-        })?;
-        let sums = access::tensor(sums, (2, weight.elem_count()))?;
-        let (dx, dweight, dbias) = (access::tensor(dx, x.shape())?, sums.get(0)?, sums.get(1)?);
-        Ok((
-            x.track_op().then_some(dx),
-            weight.track_op().then_some(dweight),
-            bias.is_some_and(Tensor::track_op).then_some(dbias),
-        ))
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (x, weight) = (&inputs[0].value, &inputs[1].value);
+        let values = (access::view::<T>(x)?, access::view::<T>(weight)?);
+        let (dx, mut dweight) = self.slopes(&values.0, &values.1, &access::view::<T>(dy)?)?;
+        let dbias = dweight.split_off(values.1.len());
+        Ok(vec![
+            Some(access::tensor(dx, x.shape())?),
+            Some(access::tensor(dweight, weight.shape())?),
+            Some(access::tensor(dbias, weight.shape())?),
+        ])
     }
 }
 

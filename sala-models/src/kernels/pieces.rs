@@ -66,21 +66,15 @@ fn zeroed<T: Element>(piece: &mut [MaybeUninit<T>]) -> &mut [T] {
     unsafe { &mut *(std::ptr::from_mut(piece) as *mut [T]) }
 }
 
-/// Runs `work` compiled for the best instruction set of this processor. All that is called in it has to
-/// be `#[inline(always)]` to be compiled for it, too.
-#[inline]
-pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
-}
-
 /// A loop over one piece. `run` has to be `#[inline(always)]`.
 pub(crate) trait Kernel<A> {
     fn run(self, arguments: A);
 }
 
-/// As [`vectorised`], for long loops. A closure cannot be marked `#[inline(always)]`, and one that the
-/// compiler finds too long to inline is compiled for no instruction set in particular, which nothing but
-/// its speed tells.
+/// Runs a loop compiled for the best instruction set of this processor. All that is called in it has to
+/// be `#[inline(always)]` to be compiled for it, too. So it is no closure, which cannot be marked so: one
+/// that the compiler finds too long to inline is compiled for no instruction set in particular, which
+/// nothing but its speed tells.
 #[inline]
 pub(crate) fn compiled<A>(kernel: impl Kernel<A>, arguments: A) {
     Arch::new().dispatch(Call(kernel, arguments));
@@ -133,16 +127,7 @@ pub(crate) fn column_sums<T: Element>(matrix: &[T], columns: usize) -> Vec<T> {
         let start = i * rows * columns;
         let part = &matrix[start..matrix.len().min(start + rows * columns)];
         let mut sums = vec![T::default(); columns];
-        vectorised(
-            #[inline(always)]
-            || {
-                for row in part.chunks_exact(columns) {
-                    for (sum, &x) in sums.iter_mut().zip(row) {
-                        *sum += x;
-                    }
-                }
-            },
-        );
+        compiled(AddRows, (part, &mut *sums));
         sums
     });
     let mut sums = vec![T::default(); columns];
@@ -152,6 +137,20 @@ pub(crate) fn column_sums<T: Element>(matrix: &[T], columns: usize) -> Vec<T> {
         }
     }
     sums
+}
+
+struct AddRows;
+
+impl<T: Element> Kernel<(&[T], &mut [T])> for AddRows {
+    #[expect(clippy::inline_always, reason = "see `compiled`")]
+    #[inline(always)]
+    fn run(self, (rows, sums): (&[T], &mut [T])) {
+        for row in rows.chunks_exact(sums.len()) {
+            for (sum, &x) in sums.iter_mut().zip(row) {
+                *sum += x;
+            }
+        }
+    }
 }
 
 /// Hands out the pieces of two arrays together, each cut into as many.

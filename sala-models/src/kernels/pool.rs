@@ -18,11 +18,12 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
 
 use super::{
     access,
     element::Element,
+    graph::{self, Input, Operation},
     pieces::{self, Kernel, PIECE},
 };
 use crate::ops::ImageFormat;
@@ -80,16 +81,17 @@ impl Windows {
     /// The largest value of each window of the contiguous f32 or f64 tensor that the windows were made
     /// for. They have at most [`MAX_PLACES`] places.
     pub(crate) fn max(self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1(Max {
+        let op = Max {
             windows: self,
             differentiated: x.track_op(),
             winners: OnceLock::new(),
-        })
+        };
+        graph::apply(op, &[x])
     }
 
     /// As [`Windows::max`], the means.
     pub(crate) fn mean(self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1(Mean(self))
+        graph::apply(Mean(self), &[x])
     }
 
     /// Elements of a row of outputs, and how many rows make a piece. A row counts for what it reads.
@@ -126,18 +128,18 @@ impl Windows {
         })
     }
 
-    fn gradient(&self, x: &Tensor, dy: &Tensor, winners: Option<&[u8]>) -> Result<Tensor> {
-        let dy = dy.contiguous()?;
-        match dy.dtype() {
-            DType::F64 => access::tensor(
-                access::read(&dy, |dy: &[f64]| Ok(self.back(dy, winners)))?,
-                x.shape(),
-            ),
-            _ => access::tensor(
-                access::read(&dy, |dy: &[f32]| Ok(self.back(dy, winners)))?,
-                x.shape(),
-            ),
-        }
+    fn gradient(
+        &self,
+        input: &Input,
+        dy: &Tensor,
+        winners: Option<&[u8]>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let shape = input.value.shape();
+        let dx = match dy.dtype() {
+            DType::F64 => access::tensor(self.back(&access::view::<f64>(dy)?, winners), shape),
+            _ => access::tensor(self.back(&access::view::<f32>(dy)?, winners), shape),
+        };
+        Ok(vec![Some(dx?)])
     }
 }
 
@@ -149,7 +151,7 @@ struct Max {
 }
 
 impl Max {
-    fn forward<T: Element>(&self, x: &[T]) -> Vec<T> {
+    fn values<T: Element>(&self, x: &[T]) -> Vec<T> {
         let windows = &self.windows;
         let (size, rows) = windows.output_rows();
         let piece = rows * size;
@@ -169,36 +171,31 @@ impl Max {
     }
 }
 
-impl CustomOp1 for Max {
+impl Operation for Max {
     fn name(&self) -> &'static str {
         "max_pool2d"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let shape = &self.windows.shape;
-        Ok(match x {
-            CpuStorage::F64(_) => {
-                access::result(self.forward::<f64>(access::slice(x, layout)?), shape)
-            }
-            _ => access::result(self.forward::<f32>(access::slice(x, layout)?), shape),
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (x, shape) = (inputs[0], &self.windows.shape);
+        Ok(match x.dtype() {
+            DType::F64 => access::result(self.values(&access::view::<f64>(x)?), shape),
+            _ => access::result(self.values(&access::view::<f32>(x)?), shape),
         })
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
-        }
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let Some(winners) = self.winners.get() else {
             bail!("max_pool2d: backward before forward");
         };
-        self.windows.gradient(x, dy, Some(winners)).map(Some)
+        self.windows.gradient(&inputs[0], dy, Some(winners))
     }
 }
 
 struct Mean(Windows);
 
 impl Mean {
-    fn forward<T: Element>(&self, x: &[T]) -> Vec<T> {
+    fn values<T: Element>(&self, x: &[T]) -> Vec<T> {
         let (size, rows) = self.0.output_rows();
         pieces::filled(self.0.len(), rows * size, |i, y| {
             pieces::compiled(Means, (y, x, &self.0, i * rows));
@@ -206,26 +203,21 @@ impl Mean {
     }
 }
 
-impl CustomOp1 for Mean {
+impl Operation for Mean {
     fn name(&self) -> &'static str {
         "avg_pool2d"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let shape = &self.0.shape;
-        Ok(match x {
-            CpuStorage::F64(_) => {
-                access::result(self.forward::<f64>(access::slice(x, layout)?), shape)
-            }
-            _ => access::result(self.forward::<f32>(access::slice(x, layout)?), shape),
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (x, shape) = (inputs[0], &self.0.shape);
+        Ok(match x.dtype() {
+            DType::F64 => access::result(self.values(&access::view::<f64>(x)?), shape),
+            _ => access::result(self.values(&access::view::<f32>(x)?), shape),
         })
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
-        }
-        self.0.gradient(x, dy, None).map(Some)
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        self.0.gradient(&inputs[0], dy, None)
     }
 }
 

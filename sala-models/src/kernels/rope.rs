@@ -13,11 +13,12 @@
     reason = "what is not inlined is not compiled for the chosen instruction set"
 )]
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
 
 use super::{
     access,
     element::Element,
+    graph::{self, Input, Operation},
     pieces::{self, Kernel},
     rows,
 };
@@ -25,77 +26,53 @@ use crate::ops::RopePairs;
 
 /// Turns contiguous `x (…, T, D)` by contiguous tables `(T, D/2)`, all of f32 or f64.
 pub(crate) fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, pairs: RopePairs) -> Result<Tensor> {
-    x.apply_op3(cos, sin, Rope(pairs))
+    graph::apply(Rope(pairs), &[x, &cos.detach(), &sin.detach()])
 }
 
 struct Rope(RopePairs);
 
 impl Rope {
-    fn turn<T: Element>(&self, x: &[T], cos: &[T], sin: &[T], half: usize, back: bool) -> Vec<T> {
-        let (rows, size) = (rows::per_piece(2 * half), 2 * half);
-        pieces::filled(x.len(), rows * size, |i, y| {
-            let x = &x[i * rows * size..];
-            let arguments = (y, x, cos, sin, (i * rows, half, back));
-            match self.0 {
-                RopePairs::Halves => pieces::compiled(Halves, arguments),
-                RopePairs::Interleaved => pieces::compiled(Interleaved, arguments),
-            }
-        })
-    }
-
-    fn back<T: Element>(&self, dy: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-        let half = cos.dim(1)?;
-        let dx = access::read(&dy.contiguous()?, |dy: &[T]| {
-            access::read(cos, |cos: &[T]| {
-                access::read(sin, |sin: &[T]| Ok(self.turn(dy, cos, sin, half, true)))
-            })
-        })?;
-        access::tensor(dx, dy.shape())
-    }
-}
-
-impl CustomOp3 for Rope {
-    fn name(&self) -> &'static str {
-        "rope"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        cos: &CpuStorage,
-        cos_layout: &Layout,
-        sin: &CpuStorage,
-        sin_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, half) = cos_layout.shape().dims2()?;
-        let shape = x_layout.shape();
-        if matches!(x, CpuStorage::F64(_)) {
-            let (x, cos) = (access::slice(x, x_layout)?, access::slice(cos, cos_layout)?);
-            let y = self.turn::<f64>(x, cos, access::slice(sin, sin_layout)?, half, false);
-            return Ok(access::result(y, shape));
-        }
-        let (x, cos) = (access::slice(x, x_layout)?, access::slice(cos, cos_layout)?);
-        let y = self.turn::<f32>(x, cos, access::slice(sin, sin_layout)?, half, false);
-        Ok(access::result(y, shape))
-    }
-
-    fn bwd(
+    fn turn<T: Element>(
         &self,
         x: &Tensor,
         cos: &Tensor,
         sin: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        if !x.track_op() {
-            return Ok((None, None, None));
-        }
-        let dx = match x.dtype() {
-            DType::F64 => self.back::<f64>(dy, cos, sin)?,
-            _ => self.back::<f32>(dy, cos, sin)?,
+        back: bool,
+    ) -> Result<Vec<T>> {
+        let half = cos.dim(1)?;
+        let (x, cos, sin) = (access::view(x)?, access::view(cos)?, access::view(sin)?);
+        let (rows, size) = (rows::per_piece(2 * half), 2 * half);
+        Ok(pieces::filled(x.len(), rows * size, |i, y| {
+            let x = &x[i * rows * size..];
+            let arguments = (y, x, &*cos, &*sin, (i * rows, half, back));
+            match self.0 {
+                RopePairs::Halves => pieces::compiled(Halves, arguments),
+                RopePairs::Interleaved => pieces::compiled(Interleaved, arguments),
+            }
+        }))
+    }
+}
+
+impl Operation for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (x, cos, sin) = (inputs[0], inputs[1], inputs[2]);
+        Ok(match x.dtype() {
+            DType::F64 => access::result(self.turn::<f64>(x, cos, sin, false)?, x.shape()),
+            _ => access::result(self.turn::<f32>(x, cos, sin, false)?, x.shape()),
+        })
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (cos, sin) = (&inputs[1].value, &inputs[2].value);
+        let dx = match dy.dtype() {
+            DType::F64 => access::tensor(self.turn::<f64>(dy, cos, sin, true)?, dy.shape()),
+            _ => access::tensor(self.turn::<f32>(dy, cos, sin, true)?, dy.shape()),
         };
-        Ok((Some(dx), None, None))
+        Ok(vec![Some(dx?), None, None])
     }
 }
 

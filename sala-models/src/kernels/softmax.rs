@@ -16,13 +16,12 @@
 
 use std::marker::PhantomData;
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail,
-};
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Tensor, WithDType, bail};
 
 use super::{
     access,
     functions::Functions,
+    graph::{self, Input, Operation},
     pieces::{self, Kernel},
     rows::{self, dot, max, powers, sum},
 };
@@ -30,16 +29,16 @@ use super::{
 /// The softmax over the last dimension of a contiguous f32 or f64 tensor.
 pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
-        DType::F64 => x.apply_op1(Softmax::<f64>::new(x, false)?),
-        _ => x.apply_op1(Softmax::<f32>::new(x, false)?),
+        DType::F64 => graph::apply(Softmax::<f64>::new(x, false)?, &[x]),
+        _ => graph::apply(Softmax::<f32>::new(x, false)?, &[x]),
     }
 }
 
 /// The logarithm of [`softmax`].
 pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
-        DType::F64 => x.apply_op1(Softmax::<f64>::new(x, true)?),
-        _ => x.apply_op1(Softmax::<f32>::new(x, true)?),
+        DType::F64 => graph::apply(Softmax::<f64>::new(x, true)?, &[x]),
+        _ => graph::apply(Softmax::<f32>::new(x, true)?, &[x]),
     }
 }
 
@@ -47,8 +46,8 @@ pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
 pub(crate) fn masked_softmax(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let mask = mask.contiguous()?.broadcast_as(x.shape())?;
     match x.dtype() {
-        DType::F64 => x.apply_op2(&mask, Masked(Softmax::<f64>::new(x, false)?)),
-        _ => x.apply_op2(&mask, Masked(Softmax::<f32>::new(x, false)?)),
+        DType::F64 => graph::apply(Masked(Softmax::<f64>::new(x, false)?), &[x, &mask]),
+        _ => graph::apply(Masked(Softmax::<f32>::new(x, false)?), &[x, &mask]),
     }
 }
 
@@ -68,25 +67,22 @@ impl<T: Functions> Softmax<T> {
     }
 
     fn gradient(&self, y: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let (rows, size) = (rows::per_piece(self.size), self.size);
-        let dx = access::read(y, |y: &[T]| {
-            access::read(&dy.contiguous()?, |dy: &[T]| {
-                Ok(pieces::filled(y.len(), rows * size, |i, dx| {
-                    let start = i * rows * size;
-                    let arguments = (dx, &y[start..], &dy[start..], size);
-                    if self.logarithm {
-                        pieces::compiled(LogGradients, arguments);
-                    } else {
-                        pieces::compiled(Gradients, arguments);
-                    }
-                }))
-            })
-        })?;
-        access::tensor(dx, y.shape())
+        let (rows, size, shape) = (rows::per_piece(self.size), self.size, y.shape());
+        let (y, dy) = (access::view::<T>(y)?, access::view::<T>(dy)?);
+        let dx = pieces::filled(y.len(), rows * size, |i, dx| {
+            let start = i * rows * size;
+            let arguments = (dx, &y[start..], &dy[start..], size);
+            if self.logarithm {
+                pieces::compiled(LogGradients, arguments);
+            } else {
+                pieces::compiled(Gradients, arguments);
+            }
+        });
+        access::tensor(dx, shape)
     }
 }
 
-impl<T: Functions> CustomOp1 for Softmax<T> {
+impl<T: Functions> Operation for Softmax<T> {
     fn name(&self) -> &'static str {
         if self.logarithm {
             "log_softmax"
@@ -95,8 +91,8 @@ impl<T: Functions> CustomOp1 for Softmax<T> {
         }
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = access::slice::<T>(x, layout)?;
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let x = access::view::<T>(inputs[0])?;
         let (rows, size) = (rows::per_piece(self.size), self.size);
         let y = pieces::filled(x.len(), rows * size, |i, y| {
             let arguments = (y, &x[i * rows * size..], size);
@@ -106,21 +102,18 @@ impl<T: Functions> CustomOp1 for Softmax<T> {
                 pieces::compiled(Values, arguments);
             }
         });
-        Ok(access::result(y, layout.shape()))
+        Ok(access::result(y, inputs[0].shape()))
     }
 
-    fn bwd(&self, x: &Tensor, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
-        }
-        self.gradient(y, dy).map(Some)
+    fn backward(&self, _: &[Input], y: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(self.gradient(y, dy)?)])
     }
 }
 
 struct Masked<T>(Softmax<T>);
 
 impl<T: Functions> Masked<T> {
-    fn forward<M: Hides<T>>(&self, x: &[T], mask: Rows<M>) -> Vec<T> {
+    fn values<M: Hides<T>>(&self, x: &[T], mask: Rows<M>) -> Vec<T> {
         let (rows, size) = (rows::per_piece(self.0.size), self.0.size);
         pieces::filled(x.len(), rows * size, |i, y| {
             pieces::compiled(
@@ -131,42 +124,29 @@ impl<T: Functions> Masked<T> {
     }
 }
 
-impl<T: Functions> CustomOp2 for Masked<T> {
+impl<T: Functions> Operation for Masked<T> {
     fn name(&self) -> &'static str {
         "masked_softmax"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        layout: &Layout,
-        mask: &CpuStorage,
-        mask_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = access::slice::<T>(x, layout)?;
-        let y = match mask {
-            CpuStorage::U8(mask) => self.forward(x, Rows::new(mask, mask_layout)?),
-            mask => self.forward(x, Rows::new(mask.as_slice::<T>()?, mask_layout)?),
+    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (x, mask) = (access::view::<T>(inputs[0])?, inputs[1]);
+        let y = if mask.dtype() == DType::U8 {
+            let entries = access::view_strided::<u8>(mask)?;
+            self.values(&x, Rows::new(&entries, mask.layout())?)
+        } else {
+            let entries = access::view_strided::<T>(mask)?;
+            self.values(&x, Rows::new(&entries, mask.layout())?)
         };
-        Ok(access::result(y, layout.shape()))
+        Ok(access::result(y, inputs[0].shape()))
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        mask: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let of_mask = mask.dtype().is_float() && mask.track_op();
-        if !x.track_op() && !of_mask {
-            return Ok((None, None));
-        }
+    fn backward(&self, inputs: &[Input], y: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let dx = self.0.gradient(y, dy)?;
-        Ok((
-            x.track_op().then(|| dx.clone()),
-            of_mask.then(|| dx.clone()),
-        ))
+        inputs
+            .iter()
+            .map(|input| input.share(&dx).map(Some))
+            .collect()
     }
 }
 
@@ -204,6 +184,7 @@ struct Rows<'a, M> {
 }
 
 impl<'a, M> Rows<'a, M> {
+    /// `mask` begins where the layout does.
     fn new(mask: &'a [M], layout: &Layout) -> Result<Self> {
         let (Some((&size, leading)), Some((&stride, strides))) =
             (layout.dims().split_last(), layout.stride().split_last())
@@ -222,7 +203,7 @@ impl<'a, M> Rows<'a, M> {
             }
         }
         Ok(Self {
-            mask: &mask[layout.start_offset()..],
+            mask,
             leading: merged,
             size,
             constant: stride == 0,

@@ -8,7 +8,7 @@
 //! running_var  ← (1 − a) running_var  + a σ² m / (m − 1)
 //! ```
 //!
-//! with `ε = 1e-5` and `a = 0.1`. As in `PyTorch`, the running variance takes the unbiased estimate
+//! with `ε = 1e-5`, unless another is chosen, and `a = 0.1`. As in `PyTorch`, the running variance takes the unbiased estimate
 //! and the normalisation the biased one. The variance is computed from centred values (two passes):
 //! `Σx²/m − μ²` would lose every digit when the mean is large against the spread.
 //!
@@ -19,7 +19,7 @@ use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 
 use super::{
-    checks::{accumulator, check_companion, check_values, refuse_shape},
+    checks::{accumulator, check_companion, check_positive, check_values, refuse_shape},
     format::ImageFormat,
     relu::relu,
 };
@@ -56,6 +56,7 @@ pub struct BatchNorm {
     running_mean: Var,
     running_var: Var,
     channels: usize,
+    eps: f64,
     format: ImageFormat,
 }
 
@@ -106,8 +107,27 @@ impl BatchNorm {
             running_mean: stats("running_mean", 0.0)?,
             running_var: stats("running_var", 1.0)?,
             channels,
+            eps: EPS,
             format: ImageFormat::ChannelsFirst,
         })
+    }
+
+    /// The same layer with another `ε`: 1e-3 in networks that were made in TensorFlow.
+    ///
+    /// # Errors
+    /// When `eps` is not positive and finite.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use sala_models::{VarStore, ops::BatchNorm};
+    ///
+    /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
+    /// assert!(BatchNorm::new(3, store.builder())?.with_eps(1e-3).is_ok());
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    pub fn with_eps(self, eps: f64) -> crate::Result<Self> {
+        check_positive(OP, "eps", eps)?;
+        Ok(Self { eps, ..self })
     }
 
     /// The same layer for images of another format; features `(N, C)` stay as they are.
@@ -250,7 +270,7 @@ impl BatchNorm {
         relu: bool,
     ) -> Result<Tensor> {
         let weight = self.weight.to_dtype(x.dtype())?;
-        let parameters = Tensor::stack(&[&weight, &self.bias.to_dtype(x.dtype())?], 0)?;
+        let bias = self.bias.to_dtype(x.dtype())?;
         let wide = |t: &Var| t.as_tensor().to_dtype(DType::F64)?.to_vec1();
         let given = if mode.train {
             None
@@ -262,14 +282,14 @@ impl BatchNorm {
         let settings = kernels::batch_norm::BatchNorm {
             channels: self.channels,
             positions: first.then(|| x.elem_count() / (x.dims()[0] * self.channels)),
-            eps: EPS,
+            eps: self.eps,
             relu,
             given,
         };
         let residual = residual.map(Tensor::contiguous).transpose()?;
         let (y, statistics) = kernels::batch_norm::batch_norm(
             &x.contiguous()?,
-            &parameters,
+            [&weight.contiguous()?, &bias.contiguous()?],
             residual.as_ref(),
             settings,
         )?;
@@ -315,7 +335,7 @@ impl BatchNorm {
         };
         values
             .broadcast_sub(&mean)?
-            .broadcast_mul(&(weight * inverse_deviation(&var)?)?)?
+            .broadcast_mul(&(weight * inverse_deviation(&var, self.eps)?)?)?
             .broadcast_add(&bias)
     }
 
@@ -371,8 +391,8 @@ fn channel_mean(values: &Tensor) -> Result<Tensor> {
     sum / (batch * positions) as f64
 }
 
-fn inverse_deviation(var: &Tensor) -> Result<Tensor> {
-    (var + EPS)?.sqrt()?.recip()
+fn inverse_deviation(var: &Tensor, eps: f64) -> Result<Tensor> {
+    (var + eps)?.sqrt()?.recip()
 }
 
 fn snapshot(var: &Var) -> Result<Tensor> {

@@ -5,6 +5,7 @@
 //! [`kernels`](crate::kernels). Many of candle's own operations are made for inference: they have no
 //! backward, and a gradient ends there without a word.
 
+pub mod add;
 pub mod attention;
 pub mod batch_norm;
 pub mod conv;
@@ -24,6 +25,7 @@ pub mod softmax;
 
 mod checks;
 
+pub use add::add;
 pub use attention::Attention;
 pub use batch_norm::BatchNorm;
 pub use conv::{Conv2d, Conv2dConfig, conv2d};
@@ -35,7 +37,7 @@ pub use gelu::{gelu, gelu_tanh};
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, linear};
 pub use pool::{Pool2d, adaptive_avg_pool2d, global_avg_pool2d};
-pub use relu::relu;
+pub use relu::{relu, relu6};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, RopePairs, rope};
 pub use silu::silu;

@@ -156,20 +156,50 @@ impl Rope {
         device: &Device,
     ) -> crate::Result<Self> {
         check_size(OP, "features", features)?;
-        check_size(OP, "positions", positions)?;
         check_positive(OP, "base", base)?;
-        check_float(OP, "dtype", dtype)?;
         if !features.is_multiple_of(2) {
             return Err(refuse(OP, "features", "even", features.to_string()).into());
         }
-        let half = features / 2;
-        let angles = (0..positions).flat_map(|t| {
-            (0..half).map(move |i| t as f64 * base.powf(-2.0 * i as f64 / features as f64))
-        });
-        let (cos, sin): (Vec<f64>, Vec<f64>) = angles.map(|a| (a.cos(), a.sin())).unzip();
+        let speed = |i| base.powf(-2.0 * i as f64 / features as f64);
+        let speeds: Vec<f64> = (0..features / 2).map(speed).collect();
+        Self::with_speeds(&speeds, 1.0, positions, pairs, dtype, device)
+    }
+
+    /// Tables for models that stretch the angles: pair `i` turns by `speeds[i]` a position, in radians, and
+    /// cosine and sine are multiplied by `scale`. The rest is as for [`new`](Self::new).
+    ///
+    /// # Errors
+    /// When there is no speed, `positions` is zero, a number is not finite, `dtype` is not a float one, or
+    /// candle fails.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use sala_models::ops::{Rope, RopePairs};
+    ///
+    /// let half_speed = [0.5, 0.005];
+    /// Rope::with_speeds(&half_speed, 1.0, 16, RopePairs::Halves, DType::F32, &Device::Cpu)?;
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    pub fn with_speeds(
+        speeds: &[f64],
+        scale: f64,
+        positions: usize,
+        pairs: RopePairs,
+        dtype: DType,
+        device: &Device,
+    ) -> crate::Result<Self> {
+        check_size(OP, "speeds", speeds.len())?;
+        check_size(OP, "positions", positions)?;
+        check_float(OP, "dtype", dtype)?;
+        if let Some(bad) = speeds.iter().chain([&scale]).find(|s| !s.is_finite()) {
+            return Err(refuse(OP, "speeds and scale", "finite", bad.to_string()).into());
+        }
+        let angles = (0..positions).flat_map(|t| speeds.iter().map(move |speed| t as f64 * speed));
+        let (cos, sin): (Vec<f64>, Vec<f64>) =
+            angles.map(|a| (scale * a.cos(), scale * a.sin())).unzip();
         // Rounded on the CPU: not every device knows f64.
         let table = |values| -> Result<Tensor> {
-            let table = Tensor::from_vec(values, (positions, half), &Device::Cpu)?;
+            let table = Tensor::from_vec(values, (positions, speeds.len()), &Device::Cpu)?;
             table.to_dtype(accumulator(dtype))?.to_device(device)
         };
         Ok(Self {

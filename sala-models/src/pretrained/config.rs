@@ -8,6 +8,7 @@ mod encoders;
 mod fields;
 mod labels;
 mod language;
+mod rope;
 mod vision;
 
 use std::{fs, path::Path};

@@ -28,6 +28,9 @@ pub struct SaveOptions<'a> {
     pub dtype: Option<DType>,
     /// What the file calls the tensor that the network calls so; without it, the same.
     pub hub_name: Option<Box<dyn Fn(&str) -> String + 'a>>,
+    /// Whether a count of batches, 0, is written beside each running mean. Nothing here keeps or reads one, but
+    /// PyTorch's batch norm has it.
+    pub batch_counts: bool,
     /// The model whose tokenizer and other files beside the weights are copied, byte for byte.
     pub companions: Option<&'a Snapshot>,
 }
@@ -37,6 +40,7 @@ impl<'a> SaveOptions<'a> {
     pub fn of(config: &'a ModelConfig) -> Self {
         Self {
             hub_name: Some(Box::new(|name| config.hub_name(name))),
+            batch_counts: true,
             ..Self::default()
         }
     }
@@ -110,6 +114,10 @@ fn tensors(store: &VarStore, options: &SaveOptions<'_>) -> Result<BTreeMap<Strin
         };
         // candle's own conversion panics when a device cannot be read.
         let value = value.to_device(&Device::Cpu)?;
+        if let (true, Some(norm)) = (options.batch_counts, hub_name.strip_suffix("running_mean")) {
+            let count = Tensor::new(0_i64, &Device::Cpu)?;
+            tensors.insert(format!("{norm}num_batches_tracked"), count);
+        }
         if tensors.insert(hub_name.clone(), value).is_some() {
             return Err(Error::Argument {
                 op: "save",

@@ -37,6 +37,7 @@ pub(super) const COMPANIONS: [&str; 16] = [
 pub struct Snapshot {
     folder: PathBuf,
     weights: PathBuf,
+    commit: Option<String>,
 }
 
 impl Snapshot {
@@ -60,12 +61,28 @@ impl Snapshot {
         let path = path.as_ref();
         let weights = locate(path)?;
         let folder = weights.parent().unwrap_or(path).to_path_buf();
-        Ok(Self { folder, weights })
+        Ok(Self {
+            folder,
+            weights,
+            commit: None,
+        })
+    }
+
+    /// The same, known to be of this commit.
+    #[cfg(feature = "hub")]
+    pub(super) fn of_commit(self, commit: String) -> Self {
+        let commit = Some(commit);
+        Self { commit, ..self }
     }
 
     /// The folder with all of them.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The commit on the hub, where it came from there.
+    pub fn commit(&self) -> Option<&str> {
+        self.commit.as_deref()
     }
 
     /// The file of weights, or the index of its shards: what [`Weights::open`](super::Weights::open) takes.

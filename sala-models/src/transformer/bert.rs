@@ -9,12 +9,12 @@ use candle_nn::VarBuilder;
 use super::{
     activation::Activation,
     encoder::{EncoderLayer, Names, NormPlace, Settings},
-    parts::{check_heads, check_positive, dropout, embedding, linear},
+    parts::{check_heads, dropout, embedding, linear},
     tokens::{TokenNetwork, Tokens},
 };
 use crate::{
     Mode, Network, Rng,
-    error::{check_probability, check_sizes},
+    error::{check_positive, check_probability, check_sizes},
     ops::{Dropout, Embedding, LayerNorm, Linear},
 };
 

@@ -8,12 +8,12 @@ use super::{
     activation::Activation,
     bert::Pooling,
     encoder::{EncoderLayer, Names, NormPlace, Settings},
-    parts::{check_heads, check_positive, dropout, embedding, linear},
+    parts::{check_heads, dropout, embedding, linear},
     tokens::{TokenNetwork, Tokens},
 };
 use crate::{
     Mode, Network, Rng,
-    error::{check_probability, check_sizes},
+    error::{check_positive, check_probability, check_sizes},
     ops::{Dropout, Embedding, LayerNorm, Linear, relu},
 };
 

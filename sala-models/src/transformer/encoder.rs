@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Mode, Rng,
-    ops::{Dropout, LayerNorm, Linear},
+    ops::{Dropout, LayerNorm, Linear, add},
 };
 
 /// What a network calls the parts of its layers.
@@ -119,16 +119,16 @@ impl EncoderLayer {
     pub(super) fn forward(&self, x: &Tensor, mask: Option<&Tensor>, mode: Mode) -> Result<Tensor> {
         match self.norm {
             NormPlace::After => {
-                let sum = (x + self.attention(x, mask, mode)?)?;
+                let sum = add(x, &self.attention(x, mask, mode)?)?;
                 let x = self.attention_norm.forward(&sum)?;
-                let sum = (&x + self.feed_forward(&x, mode)?)?;
+                let sum = add(&x, &self.feed_forward(&x, mode)?)?;
                 self.output_norm.forward(&sum)
             }
             NormPlace::Before => {
                 let normed = self.attention_norm.forward(x)?;
-                let x = (x + self.attention(&normed, mask, mode)?)?;
+                let x = add(x, &self.attention(&normed, mask, mode)?)?;
                 let normed = self.output_norm.forward(&x)?;
-                &x + self.feed_forward(&normed, mode)?
+                add(&x, &self.feed_forward(&normed, mode)?)
             }
         }
     }

@@ -6,13 +6,13 @@ use candle_nn::VarBuilder;
 use super::{
     activation::Activation,
     heads::Heads,
-    parts::{check_heads, check_positive, dropout, embedding, transposed_linear},
+    parts::{check_heads, dropout, embedding, transposed_linear},
     tokens::{TokenNetwork, Tokens},
 };
 use crate::{
     Mode, Network, Rng,
-    error::{check_probability, check_sizes},
-    ops::{Dropout, Embedding, LayerNorm, Linear},
+    error::{check_positive, check_probability, check_sizes},
+    ops::{Dropout, Embedding, LayerNorm, Linear, add},
 };
 
 const CONFIG: &str = "Gpt2Config";
@@ -242,9 +242,9 @@ impl Layer {
         let part = |i| all.narrow(2, i * self.size, self.size);
         let y = (self.heads).attend(&part(0)?, &part(1)?, &part(2)?, mask, mode)?;
         let y = self.projection.forward(&y)?;
-        let x = (x + self.attention_dropout.forward(&y, mode)?)?;
+        let x = add(x, &self.attention_dropout.forward(&y, mode)?)?;
         let inner = self.inner.forward(&self.norm.forward(&x)?)?;
         let y = self.outer.forward(&self.activation.apply(&inner)?)?;
-        &x + self.dropout.forward(&y, mode)?
+        add(&x, &self.dropout.forward(&y, mode)?)
     }
 }

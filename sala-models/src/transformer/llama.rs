@@ -12,19 +12,19 @@ use candle_nn::VarBuilder;
 use super::{
     activation::Activation,
     heads::Heads,
-    parts::{check_heads, check_positive, dropout, embedding, linear},
+    parts::{check_heads, dropout, embedding, linear},
+    rope_scaling::RopeScaling,
     tokens::{TokenNetwork, Tokens},
 };
 use crate::{
     Error, Mode, Network, Rng,
-    error::{check_probability, check_sizes},
-    ops::{Embedding, Linear, RmsNorm, Rope, RopePairs},
+    error::{check_positive, check_probability, check_sizes},
+    ops::{Embedding, Linear, RmsNorm, Rope, RopePairs, add},
 };
 
 const CONFIG: &str = "LlamaConfig";
 
-/// The sizes and settings of a [`Llama`], called as in its published `config.json`. Stretched angles
-/// (`rope_scaling`) are left out.
+/// The sizes and settings of a [`Llama`], called as in its published `config.json`.
 ///
 /// The default is Llama 2 with seven thousand million parameters.
 ///
@@ -56,6 +56,8 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     /// Base of the angles.
     pub rope_theta: f64,
+    /// How the angles are stretched.
+    pub rope_scaling: RopeScaling,
     /// Whether the projections of the attention have a bias.
     pub attention_bias: bool,
     /// Dropout of the attention's shares, in `[0, 1)`.
@@ -82,6 +84,7 @@ impl Default for LlamaConfig {
             max_position_embeddings: 4096,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
             attention_bias: false,
             attention_dropout: 0.0,
             mlp_bias: false,
@@ -139,6 +142,7 @@ impl LlamaConfig {
         check_probability(CONFIG, "attention_dropout", self.attention_dropout)?;
         check_positive(CONFIG, "rms_norm_eps", self.rms_norm_eps)?;
         check_positive(CONFIG, "rope_theta", self.rope_theta)?;
+        self.rope_scaling.validate()?;
         check_positive(CONFIG, "initializer_range", self.initializer_range)
     }
 
@@ -199,10 +203,11 @@ impl Llama {
             linear(sizes, false, deviation, vb.pp("lm_head"))?
         };
         // One pair of tables, which all layers share.
-        let rope = Rope::new(
-            config.head_size(),
+        let (speeds, scale) = (config.rope_scaling).speeds(config.head_size(), config.rope_theta);
+        let rope = Rope::with_speeds(
+            &speeds,
+            scale,
             config.max_position_embeddings,
-            config.rope_theta,
             RopePairs::Halves,
             vb.dtype(),
             vb.device(),
@@ -297,10 +302,10 @@ impl Layer {
             self.value.forward(&normed)?,
         );
         let y = self.heads.attend(&q, &k, &v, mask, mode)?;
-        let x = (x + self.output.forward(&y)?)?;
+        let x = add(x, &self.output.forward(&y)?)?;
         let normed = self.norm.forward(&x)?;
         let gate = self.activation.apply(&self.gate.forward(&normed)?)?;
         let inner = (gate * self.up.forward(&normed)?)?;
-        &x + self.down.forward(&inner)?
+        add(&x, &self.down.forward(&inner)?)
     }
 }

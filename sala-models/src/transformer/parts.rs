@@ -77,20 +77,3 @@ pub(super) fn check_heads(
         got: format!("{heads} for {hidden}"),
     })
 }
-
-/// Checks a number that has to be positive and finite.
-pub(super) fn check_positive(
-    config: &'static str,
-    field: &'static str,
-    value: f64,
-) -> crate::Result<()> {
-    if value > 0.0 && value.is_finite() {
-        return Ok(());
-    }
-    Err(Error::Config {
-        config,
-        field,
-        wanted: "positive and finite",
-        got: value.to_string(),
-    })
-}

@@ -10,11 +10,11 @@ use super::{
     activation::Activation,
     bert::first,
     encoder::{EncoderLayer, Names, NormPlace, Settings},
-    parts::{check_heads, check_positive, dropout, linear},
+    parts::{check_heads, dropout, linear},
 };
 use crate::{
     Error, Mode, Network, Rng,
-    error::{check_probability, check_sizes},
+    error::{check_positive, check_probability, check_sizes},
     ops::{Conv2d, Conv2dConfig, Dropout, ImageFormat, LayerNorm, Linear},
 };
 

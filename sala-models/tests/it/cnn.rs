@@ -6,8 +6,8 @@ use sala_core::testing::TRAJECTORY_F64;
 use sala_models::{
     Mode, Network, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
     cnn::{
-        PyramidNet, PyramidNetConfig, ResNet, ResNetConfig, ResNetStem, WideResNet,
-        WideResNetConfig,
+        EfficientNetLite, EfficientNetLiteConfig, PyramidNet, PyramidNetBlock, PyramidNetConfig,
+        ResNet, ResNetConfig, ResNetStem, WideResNet, WideResNetConfig,
     },
     kernels::{Choice, with_choice},
     ops::cross_entropy,
@@ -59,8 +59,32 @@ fn pyramid(store: &VarStore) -> Box<dyn Network> {
         classes: 3,
         depth: 8,
         widening: 4,
+        ..Default::default()
     };
     Box::new(PyramidNet::new(&config, store.builder()).unwrap())
+}
+
+fn pyramid_of_bottlenecks(store: &VarStore) -> Box<dyn Network> {
+    let config = PyramidNetConfig {
+        in_channels: 2,
+        classes: 3,
+        block: PyramidNetBlock::Bottleneck,
+        depth: 11,
+        widening: 4,
+    };
+    Box::new(PyramidNet::new(&config, store.builder()).unwrap())
+}
+
+fn lite(store: &VarStore) -> Box<dyn Network> {
+    let config = EfficientNetLiteConfig {
+        in_channels: 2,
+        classes: 3,
+        width: 0.2,
+        depth: 0.5,
+        dropout: 0.3,
+        drop_path: 0.9,
+    };
+    Box::new(EfficientNetLite::new(&config, store.builder(), Rng::new(1)).unwrap())
 }
 
 fn simple(store: &VarStore) -> Box<dyn Network> {
@@ -74,11 +98,13 @@ fn simple(store: &VarStore) -> Box<dyn Network> {
     Box::new(SimpleCnn::new(&config, store.builder(), Rng::new(1)).unwrap())
 }
 
-const ALL: [(&str, Make, usize); 5] = [
+const ALL: [(&str, Make, usize); 7] = [
     ("basic", basic, 16),
     ("bottleneck", bottleneck, 64),
     ("wide", wide, 8),
     ("pyramid", pyramid, 8),
+    ("pyramid of bottlenecks", pyramid_of_bottlenecks, 8),
+    ("lite", lite, 36),
     ("simple", simple, 16),
 ];
 
@@ -128,6 +154,47 @@ fn blocks_have_dropout_masks_of_their_own_that_repeat() {
     let first = of(Mode::train(0));
     assert_eq!(first, of(Mode::train(0).without_stats()));
     assert_ne!(first, of(Mode::train(1)));
+}
+
+#[test]
+fn dropped_blocks_are_those_of_single_images_and_repeat() {
+    // Two equal images differ as soon as a block is dropped for one of them only.
+    let store = VarStore::new(0, DType::F64, &Device::Cpu);
+    let config = EfficientNetLiteConfig {
+        dropout: 0.0,
+        drop_path: 0.5,
+        width: 0.2,
+        ..Default::default()
+    };
+    let network = EfficientNetLite::new(&config, store.builder(), Rng::new(1)).unwrap();
+    let one = normal("x", &[1, 3, 32, 32]);
+    let pair = Tensor::cat(&[&one, &one], 0).unwrap();
+    let of = |mode| {
+        let logits = network.forward(&pair, mode).unwrap();
+        logits.to_vec2::<f64>().unwrap()
+    };
+    let first = of(Mode::train(0));
+    assert_eq!(first, of(Mode::train(0).without_stats()));
+    assert_ne!(first, of(Mode::train(1)));
+    assert_ne!(first[0], first[1]);
+    let evaluated = of(Mode::eval());
+    assert_eq!(evaluated[0], evaluated[1]);
+}
+
+#[test]
+fn the_family_of_lite_networks_has_the_published_numbers_of_parameters() {
+    // Of timm's tf_efficientnet_lite0 to 4, for a thousand classes.
+    for (config, wanted) in [
+        (EfficientNetLiteConfig::lite0(), 4_652_008),
+        (EfficientNetLiteConfig::lite1(), 5_416_680),
+        (EfficientNetLiteConfig::lite2(), 6_092_072),
+        (EfficientNetLiteConfig::lite3(), 8_197_096),
+        (EfficientNetLiteConfig::lite4(), 13_006_568),
+    ] {
+        let store = VarStore::new(0, DType::F32, &Device::Cpu);
+        EfficientNetLite::new(&config, store.builder(), Rng::new(0)).unwrap();
+        assert_eq!(store.num_parameters(), wanted);
+    }
 }
 
 #[test]
@@ -198,4 +265,18 @@ fn configurations_that_make_no_network_are_refused_by_field() {
     };
     assert!(pyramid(|c| c.depth = 2).contains("depth"));
     assert!(pyramid(|c| c.widening = 0).contains("widening"));
+    let bottlenecks = |c: &mut PyramidNetConfig| {
+        (c.block, c.depth) = (PyramidNetBlock::Bottleneck, 26);
+    };
+    assert!(pyramid(bottlenecks).contains("9 n + 2"));
+    let lite = |change: fn(&mut EfficientNetLiteConfig)| {
+        let mut config = EfficientNetLiteConfig::default();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    };
+    assert!(lite(|c| c.classes = 0).contains("EfficientNetLiteConfig.classes"));
+    assert!(lite(|c| c.width = f64::NAN).contains("width"));
+    assert!(lite(|c| c.depth = 1e9).contains("depth must be at most 1000"));
+    assert!(lite(|c| c.dropout = -0.1).contains("dropout"));
+    assert!(lite(|c| c.drop_path = 1.0).contains("drop_path"));
 }

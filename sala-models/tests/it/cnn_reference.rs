@@ -7,7 +7,10 @@ use candle_core::{DType, Device, Tensor, Var};
 use sala_core::testing::{Tolerance, values};
 use sala_models::{
     Mode, Network, Rng, VarStore,
-    cnn::{PyramidNet, PyramidNetConfig, ResNet, ResNetConfig, WideResNet, WideResNetConfig},
+    cnn::{
+        EfficientNetLite, EfficientNetLiteConfig, PyramidNet, PyramidNetBlock, PyramidNetConfig,
+        ResNet, ResNetConfig, WideResNet, WideResNetConfig,
+    },
     kernels::{Choice, with_choice},
     ops::cross_entropy,
 };
@@ -43,23 +46,17 @@ fn unit_tensor(name: &str, dims: &[usize]) -> Tensor {
     Tensor::from_vec(units(name, count), dims, &Device::Cpu).unwrap()
 }
 
-/// The value that the reference gives a parameter.
-fn parameter(name: &str, dims: &[usize]) -> Tensor {
+/// The value that the reference gives a parameter; the weights of norms lie around `norm`.
+fn parameter(name: &str, dims: &[usize], norm: f64) -> Tensor {
     let unit = unit_tensor(name, dims);
     let fan_in = dims[1..].iter().product::<usize>() as f64;
     let (scale, shift) = match dims {
-        [_] if name.ends_with("weight") => (0.1, 1.0),
+        [_] if name.ends_with("weight") => (0.1, norm),
         [_] => (0.1, 0.0),
         [_, _] => ((3.0 / fan_in).sqrt(), 0.0),
         _ => ((6.0 / fan_in).sqrt(), 0.0),
     };
     unit.affine(scale, shift).unwrap()
-}
-
-fn set_parameters(store: &VarStore) {
-    for (name, var) in store.trainable() {
-        var.set(&parameter(&name, var.dims())).unwrap();
-    }
 }
 
 fn layout(file: &str) -> Vec<(String, String)> {
@@ -85,60 +82,122 @@ fn stored(store: &VarStore) -> Vec<(String, String)> {
         .collect()
 }
 
-type Build = fn(usize, &VarStore) -> Box<dyn Network>;
+/// A network of the reference.
+#[derive(Clone, Copy)]
+struct Reference {
+    name: &'static str,
+    /// For so many classes.
+    build: fn(usize, &VarStore) -> Box<dyn Network>,
+    image: [usize; 2],
+    /// What the weights of norms lie around.
+    norm: f64,
+}
 
-/// Names, shapes and numbers of parameters.
-fn check_layout(name: &str, build: Build) {
-    let bytes = fs::read(path(&format!("{name}.safetensors"))).unwrap();
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let metadata = header.metadata().as_ref().unwrap();
-    for classes in [10, 100] {
-        let store = VarStore::new(0, DType::F32, &Device::Cpu);
-        build(classes, &store);
-        let wanted = &metadata[&format!("params_{classes}")];
-        assert_eq!(&store.num_parameters().to_string(), wanted, "{name}");
-        if classes == 10 {
-            assert_eq!(stored(&store), layout(&format!("{name}.layout.txt")));
-        }
+const fn of(name: &'static str, build: fn(usize, &VarStore) -> Box<dyn Network>) -> Reference {
+    Reference {
+        name,
+        build,
+        image: [32, 32],
+        norm: 1.0,
     }
 }
 
-/// Outputs, gradients and running statistics in f64.
-fn check_values(name: &str, build: Build, choice: Choice) {
-    with_choice(choice, || {
-        let file = path(&format!("{name}.safetensors"));
-        let wanted = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
-        let store = VarStore::new(0, DType::F64, &Device::Cpu);
-        let network = build(10, &store);
-        set_parameters(&store);
-        let images = unit_tensor("input", &[4, 3, 32, 32]);
-        let labels = Tensor::new(&[0u32, 7, 4, 1], &Device::Cpu).unwrap();
+const RESNET18: Reference = of("resnet18", resnet18);
+const RESNET50: Reference = of("resnet50", resnet50);
+const RESNET101: Reference = of("resnet101", resnet101);
+const WIDE_RESNET: Reference = of("wideresnet28-10", wide_resnet);
+const PYRAMIDNET: Reference = of("pyramidnet110-270", pyramidnet);
+const BOTTLENECKS: Reference = of("pyramidnet20-15-bottleneck", bottlenecks);
+/// Sides that are even in some stages and odd in others, and values beyond 6.
+const EFFICIENTNET_LITE: Reference = Reference {
+    image: [72, 50],
+    norm: 2.0,
+    ..of("efficientnet-lite0", efficientnet_lite)
+};
 
-        let logits = network.forward(&images, Mode::train(0)).unwrap();
-        let loss = cross_entropy(&logits, &labels).unwrap();
-        DEEP_F64.assert_tensors("logits.train", &logits, &wanted["logits.train"]);
-        DEEP_F64.assert_tensors("loss", &loss, &wanted["loss"]);
-        check_gradients(&store, &loss, &wanted);
-        for (name, buffer) in store.buffers() {
-            let key = format!("buffer.{name}");
-            DEEP_F64.assert_tensors(&key, &buffer, &wanted[&key]);
-        }
-        let logits = network.forward(&images, Mode::eval()).unwrap();
-        DEEP_F64.assert_tensors("logits.eval", &logits, &wanted["logits.eval"]);
-    });
+/// How close to the reference the numbers of a dtype are.
+struct Closeness {
+    dtype: DType,
+    outputs: Tolerance,
+    gradients: Tolerance,
 }
 
-fn check_gradients(store: &VarStore, loss: &Tensor, wanted: &HashMap<String, Tensor>) {
+const EXACT: Closeness = Closeness {
+    dtype: DType::F64,
+    outputs: DEEP_F64,
+    gradients: DEEP_F64,
+};
+
+impl Reference {
+    fn wanted(self) -> HashMap<String, Tensor> {
+        let file = path(&format!("{}.safetensors", self.name));
+        candle_core::safetensors::load(file, &Device::Cpu).unwrap()
+    }
+
+    /// Names, shapes and numbers of parameters.
+    fn check_layout(self) {
+        let Self { name, build, .. } = self;
+        let bytes = fs::read(path(&format!("{name}.safetensors"))).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().as_ref().unwrap();
+        for classes in [10, 100] {
+            let store = VarStore::new(0, DType::F32, &Device::Cpu);
+            build(classes, &store);
+            let wanted = &metadata[&format!("params_{classes}")];
+            assert_eq!(&store.num_parameters().to_string(), wanted, "{name}");
+            if classes == 10 {
+                assert_eq!(stored(&store), layout(&format!("{name}.layout.txt")));
+            }
+        }
+    }
+
+    /// Outputs, gradients and running statistics.
+    fn check_values(self, choice: Choice, closeness: &Closeness) {
+        let Closeness { dtype, outputs, .. } = *closeness;
+        with_choice(choice, || {
+            let wanted = self.wanted();
+            let store = VarStore::new(0, dtype, &Device::Cpu);
+            let network = (self.build)(10, &store);
+            for (name, var) in store.trainable() {
+                let value = parameter(&name, var.dims(), self.norm);
+                var.set(&value.to_dtype(dtype).unwrap()).unwrap();
+            }
+            let [height, width] = self.image;
+            let images = unit_tensor("input", &[4, 3, height, width]);
+            let images = images.to_dtype(dtype).unwrap();
+            let labels = Tensor::new(&[0u32, 7, 4, 1], &Device::Cpu).unwrap();
+
+            let logits = network.forward(&images, Mode::train(0)).unwrap();
+            let loss = cross_entropy(&logits, &labels).unwrap();
+            outputs.assert_tensors("logits.train", &logits, &wanted["logits.train"]);
+            outputs.assert_tensors("loss", &loss, &wanted["loss"]);
+            check_gradients(&store, &loss, &wanted, closeness.gradients);
+            for (name, buffer) in store.buffers() {
+                let key = format!("buffer.{name}");
+                outputs.assert_tensors(&key, &buffer, &wanted[&key]);
+            }
+            let logits = network.forward(&images, Mode::eval()).unwrap();
+            outputs.assert_tensors("logits.eval", &logits, &wanted["logits.eval"]);
+        });
+    }
+}
+
+fn check_gradients(
+    store: &VarStore,
+    loss: &Tensor,
+    wanted: &HashMap<String, Tensor>,
+    tolerance: Tolerance,
+) {
     let gradients = loss.backward().unwrap();
     for (name, var) in store.trainable() {
         let gradient = gradients.get(&var).unwrap_or_else(|| panic!("no {name}"));
         let got = values(gradient);
         let norm = got.iter().map(|g| g * g).sum::<f64>().sqrt();
         let key = format!("grad_norm.{name}");
-        DEEP_F64.assert(&key, norm, values(&wanted[&key])[0]);
+        tolerance.assert(&key, norm, values(&wanted[&key])[0]);
         let key = format!("grad_head.{name}");
         for (i, (got, wanted)) in got.iter().zip(values(&wanted[&key])).enumerate() {
-            DEEP_F64.assert(&format!("{key}, entry {i}"), *got, wanted);
+            tolerance.assert(&format!("{key}, entry {i}"), *got, wanted);
         }
     }
 }
@@ -176,46 +235,80 @@ fn pyramidnet(classes: usize, store: &VarStore) -> Box<dyn Network> {
     Box::new(PyramidNet::new(&config, store.builder()).unwrap())
 }
 
+fn bottlenecks(classes: usize, store: &VarStore) -> Box<dyn Network> {
+    let config = PyramidNetConfig {
+        classes,
+        block: PyramidNetBlock::Bottleneck,
+        depth: 20,
+        widening: 15,
+        ..Default::default()
+    };
+    Box::new(PyramidNet::new(&config, store.builder()).unwrap())
+}
+
+fn efficientnet_lite(classes: usize, store: &VarStore) -> Box<dyn Network> {
+    let config = EfficientNetLiteConfig {
+        classes,
+        dropout: 0.0,
+        drop_path: 0.0,
+        ..Default::default()
+    };
+    Box::new(EfficientNetLite::new(&config, store.builder(), Rng::new(0)).unwrap())
+}
+
 #[test]
 fn names_shapes_and_numbers_of_parameters_are_pytorchs() {
-    check_layout("resnet18", resnet18);
-    check_layout("resnet50", resnet50);
-    check_layout("resnet101", resnet101);
-    check_layout("wideresnet28-10", wide_resnet);
-    check_layout("pyramidnet110-270", pyramidnet);
+    for network in [
+        RESNET18,
+        RESNET50,
+        RESNET101,
+        WIDE_RESNET,
+        PYRAMIDNET,
+        BOTTLENECKS,
+        EFFICIENTNET_LITE,
+    ] {
+        network.check_layout();
+    }
 }
 
 #[test]
 fn resnet18_is_pytorchs() {
-    check_values("resnet18", resnet18, Choice::Auto);
+    RESNET18.check_values(Choice::Auto, &EXACT);
 }
 
 #[test]
-fn resnet18_is_pytorchs_in_composed_operations() {
-    check_values("resnet18", resnet18, Choice::Composed);
+fn small_networks_are_pytorchs_in_composed_operations() {
+    for network in [RESNET18, BOTTLENECKS, EFFICIENTNET_LITE] {
+        network.check_values(Choice::Composed, &EXACT);
+    }
 }
 
 #[test]
 fn resnet50_is_pytorchs() {
-    check_values("resnet50", resnet50, Choice::Auto);
+    RESNET50.check_values(Choice::Auto, &EXACT);
 }
 
-// The large ones: `cargo test -p sala-models --test it cnn_reference -- --ignored`.
-
 #[test]
-#[ignore = "half a minute on two cores with composed convolutions in f64"]
 fn resnet101_is_pytorchs() {
-    check_values("resnet101", resnet101, Choice::Auto);
+    RESNET101.check_values(Choice::Auto, &EXACT);
 }
 
 #[test]
-#[ignore = "half a minute on two cores with composed convolutions in f64"]
 fn wide_resnet_28_10_is_pytorchs() {
-    check_values("wideresnet28-10", wide_resnet, Choice::Auto);
+    WIDE_RESNET.check_values(Choice::Auto, &EXACT);
 }
 
 #[test]
-#[ignore = "45 seconds on two cores with composed convolutions in f64"]
 fn pyramidnet_110_270_is_pytorchs() {
-    check_values("pyramidnet110-270", pyramidnet, Choice::Auto);
+    PYRAMIDNET.check_values(Choice::Auto, &EXACT);
+}
+
+#[test]
+fn a_pyramidnet_of_bottlenecks_is_pytorchs() {
+    BOTTLENECKS.check_values(Choice::Auto, &EXACT);
+}
+
+#[test]
+fn efficientnet_lite0_is_pytorchs() {
+    EFFICIENTNET_LITE.check_values(Choice::Auto, &EXACT);
 }

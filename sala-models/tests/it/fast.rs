@@ -11,11 +11,11 @@ use sala_models::{
     ops::{
         CrossEntropy, Dropout, ImageFormat, Pool2d, Rope, RopePairs, adaptive_avg_pool2d,
         cross_entropy, embedding, gelu, gelu_tanh, global_avg_pool2d, layer_norm, log_softmax,
-        masked_softmax, relu, rms_norm, silu, softmax,
+        masked_softmax, relu, relu6, rms_norm, silu, softmax,
     },
 };
 
-use crate::gradcheck::{normal, values};
+use crate::gradcheck::{FORMS, normal, values};
 
 /// The result and the gradients of the inputs, for a loss that weighs every output differently.
 fn run(choice: Choice, inputs: &[Tensor], op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
@@ -193,6 +193,7 @@ fn activations_agree() {
         let x = (normal("x", dims) * 3.0).unwrap();
         for (name, op) in [
             ("relu", relu as fn(&Tensor) -> Result<Tensor>),
+            ("relu6", |x| relu6(&(x * 3.0)?)),
             ("silu", silu),
             ("gelu", gelu),
             ("gelu_tanh", gelu_tanh),
@@ -200,11 +201,21 @@ fn activations_agree() {
             agree(name, from_ref(&x), |t| op(&t[0]));
         }
     }
-    let x = Var::new(&[f32::NAN, 0., -1.], &Device::Cpu).unwrap();
-    let y = relu(&x).unwrap();
-    assert!(values(&y)[0].is_nan());
-    let slope = y.sum_all().unwrap().backward().unwrap();
-    assert_eq!(values(slope.get(&x).unwrap()), [1., 0., 0.]);
+    let x = Var::new(&[f32::NAN, 0., -1., 6., 7., 5.], &Device::Cpu).unwrap();
+    for (op, wanted) in [
+        (
+            relu as fn(&Tensor) -> Result<Tensor>,
+            [1., 0., 0., 1., 1., 1.],
+        ),
+        (relu6, [1., 0., 0., 0., 0., 1.]),
+    ] {
+        for form in FORMS {
+            let y = with_choice(form, || op(&x)).unwrap();
+            assert!(values(&y)[0].is_nan());
+            let slope = y.sum_all().unwrap().backward().unwrap();
+            assert_eq!(values(slope.get(&x).unwrap()), wanted);
+        }
+    }
 }
 
 #[test]

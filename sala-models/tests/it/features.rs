@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use sala_core::testing::TRAJECTORY_F64;
 use sala_models::{
     VarStore,
-    ops::{Embedding, Rope, RopePairs, embedding, gelu, gelu_tanh, rope, silu},
+    ops::{Embedding, Rope, RopePairs, embedding, gelu, gelu_tanh, relu6, rope, silu},
 };
 
 use crate::gradcheck::{
@@ -25,6 +25,7 @@ fn gradients_of_activations_agree_with_differences() {
         check_layouts(dims, |x| gelu(&(x * 3.0)?));
         check_layouts(dims, |x| gelu_tanh(&(x * 3.0)?));
         check_layouts(dims, silu);
+        check_layouts(dims, |x| relu6(&(x * 5.0)?));
     }
 }
 
@@ -45,6 +46,7 @@ fn half_precision_is_computed_in_f32() {
     check_half(&[7, 9], gelu);
     check_half(&[7, 9], gelu_tanh);
     check_half(&[7, 9], silu);
+    check_half(&[7, 9], |x| relu6(&(x * 4.0)?));
     for pairs in BOTH {
         let rope = table(6, 300, pairs, DType::BF16);
         check_half(&[2, 4, 6], |x| rope.forward(x, 290));

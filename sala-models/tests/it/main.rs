@@ -20,6 +20,13 @@ mod fast;
 mod features;
 mod forms;
 mod gradcheck;
+mod graph;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_refusals;
+#[cfg(feature = "hub")]
+mod hub_server;
 mod layers;
 mod networks;
 mod norms;
@@ -31,5 +38,6 @@ mod silent_cuts;
 mod softmax;
 mod store;
 mod transformer_reference;
+mod weight_files;
 mod weights;
 mod winograd;

@@ -10,7 +10,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use sala_models::{
     Rng, VarStore,
-    pretrained::{Architecture, Built, ModelConfig, Task},
+    pretrained::{Built, ModelConfig, Task},
     transformer::Pooling,
 };
 
@@ -44,11 +44,7 @@ pub(crate) fn config(model: &str) -> ModelConfig {
 
 /// The task that a model was published for.
 pub(crate) fn task(config: &ModelConfig) -> Task {
-    match config.architecture() {
-        Architecture::Gpt2(_) | Architecture::Llama(_) => Task::CausalLm,
-        Architecture::Vit(_) | Architecture::ResNet(_) => Task::ImageClassification,
-        _ => CLASSIFY,
-    }
+    config.task().unwrap()
 }
 
 /// A network as its configuration says, with initial weights of that seed.

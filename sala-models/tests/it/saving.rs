@@ -52,7 +52,12 @@ fn loading_saving_and_loading_again_changes_no_bit() {
         assert_eq!(names(&target), ["config.json", "model.safetensors"]);
 
         let mut original = published(model);
-        original.retain(|name, _| !name.ends_with("num_batches_tracked"));
+        for (name, t) in &mut original {
+            // Nothing here counts batches.
+            if name.ends_with("num_batches_tracked") {
+                *t = t.zeros_like().unwrap();
+            }
+        }
         let saved = read(&target.join("model.safetensors"));
         assert!(saved.keys().eq(original.keys()), "{model}");
         for (name, t) in &saved {

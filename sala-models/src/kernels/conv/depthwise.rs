@@ -1,5 +1,10 @@
 //! Convolution of each channel with a kernel of its own: all channels of a pixel side by side.
 
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the chosen instruction set"
+)]
+
 use super::{
     geometry::{Phase, Plan},
     pad,
@@ -7,7 +12,7 @@ use super::{
 use crate::kernels::{
     element::Element,
     matmul::{Place, Run},
-    pieces,
+    pieces::{self, Kernel},
     scratch::Scratch,
 };
 
@@ -32,9 +37,9 @@ pub(super) fn product<T: Element>(
         let stretch = i * rows..(i * rows + out.len() / row_len);
         for (phase, runs, kernels) in &phases {
             let places = plan.places(phase, stretch.clone());
-            pieces::vectorised(
-                #[inline(always)]
-                || weigh(images, &places, runs, kernels, bias, out),
+            pieces::compiled(
+                Weigh,
+                (images, &*places, &**runs, &**kernels, bias, &mut *out),
             );
         }
     })
@@ -56,30 +61,54 @@ fn kernels<T: Element>(weight: &[T], plan: &Plan, phase: &Phase) -> Scratch<T> {
 }
 
 /// `out[pixel, c] = bias[c] + Σ_entry images[pixel + entry, c] kernels[entry, c]`.
-#[expect(
-    clippy::inline_always,
-    reason = "what is not inlined is not compiled for the chosen instruction set"
-)]
-#[inline(always)]
-fn weigh<T: Element>(
-    images: &[T],
-    places: &[Place],
-    runs: &[Run],
-    kernels: &[T],
-    bias: Option<&[T]>,
-    out: &mut [T],
-) {
-    for place in places {
+struct Weigh;
+
+/// Images, pixels, the entries' offsets, kernels, bias, and the result.
+type Weighed<'a, T> = (
+    &'a [T],
+    &'a [Place],
+    &'a [Run],
+    &'a [T],
+    Option<&'a [T]>,
+    &'a mut [T],
+);
+
+impl<T: Element> Kernel<Weighed<'_, T>> for Weigh {
+    #[inline(always)]
+    fn run(self, (images, places, runs, kernels, bias, out): Weighed<T>) {
         let channels = kernels.len() / runs.len().max(1);
-        let sums = &mut out[place.out..][..channels];
-        match bias {
-            Some(bias) => sums.copy_from_slice(&bias[..channels]),
-            None => sums.fill(T::default()),
+        for place in places {
+            let sums = &mut out[place.out..][..channels];
+            match bias {
+                Some(bias) => sums.copy_from_slice(&bias[..channels]),
+                None => sums.fill(T::default()),
+            }
+            for (run, kernel) in runs.iter().zip(kernels.chunks_exact(channels.max(1))) {
+                let from = &images[place.base + run.offset..][..channels];
+                for ((sum, &x), &w) in sums.iter_mut().zip(from).zip(kernel) {
+                    *sum += x * w;
+                }
+            }
         }
-        for (run, kernel) in runs.iter().zip(kernels.chunks_exact(channels.max(1))) {
-            let from = &images[place.base + run.offset..][..channels];
-            for ((sum, &x), &w) in sums.iter_mut().zip(from).zip(kernel) {
-                *sum += x * w;
+    }
+}
+
+/// `sums[entry, c] += Σ_pixel images[pixel + entry, c] gradient[pixel, c]`.
+struct Correlate;
+
+/// Images, pixels, the entries' offsets, the gradient, and the sums.
+type Correlated<'a, T> = (&'a [T], &'a [Place], &'a [Run], &'a [T], &'a mut [T]);
+
+impl<T: Element> Kernel<Correlated<'_, T>> for Correlate {
+    #[inline(always)]
+    fn run(self, (images, places, runs, gradient, sums): Correlated<T>) {
+        let channels = sums.len() / runs.len().max(1);
+        for (place, pixel) in places.iter().zip(gradient.chunks_exact(channels.max(1))) {
+            for (run, sums) in runs.iter().zip(sums.chunks_exact_mut(channels)) {
+                let from = &images[place.base + run.offset..][..channels];
+                for ((sum, &x), &g) in sums.iter_mut().zip(from).zip(pixel) {
+                    *sum += x * g;
+                }
             }
         }
     }
@@ -107,19 +136,7 @@ pub(super) fn weight_gradient<T: Element>(
         let pixels = &gradient[stretch.start * width * channels..];
         let places = plan.places(phase, stretch);
         let mut sums = vec![T::default(); entries.len() * channels];
-        pieces::vectorised(
-            #[inline(always)]
-            || {
-                for (place, pixel) in places.iter().zip(pixels.chunks_exact(channels)) {
-                    for (run, sums) in runs.iter().zip(sums.chunks_exact_mut(channels)) {
-                        let from = &images[place.base + run.offset..][..channels];
-                        for ((sum, &x), &g) in sums.iter_mut().zip(from).zip(pixel) {
-                            *sum += x * g;
-                        }
-                    }
-                }
-            },
-        );
+        pieces::compiled(Correlate, (images, &*places, &*runs, pixels, &mut *sums));
         sums
     });
     let size = entries.len();

@@ -18,7 +18,7 @@ mod winograd;
 
 use std::ops::Range;
 
-use candle_core::{Result, Shape, Tensor};
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 
 use self::{
     geometry::{Padding, Phase, Plan},
@@ -26,8 +26,8 @@ use self::{
 };
 use super::{
     access,
-    custom::{Gradients, Inputs, Operation},
     element::Element,
+    graph::{self, Input, Operation},
     matmul::{Outer, Panels, Product},
     pieces,
     scratch::Scratch,
@@ -66,7 +66,8 @@ fn apply<T: Element>(
         tile: winograd::tile(geometry, precision, forced),
         element: std::marker::PhantomData,
     };
-    op.apply(x, weight, bias)
+    let tensors: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+    graph::apply(op, &tensors)
 }
 
 struct Conv<T> {
@@ -77,67 +78,63 @@ struct Conv<T> {
 }
 
 impl<T: Element> Operation for Conv<T> {
-    type Element = T;
-
     fn name(&self) -> &'static str {
         "conv2d"
     }
 
-    fn forward(&self, x: &[T], _: &Shape, weight: &[T], bias: Option<&[T]>) -> (Vec<T>, Shape) {
-        let geometry = &self.geometry;
-        let (height, width) = (geometry.rows.windows, geometry.columns.windows);
-        let y = match geometry.format {
-            ImageFormat::ChannelsLast => self.forward_last(x, weight, bias),
-            ImageFormat::ChannelsFirst => {
-                let x = self.inputs_last(x);
-                let y = self.forward_last(&x, weight, bias);
-                transpose::batches(&y, height * width, geometry.outputs)
-            }
+    fn forward(&self, tensors: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (x, weight) = (access::view::<T>(tensors[0])?, access::view(tensors[1])?);
+        let y = match tensors.get(2) {
+            Some(bias) => self.values(&x, &weight, Some(&access::view(bias)?)),
+            None => self.values(&x, &weight, None),
         };
-        (y, geometry.result())
+        Ok(access::result(y, self.geometry.result()))
     }
 
-    fn backward(&self, inputs: Inputs, _: &Tensor, gradient: &Tensor) -> Result<Gradients> {
+    fn backward(
+        &self,
+        tensors: &[Input],
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
         let geometry = &self.geometry;
-        let Inputs {
-            first: x,
-            second: weight,
-            third: bias,
-        } = inputs;
-        access::read::<T, _>(gradient, |gradient| {
-            let transposed;
-            let gradient = match geometry.format {
-                ImageFormat::ChannelsLast => gradient,
-                ImageFormat::ChannelsFirst => {
-                    let pixels = geometry.rows.windows * geometry.columns.windows;
-                    transposed = transpose::to_scratch(gradient, geometry.outputs, pixels);
-                    &*transposed
-                }
+        let gradient = access::view::<T>(gradient)?;
+        let transposed;
+        let gradient = match geometry.format {
+            ImageFormat::ChannelsLast => &*gradient,
+            ImageFormat::ChannelsFirst => {
+                let pixels = geometry.rows.windows * geometry.columns.windows;
+                transposed = transpose::to_scratch(&gradient, geometry.outputs, pixels);
+                &*transposed
+            }
+        };
+        let gradient_of = |i: usize, input: &Input| {
+            let values = match i {
+                0 => self.input_gradient(gradient, &access::view(&tensors[1].value)?),
+                1 => self.weight_gradient(&access::view(&tensors[0].value)?, gradient),
+                _ => pieces::column_sums(gradient, geometry.outputs),
             };
-            let of_x = x.track_op().then(|| {
-                let values = access::read(weight, |w| Ok(self.input_gradient(gradient, w)))?;
-                access::tensor(values, x.shape())
-            });
-            let of_weight = weight.track_op().then(|| {
-                let values = access::read(x, |x| Ok(self.weight_gradient(x, gradient)))?;
-                access::tensor(values, weight.shape())
-            });
-            let of_bias = bias.filter(|bias| bias.track_op()).map(|bias| {
-                access::tensor(
-                    pieces::column_sums(gradient, geometry.outputs),
-                    bias.shape(),
-                )
-            });
-            Ok((
-                of_x.transpose()?,
-                of_weight.transpose()?,
-                of_bias.transpose()?,
-            ))
-        })
+            access::tensor(values, input.value.shape())
+        };
+        (tensors.iter().enumerate())
+            .map(|(i, input)| input.tracked.then(|| gradient_of(i, input)).transpose())
+            .collect()
     }
 }
 
 impl<T: Element> Conv<T> {
+    fn values(&self, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+        let geometry = &self.geometry;
+        match geometry.format {
+            ImageFormat::ChannelsLast => self.forward_last(x, weight, bias),
+            ImageFormat::ChannelsFirst => {
+                let y = self.forward_last(&self.inputs_last(x), weight, bias);
+                let pixels = geometry.rows.windows * geometry.columns.windows;
+                transpose::batches(&y, pixels, geometry.outputs)
+            }
+        }
+    }
+
     fn input_gradient(&self, gradient: &[T], weight: &[T]) -> Vec<T> {
         let geometry = &self.geometry;
         let of_x = match self.tile {

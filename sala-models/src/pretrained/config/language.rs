@@ -1,6 +1,6 @@
 //! Language models: GPT-2 and Llama.
 
-use super::Fields;
+use super::{Fields, rope};
 use crate::{
     Result,
     transformer::{Gpt2Config, LlamaConfig},
@@ -38,6 +38,9 @@ pub(super) fn llama(fields: Fields) -> Result<LlamaConfig> {
     let default = LlamaConfig::default();
     let size = |key, default| fields.size(key, default);
     let heads = size("num_attention_heads", default.num_attention_heads)?;
+    // Not that of Llama 2, which is the default here, but what a file without the key means.
+    let positions = size("max_position_embeddings", 2048)?;
+    let (rope_theta, rope_scaling) = rope::read(fields, default.rope_theta, positions)?;
     let config = LlamaConfig {
         vocab_size: size("vocab_size", default.vocab_size)?,
         hidden_size: size("hidden_size", default.hidden_size)?,
@@ -47,10 +50,10 @@ pub(super) fn llama(fields: Fields) -> Result<LlamaConfig> {
         num_key_value_heads: fields.maybe_size("num_key_value_heads")?.unwrap_or(heads),
         head_dim: fields.maybe_size("head_dim")?,
         hidden_act: fields.activation("hidden_act", default.hidden_act)?,
-        // Not those of Llama 2, which are the default here, but what a file without the keys means.
-        max_position_embeddings: size("max_position_embeddings", 2048)?,
+        max_position_embeddings: positions,
         rms_norm_eps: fields.number("rms_norm_eps", 1e-6)?,
-        rope_theta: fields.number("rope_theta", default.rope_theta)?,
+        rope_theta,
+        rope_scaling,
         attention_bias: fields.flag("attention_bias", default.attention_bias)?,
         attention_dropout: fields.number("attention_dropout", default.attention_dropout)?,
         mlp_bias: fields.flag("mlp_bias", default.mlp_bias)?,

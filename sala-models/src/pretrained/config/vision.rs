@@ -37,8 +37,6 @@ pub(super) fn vit(fields: Fields, labels: usize) -> Result<VitConfig> {
 pub(super) fn resnet(fields: Fields, labels: usize) -> Result<ResNetConfig> {
     // The norm and the relu behind it are one operation.
     fields.only("hidden_act", "relu")?;
-    fields.only("downsample_in_first_stage", false)?;
-    fields.only("downsample_in_bottleneck", false)?;
     let block = match fields.text("layer_type", "bottleneck")? {
         "basic" => ResNetBlock::Basic,
         "bottleneck" => ResNetBlock::Bottleneck,
@@ -61,6 +59,8 @@ pub(super) fn resnet(fields: Fields, labels: usize) -> Result<ResNetConfig> {
         depths: fields.sizes("depths", [3, 4, 6, 3])?,
         stem_width: fields.size("embedding_size", 64)?,
         widths: outputs.map(|size| size / expansion),
+        downsample_in_first_stage: fields.flag("downsample_in_first_stage", false)?,
+        downsample_in_bottleneck: fields.flag("downsample_in_bottleneck", false)?,
     };
     config.validate()?;
     Ok(config)
