@@ -78,6 +78,7 @@ pub(crate) fn run_missing(
         title: trainer.title().into(),
         steps: trainer.steps(),
         metric: Metric::Accuracy,
+        long: false,
     };
     let maker = Cells {
         trainer,

@@ -19,6 +19,8 @@ pub(crate) struct Progress {
     bar: ProgressBar,
     plain: bool,
     metric: Metric,
+    /// Whether every epoch is told where there is no bar.
+    epochs: bool,
     runs: usize,
     done: AtomicUsize,
 }
@@ -93,6 +95,7 @@ impl Progress {
         runs: impl Iterator<Item = &'a Optimizer>,
         steps: u64,
         metric: Metric,
+        epochs: bool,
     ) -> Self {
         let weights: Vec<u64> = runs.map(units).collect();
         let plain = !stderr().is_terminal();
@@ -101,6 +104,7 @@ impl Progress {
             bar,
             plain,
             metric,
+            epochs,
             runs: weights.len(),
             done: AtomicUsize::new(0),
         };
@@ -117,9 +121,8 @@ impl Progress {
         let title = format!("{}, seed {seed}", optimizer.name);
         self.bar.set_message(title.clone());
         RunProgress {
-            bar: &self.bar,
+            of: self,
             title,
-            metric: self.metric,
             units: units(optimizer),
         }
     }
@@ -156,15 +159,14 @@ impl Progress {
 
 /// Progress within a run.
 pub(crate) struct RunProgress<'a> {
-    bar: &'a ProgressBar,
+    of: &'a Progress,
     title: String,
-    metric: Metric,
     units: u64,
 }
 
 impl RunProgress<'_> {
     pub(crate) fn step(&self) {
-        self.bar.inc(self.units);
+        self.of.bar.inc(self.units);
     }
 
     pub(crate) fn epoch(&self, record: &EpochRecord) {
@@ -174,10 +176,13 @@ impl RunProgress<'_> {
             validation,
             ..
         } = record;
-        let value = self.metric.of(validation).map(|v| self.metric.show(v));
+        let Progress { bar, metric, .. } = self.of;
+        let value = metric.of(validation).map(|v| metric.show(v));
         let (title, value) = (&self.title, value.unwrap_or_default());
-        self.bar.set_message(format!(
-            "{title}: epoch {epoch}, loss {train_loss:.3}, validation {value}"
-        ));
+        let line = format!("{title}: epoch {epoch}, loss {train_loss:.3}, validation {value}");
+        if self.of.plain && self.of.epochs {
+            eprintln!("{line}");
+        }
+        bar.set_message(line);
     }
 }

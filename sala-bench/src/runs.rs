@@ -52,6 +52,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) steps: u64,
     /// What its progress is measured by.
     pub(crate) metric: Metric,
+    /// Whether runs are so long that every epoch is told of where there is no terminal.
+    pub(crate) long: bool,
 }
 
 /// What makes runs; several threads ask it at once.
@@ -98,7 +100,12 @@ pub(crate) fn run_missing(
     }
     let (title, steps, jobs) = (&plan.title, plan.steps, work.jobs);
     eprintln!("{title}; {total} runs of {steps} steps, {done} complete already, {jobs} at a time");
-    let progress = Progress::new(missing.iter().map(|(_, o)| *o), steps, plan.metric);
+    let progress = Progress::new(
+        missing.iter().map(|(_, o)| *o),
+        steps,
+        plan.metric,
+        plan.long,
+    );
     let workers = jobs.min(missing.len());
     let queue = Queue {
         maker,

@@ -73,7 +73,7 @@ pub(crate) fn set_weights(store: &VarStore, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Writes the file aside and renames it. `data` is the fingerprint of what is trained on.
+/// Writes the file aside and renames it. `data` is the fingerprint of the examples.
 pub(crate) fn save(
     path: &Path,
     data: &str,
@@ -116,7 +116,7 @@ pub(crate) fn load(
     let place = || format!("{}; --fresh begins anew", path.display());
     ensure!(
         there == data,
-        "the training data have changed since the checkpoint {}",
+        "the data have changed since the checkpoint {}",
         place()
     );
     let progress: Progress = serde_json::from_str(&progress).with_context(place)?;

@@ -34,6 +34,7 @@ use spec::{FineTune, Keep, Task};
 pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) -> Result<Outcome> {
     let (model, parts) = prepare(spec)?;
     eprintln!("{}", check(spec, &model)?);
+    let spec = &pinned(spec, &model);
     let dir = open(&spec.to_toml()?, out, fresh)?;
     if fresh {
         let models = out.join("models");
@@ -46,7 +47,7 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
         model: &model,
         parts: &parts,
         lengths: parts.train.lengths(),
-        data: parts.train.fingerprint(),
+        data: parts.fingerprint(),
         dir: &dir,
         stop: &work.stop,
         complete: Mutex::default(),
@@ -63,6 +64,7 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
         title: title(spec, &model, &parts),
         steps: spec.training.epochs * trainer.steps_per_epoch(),
         metric: spec.metric(),
+        long: true,
     };
     let (records, outcome) = runs::run_missing(&plan, &trainer, &dir, work)?;
     let report = Report::new(&spec.heading()?, &records)?;
@@ -80,6 +82,16 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
         _ => {}
     }
     Ok(outcome)
+}
+
+/// The same with the commit of a model of the hub, so that what is continued starts from the same weights.
+fn pinned(spec: &FineTune, model: &Model) -> FineTune {
+    let mut spec = spec.clone();
+    if let Some(commit) = model.commit() {
+        let name = spec.model.path.split('@').next().unwrap_or_default();
+        spec.model.path = format!("{name}@{commit}");
+    }
+    spec
 }
 
 /// The model, with the classes of the data, and the data as it wants them.

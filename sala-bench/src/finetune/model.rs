@@ -1,6 +1,6 @@
 //! A model folder: the network that it describes, with its weights, and such a folder written.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
@@ -90,6 +90,11 @@ impl Model {
 
     pub(crate) fn task(&self) -> Task {
         self.task
+    }
+
+    /// The commit of the hub that it is from, if it is.
+    pub(crate) fn commit(&self) -> Option<&str> {
+        self.snapshot.commit()
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -210,19 +215,51 @@ fn read_config(snapshot: &Snapshot, changes: &toml::Table) -> Result<ModelConfig
 
 /// A folder on this machine, or a model of the hub.
 fn find(path: &str) -> Result<Snapshot> {
-    if PathBuf::from(path).exists() {
+    if Path::new(path).exists() {
         return Snapshot::local(path).with_context(|| format!("cannot open the model {path}"));
     }
-    let name = path.split_once('@').map_or(path, |(name, _)| name);
+    let (name, revision) = match path.split_once('@') {
+        Some((name, revision)) => (name, Some(revision)),
+        None => (path, None),
+    };
+    let parts: Vec<&str> = name.split('/').collect();
     ensure!(
-        name.split('/').count() == 2 && !name.contains('.') || name.matches('/').count() == 1,
-        "{path}: wanted a folder with a model, or `owner/name` of the hub; there is no such folder"
+        parts.len() == 2
+            && parts
+                .iter()
+                .all(|p| !p.is_empty() && *p != "." && *p != ".."),
+        "{path}: wanted a folder with a model, or OWNER/NAME of the hub; there is no such folder"
     );
-    from_hub(path)
+    from_hub(name, revision)
 }
 
-fn from_hub(path: &str) -> Result<Snapshot> {
+#[cfg(feature = "hub")]
+fn from_hub(name: &str, revision: Option<&str>) -> Result<Snapshot> {
+    use sala_models::pretrained::Hub;
+
+    let mut shown: Option<(String, indicatif::ProgressBar)> = None;
+    let mut show = |progress: sala_models::pretrained::hub::Progress<'_>| {
+        if shown.as_ref().is_none_or(|(file, _)| file != progress.file) {
+            let bar = crate::progress::bar(progress.size);
+            bar.set_prefix(progress.file.to_owned());
+            if let Some((_, earlier)) = shown.replace((progress.file.into(), bar)) {
+                earlier.finish_and_clear();
+            }
+        }
+        if let Some((_, bar)) = &shown {
+            bar.set_position(progress.received);
+        }
+    };
+    let snapshot = Hub::new()?.snapshot_with(name, revision, &mut show)?;
+    if let Some((_, bar)) = shown {
+        bar.finish_and_clear();
+    }
+    Ok(snapshot)
+}
+
+#[cfg(not(feature = "hub"))]
+fn from_hub(name: &str, _: Option<&str>) -> Result<Snapshot> {
     bail!(
-        "there is no folder {path}, and this build cannot reach the hub: build with `--features hub`"
+        "there is no folder {name}, and this build cannot reach the hub: build with `--features hub`"
     )
 }

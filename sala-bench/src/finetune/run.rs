@@ -44,7 +44,7 @@ pub(crate) struct Trainer<'a> {
     pub(crate) parts: &'a Parts,
     /// Lengths of the training examples.
     pub(crate) lengths: Vec<usize>,
-    /// Fingerprint of the training examples.
+    /// Fingerprint of all examples.
     pub(crate) data: String,
     pub(crate) dir: &'a RunDir,
     pub(crate) stop: &'a AtomicBool,

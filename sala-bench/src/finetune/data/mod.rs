@@ -23,8 +23,6 @@ pub(crate) use images::{Images, Preprocessing};
 pub(crate) use parts::{Parts, load_images, load_language, load_texts};
 pub(crate) use texts::{Blocks, Texts};
 
-use crate::hex::hex;
-
 /// Examples of one part of the data.
 #[derive(Debug, Clone)]
 pub(crate) enum Examples {
@@ -81,9 +79,8 @@ impl Examples {
         }
     }
 
-    /// SHA-256 of all examples as the network sees them, with their targets.
-    pub(crate) fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
+    /// Takes all examples as the network sees them, with their targets, into a fingerprint.
+    fn add_to(&self, hash: &mut Sha256) {
         let mut words = |words: &[u32]| {
             hash.update((words.len() as u64).to_le_bytes());
             words.iter().for_each(|w| hash.update(w.to_le_bytes()));
@@ -99,7 +96,6 @@ impl Examples {
                 hash.update(images.pixels());
             }
         }
-        hex(&hash.finalize())
     }
 }
 

@@ -89,3 +89,92 @@ pub(super) fn read(path: &Path, columns: &[&str]) -> Result<Vec<Vec<Cell>>> {
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use parquet::{
+        data_type::{ByteArray, ByteArrayType, Int64Type},
+        file::{properties::WriterProperties, writer::SerializedFileWriter},
+        schema::parser::parse_message_type,
+    };
+
+    use super::*;
+
+    const SCHEMA: &str = "message schema {
+        required group image { optional binary bytes; optional binary path (UTF8); }
+        required binary text (UTF8);
+        required int64 label;
+    }";
+
+    /// Two rows of images, texts and labels, in a group of rows each.
+    fn write(path: &Path) {
+        let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
+        let properties = WriterProperties::builder().build();
+        let file = File::create(path).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+        for (image, text, label) in [("\u{1}png", "one", 7), ("\u{2}jpg", "two", -1)] {
+            let mut group = writer.next_row_group().unwrap();
+            let mut bytes = |value: &str, level: Option<&[i16]>| {
+                let mut column = group.next_column().unwrap().unwrap();
+                let value = [ByteArray::from(value.as_bytes().to_vec())];
+                let typed = column.typed::<ByteArrayType>();
+                typed.write_batch(&value, level, None).unwrap();
+                column.close().unwrap();
+            };
+            bytes(image, Some(&[1]));
+            bytes("a/path", Some(&[1]));
+            bytes(text, None);
+            let mut column = group.next_column().unwrap().unwrap();
+            let typed = column.typed::<Int64Type>();
+            typed.write_batch(&[label], None, None).unwrap();
+            column.close().unwrap();
+            group.close().unwrap();
+        }
+        writer.close().unwrap();
+    }
+
+    fn file() -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        write(&path);
+        (folder, path)
+    }
+
+    #[test]
+    fn columns_come_in_the_order_asked_for() {
+        let (_folder, path) = file();
+        let rows = read(&path, &["label", "text"]).unwrap();
+        let texts: Vec<Vec<String>> = rows
+            .into_iter()
+            .map(|row| row.into_iter().map(|c| c.text("").unwrap()).collect())
+            .collect();
+        assert_eq!(texts, [["7", "one"], ["-1", "two"]]);
+        let message = read(&path, &["texts"]).unwrap_err().to_string();
+        assert!(message.contains("image, text, label"), "{message}");
+    }
+
+    #[test]
+    fn images_are_the_bytes_of_a_group() {
+        let (_folder, path) = file();
+        let mut rows = read(&path, &["image", "label"]).unwrap();
+        let label = rows[1].pop().unwrap();
+        let image = rows[1].pop().unwrap();
+        assert_eq!(image.bytes("row 2").unwrap(), b"\x02jpg");
+        let message = label.bytes("row 2").unwrap_err().to_string();
+        assert!(message.contains("row 2: column `label`"), "{message}");
+    }
+
+    #[test]
+    fn a_table_of_texts_is_read() {
+        let (_folder, path) = file();
+        let columns = crate::finetune::data::table::Columns {
+            text: "text",
+            label: Some("label"),
+        };
+        let rows = crate::finetune::data::table::read(&path, columns).unwrap();
+        assert_eq!(
+            (rows[0].text.as_str(), rows[0].label.as_deref()),
+            ("one", Some("7"))
+        );
+    }
+}

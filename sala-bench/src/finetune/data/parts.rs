@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use sala_models::Rng;
+use sha2::{Digest, Sha256};
 
 use super::{
     Blocks, Examples, Images, Preprocessing, Texts, corpus, image_files,
@@ -14,6 +15,7 @@ use super::{
 use crate::{
     data::split::hold_out,
     finetune::spec::{Data, Part},
+    hex::hex,
 };
 
 /// The examples of a fine-tuning.
@@ -22,6 +24,22 @@ pub(crate) struct Parts {
     pub(crate) train: Examples,
     pub(crate) validation: Examples,
     pub(crate) test: Option<Examples>,
+}
+
+impl Parts {
+    /// SHA-256 of all examples as the network sees them, with their targets.
+    pub(crate) fn fingerprint(&self) -> String {
+        let parts = [
+            Some(&self.train),
+            Some(&self.validation),
+            self.test.as_ref(),
+        ];
+        let mut hash = Sha256::new();
+        for part in parts.into_iter().flatten() {
+            part.add_to(&mut hash);
+        }
+        hex(&hash.finalize())
+    }
 }
 
 /// What a file of a part is for.
