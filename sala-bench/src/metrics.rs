@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A class occurs if it is the label of an example or was said of one. Matthews' coefficient for more than two
-//! classes is Gorodkin's R_K (2004, doi:10.1016/j.compbiolchem.2004.09.006), and 0 where a root is. All
+//! classes is Gorodkin's `R_K` (2004, doi:10.1016/j.compbiolchem.2004.09.006), and 0 where a root is. All
 //! agree with scikit-learn's.
 
 use anyhow::{Result, ensure};

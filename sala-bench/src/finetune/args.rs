@@ -264,9 +264,9 @@ impl FinetuneArgs {
     }
 
     fn change(&self, spec: &mut FineTune) -> Result<()> {
-        replace(&mut spec.name, &self.name);
-        replace(&mut spec.task, &self.task);
-        replace(&mut spec.model.path, &self.model);
+        replace(&mut spec.name, self.name.as_ref());
+        replace(&mut spec.task, self.task.as_ref());
+        replace(&mut spec.model.path, self.model.as_ref());
         if self.pooling.is_some() {
             spec.model.pooling = self.pooling;
         }
@@ -298,7 +298,7 @@ fn key_and_value(pair: &str) -> Result<(String, toml::Value)> {
     Ok((key.into(), read.unwrap_or_else(|| value.into())))
 }
 
-fn replace<T: Clone>(place: &mut T, value: &Option<T>) {
+fn replace<T: Clone>(place: &mut T, value: Option<&T>) {
     if let Some(value) = value {
         *place = value.clone();
     }
@@ -309,40 +309,41 @@ impl DataArgs {
         if !self.train.is_empty() {
             data.train.clone_from(&self.train);
         }
-        replace(
-            &mut data.validation,
-            &self.validation.as_deref().map(Part::parse),
-        );
+        if let Some(validation) = &self.validation {
+            data.validation = Part::parse(validation);
+        }
         if let Some(test) = &self.test {
             data.test = Some(Part::parse(test));
         }
-        replace(&mut data.split_seed, &self.split_seed);
-        replace(&mut data.text_column, &self.text_column);
-        replace(&mut data.label_column, &self.label_column);
-        replace(&mut data.image_column, &self.image_column);
-        replace(&mut data.max_length, &self.max_length);
+        replace(&mut data.split_seed, self.split_seed.as_ref());
+        replace(&mut data.text_column, self.text_column.as_ref());
+        replace(&mut data.label_column, self.label_column.as_ref());
+        replace(&mut data.image_column, self.image_column.as_ref());
+        replace(&mut data.max_length, self.max_length.as_ref());
     }
 }
 
 impl TrainingArgs {
     fn change(&self, training: &mut Training) -> Result<()> {
+        if let Some(text) = &self.seeds {
+            training.seeds = seeds(text)?;
+        }
+        replace(&mut training.epochs, self.epochs.as_ref());
+        replace(&mut training.batch_size, self.batch_size.as_ref());
+        replace(&mut training.accumulate, self.accumulate.as_ref());
+        replace(&mut training.schedule, self.schedule.as_ref());
+        replace(&mut training.warm_up, self.warm_up.as_ref());
         replace(
-            &mut training.seeds,
-            &self.seeds.as_deref().map(seeds).transpose()?,
+            &mut training.layerwise_lr_decay,
+            self.layerwise_lr_decay.as_ref(),
         );
-        replace(&mut training.epochs, &self.epochs);
-        replace(&mut training.batch_size, &self.batch_size);
-        replace(&mut training.accumulate, &self.accumulate);
-        replace(&mut training.schedule, &self.schedule);
-        replace(&mut training.warm_up, &self.warm_up);
-        replace(&mut training.layerwise_lr_decay, &self.layerwise_lr_decay);
         if !self.freeze.is_empty() {
             training.freeze.clone_from(&self.freeze);
         }
         training.early_stopping = self.early_stopping.or(training.early_stopping);
         training.metric = self.metric.or(training.metric);
         training.checkpoint_every = self.checkpoint_every.or(training.checkpoint_every);
-        replace(&mut training.keep, &self.keep);
+        replace(&mut training.keep, self.keep.as_ref());
         Ok(())
     }
 }
@@ -377,8 +378,8 @@ impl OptimizerArgs {
             spec.optimizers = vec![presets::optimizer(NAMES[0], &self.shared())?];
         }
         for optimizer in &mut spec.optimizers {
-            replace(&mut optimizer.lr, &self.lr);
-            replace(&mut optimizer.weight_decay, &self.weight_decay);
+            replace(&mut optimizer.lr, self.lr.as_ref());
+            replace(&mut optimizer.weight_decay, self.weight_decay.as_ref());
             if self.clip_norm.is_some() {
                 optimizer.clip_norm = self.clip_norm.filter(|&norm| norm != 0.0);
             }

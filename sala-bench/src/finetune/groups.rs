@@ -120,11 +120,15 @@ mod tests {
         };
         let params = params(&bert(), &training).unwrap();
         let of = |name: &str| params.iter().find(|p| p.name() == name).unwrap();
-        let scale = |name: &str| of(name).lr_scale();
-        assert_eq!(scale("classifier.weight"), 1.0);
-        assert_eq!(scale("bert.encoder.layer.1.output.dense.weight"), 1.0);
-        assert_eq!(scale("bert.encoder.layer.0.output.dense.weight"), 0.5);
-        assert_eq!(scale("bert.embeddings.word_embeddings.weight"), 0.25);
+        for (name, wanted) in [
+            ("classifier.weight", 1.0),
+            ("bert.encoder.layer.1.output.dense.weight", 1.0),
+            ("bert.encoder.layer.0.output.dense.weight", 0.5),
+            ("bert.embeddings.word_embeddings.weight", 0.25),
+        ] {
+            let got = of(name).lr_scale();
+            assert!((got - wanted).abs() < 1e-15, "{name}: {got}");
+        }
         assert_eq!(
             of("bert.embeddings.LayerNorm.weight").weight_decay(),
             Some(0.0)

@@ -71,15 +71,14 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
     report.write(&dir, &records, &description(spec, &plan.title))?;
     println!("{}", report.terminal());
     println!("Records: {}", out.display());
-    match (trainer.best(), spec.training.keep) {
-        (Some(best), Keep::Best | Keep::All) => {
-            let folder = trainer.model_folder(&best.optimizer, best.seed);
-            println!(
-                "Model:   {} (best on the validation part)",
-                folder.display()
-            );
-        }
-        _ => {}
+    if spec.training.keep != Keep::None
+        && let Some(best) = trainer.best()
+    {
+        let folder = trainer.model_folder(&best.optimizer, best.seed);
+        println!(
+            "Model:   {} (best on the validation part)",
+            folder.display()
+        );
     }
     Ok(outcome)
 }

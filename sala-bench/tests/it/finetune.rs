@@ -239,11 +239,11 @@ fn a_model_learns_is_compared_saved_and_predicts() {
         .zip(right.lines())
         .skip(1)
         .filter(|(said, right)| said.split(',').nth(1) == right.split(',').nth(1));
-    let best = table_of_best(&place, model);
-    assert_eq!(
-        hits.count(),
-        (60.0 * best).round() as usize,
-        "predict says what the test part was scored by"
+    let wanted = table_of_best(&place, model);
+    let share = hits.count() as f64 / 60.0;
+    assert!(
+        (share - wanted).abs() < 1e-12,
+        "predict says what the test part was scored by: {share} and {wanted}"
     );
 }
 
@@ -374,7 +374,9 @@ fn a_run_killed_in_the_middle_continues_to_the_same_bits() {
             .lines()
             .map(|l| serde_json::from_str(l).unwrap())
             .collect();
-        lines.iter_mut().for_each(|l| l["train_s"] = Value::Null);
+        for line in &mut lines {
+            line["train_s"] = Value::Null;
+        }
         lines
     };
     assert_eq!(

@@ -117,7 +117,9 @@ mod tests {
         assert_ne!(batches(1, 1), batches(2, 1));
         // Companions change, too: not only the order of the same batches.
         let sorted = |mut batch: Vec<Vec<usize>>| {
-            batch.iter_mut().for_each(|b| b.sort_unstable());
+            for rows in &mut batch {
+                rows.sort_unstable();
+            }
             batch.sort();
             batch
         };

@@ -21,8 +21,8 @@ const KEPT: f64 = 0.875;
 pub(crate) struct Preprocessing {
     /// 1 for grey, 3 for colour.
     channels: usize,
-    height: usize,
-    width: usize,
+    height: u32,
+    width: u32,
     /// Share of the shorter side that is kept when the middle is cut out; without one the whole image is
     /// stretched.
     kept: Option<f64>,
@@ -47,6 +47,7 @@ impl Preprocessing {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
+        let side = side.map(u32::try_from).transpose()?;
         let made = Self::from_json(&json, channels, side.unwrap_or(224));
         let made = made.with_context(|| path.display().to_string())?;
         if let Some(side) = side {
@@ -61,8 +62,8 @@ impl Preprocessing {
         Ok(made)
     }
 
-    fn from_json(json: &Value, channels: usize, side: usize) -> Result<Self> {
-        let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+    fn from_json(json: &Value, channels: usize, side: u32) -> Result<Self> {
+        let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
         let size = json.get("size").unwrap_or(&Value::Null);
         let edge = size.get("shortest_edge").and_then(number);
         let (height, width) = match (number(size), edge) {
@@ -113,11 +114,10 @@ impl Preprocessing {
 
     /// The pixels of an image, channel by channel, in the size and with the channels that are wanted.
     pub(super) fn pixels(&self, image: &DynamicImage) -> Vec<u8> {
-        let (width, height) = (self.width as u32, self.height as u32);
-        let image = if (image.width(), image.height()) == (width, height) {
+        let image = if (image.width(), image.height()) == (self.width, self.height) {
             image.clone()
         } else {
-            self.resized(image, width, height)
+            self.resized(image)
         };
         let interleaved = match self.channels {
             1 => image.into_luma8().into_raw(),
@@ -132,7 +132,8 @@ impl Preprocessing {
         clippy::cast_sign_loss,
         reason = "sizes of images in pixels"
     )]
-    fn resized(&self, image: &DynamicImage, width: u32, height: u32) -> DynamicImage {
+    fn resized(&self, image: &DynamicImage) -> DynamicImage {
+        let (width, height) = (self.width, self.height);
         let filter = FilterType::Triangle;
         let Some(kept) = self.kept else {
             return image.resize_exact(width, height, filter);
@@ -146,7 +147,12 @@ impl Preprocessing {
     }
 
     const fn values(&self) -> usize {
-        self.channels * self.height * self.width
+        self.channels * self.plane()
+    }
+
+    /// Pixels of a channel.
+    const fn plane(&self) -> usize {
+        self.height as usize * self.width as usize
     }
 
     /// The normalised value of each of the 256 pixel values, for each channel.
@@ -218,12 +224,16 @@ impl Images {
         let mut values = Vec::with_capacity(places.len() * size);
         for &place in places {
             let image = &self.pixels[place * size..][..size];
-            for (table, plane) in self.tables.iter().zip(image.chunks(height * width)) {
+            for (table, plane) in self
+                .tables
+                .iter()
+                .zip(image.chunks(self.preprocessing.plane()))
+            {
                 values.extend(plane.iter().map(|&pixel| table[usize::from(pixel)]));
             }
         }
         let labels: Vec<u32> = places.iter().map(|&i| self.labels[i]).collect();
-        let shape = (places.len(), channels, height, width);
+        let shape = (places.len(), channels, height as usize, width as usize);
         Ok(Batch {
             counted: labels.len(),
             targets: Tensor::from_vec(labels, places.len(), device)?,

@@ -83,7 +83,9 @@ impl Examples {
     fn add_to(&self, hash: &mut Sha256) {
         let mut words = |words: &[u32]| {
             hash.update((words.len() as u64).to_le_bytes());
-            words.iter().for_each(|w| hash.update(w.to_le_bytes()));
+            for word in words {
+                hash.update(word.to_le_bytes());
+            }
         };
         match self {
             Self::Texts(texts) => {

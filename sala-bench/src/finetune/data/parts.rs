@@ -76,7 +76,9 @@ impl<T> Numbered<T> {
         let stream = rng.stream(field);
         let (_, held) = hold_out(&places, classes, count, stream).context(field.to_owned())?;
         let mut is_held = vec![false; self.items.len()];
-        held.into_iter().for_each(|place| is_held[place] = true);
+        for place in held {
+            is_held[place] = true;
+        }
         let (mut kept, mut taken) = (Self::empty(), Self::empty());
         let (items, labels) = (
             std::mem::take(&mut self.items),
