@@ -5,7 +5,11 @@ use std::{num::NonZero, path::PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{spec::Experiment, speed::Workload};
+use crate::{
+    finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
+    spec::Experiment,
+    speed::Workload,
+};
 
 /// The experiment that runs when none is named.
 const DEFAULT_EXPERIMENT: &str = include_str!("../experiments/fashion-mnist-noise.toml");
@@ -51,6 +55,11 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Search each optimizer's hyper-parameters on the validation part, with equal budgets
     Tune(TuneArgs),
+    /// Fine-tune a pretrained model on data of your own, and compare optimizers on it
+    #[command(after_help = finetune::EXAMPLES, args_override_self = true)]
+    Finetune(Box<FinetuneArgs>),
+    /// Print what a trained model says of new texts or images
+    Predict(PredictArgs),
     /// Time forward passes and training steps on the CPU, in turn with PyTorch where it is installed
     #[command(after_help = SPEED_EXAMPLES)]
     Speed(SpeedArgs),

@@ -1,31 +1,23 @@
 //! `compare`: every optimizer with every seed, then the report.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fs,
-    panic::resume_unwind,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex},
 };
 
 use anyhow::{Context, Result};
 use candle_core::Device;
 
 use crate::{
-    progress::{Progress, RunProgress},
-    record::{EpochRecord, RunDir, RunRecord, RunWriter},
+    metrics::Metric,
+    record::{PLAN, RunDir, RunRecord},
     report::Report,
+    runs::{self, Maker, Observer, Outcome, Plan, Work, lock},
     spec::{Experiment, Optimizer},
-    train::{Observer, SeedData, Trainer},
+    train::{SeedData, Trainer},
 };
-
-/// How a command ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Complete,
-    /// Asked to stop; what was complete is kept.
-    Interrupted,
-}
 
 /// Whether the test part may be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +27,9 @@ pub(crate) enum TestPart {
     Never,
 }
 
-/// Where an experiment's records go unless `--out` says otherwise.
-pub(crate) fn default_directory(experiment: &Experiment) -> Result<PathBuf> {
-    Ok(Path::new("runs").join(format!("{}-{}", experiment.name, experiment.fingerprint()?)))
+/// Where records go unless `--out` says otherwise.
+pub(crate) fn default_directory(name: &str, fingerprint: &str) -> PathBuf {
+    Path::new("runs").join(format!("{name}-{fingerprint}"))
 }
 
 /// Runs what is missing of an experiment in `out`, writes the report there and prints it.
@@ -48,154 +40,62 @@ pub(crate) fn compare(
     work: &Work,
 ) -> Result<Outcome> {
     let trainer = Trainer::new(experiment, Device::Cpu, &work.stop)?;
-    let dir = open(experiment, out, fresh)?;
+    let dir = open(&experiment.to_toml()?, out, fresh)?;
     eprintln!("{}", experiment.description);
-    let (records, outcome) = run_missing(trainer, &dir, TestPart::AtTheEnd, work.jobs)?;
-    let report = Report::new(experiment, &records)?;
-    dir.write_runs(&records)?;
-    dir.write("summary.json", &serde_json::to_vec_pretty(&report)?)?;
-    let heading = format!("# {}\n\n{}\n\n", experiment.name, experiment.description);
-    dir.write(
-        "summary.md",
-        format!("{heading}{}", report.markdown()).as_bytes(),
-    )?;
+    let (records, outcome) = run_missing(trainer, &dir, TestPart::AtTheEnd, work)?;
+    let report = Report::new(&experiment.heading()?, &records)?;
+    report.write(&dir, &records, &experiment.description)?;
     println!("{}", report.terminal());
     println!("Records: {}", out.display());
     Ok(outcome)
 }
 
-/// Opens the run directory, after removing the records of an earlier comparison if that is wished.
-pub(crate) fn open(experiment: &Experiment, out: &Path, fresh: bool) -> Result<RunDir> {
-    if fresh && out.join("experiment.toml").is_file() {
+/// Opens the run directory of a plan, after removing the records of an earlier one if that is wished.
+pub(crate) fn open(plan: &str, out: &Path, fresh: bool) -> Result<RunDir> {
+    if fresh && out.join(PLAN).is_file() {
         let runs = out.join("runs");
         if runs.is_dir() {
             fs::remove_dir_all(&runs)
                 .with_context(|| format!("cannot remove {}", runs.display()))?;
         }
-        fs::remove_file(out.join("experiment.toml"))
+        fs::remove_file(out.join(PLAN))
             .with_context(|| format!("cannot begin anew in {}", out.display()))?;
     }
-    RunDir::open(out, experiment, "cpu")
+    RunDir::open(out, plan, "cpu")
 }
 
-/// How the runs are worked on.
-pub(crate) struct Work {
-    /// Runs at a time.
-    pub(crate) jobs: usize,
-    /// Set to stop after the step under way.
-    pub(crate) stop: AtomicBool,
-}
-
-/// A run that is still to be made.
-type Cell<'a> = (u64, &'a Optimizer);
-
-/// Runs what is not complete yet and returns all complete records. Seeds go outside and optimizers
-/// inside, so that the optimizers of one seed meet the same state of the machine.
+/// Runs what is not complete yet of a trainer's experiment and returns all complete records.
 pub(crate) fn run_missing(
     trainer: Trainer,
     dir: &RunDir,
     test: TestPart,
-    jobs: usize,
+    work: &Work,
 ) -> Result<(Vec<RunRecord>, Outcome)> {
     let experiment = trainer.experiment();
-    let (mut records, mut missing) = (Vec::new(), VecDeque::new());
-    for &seed in &experiment.training.seeds {
-        for optimizer in &experiment.optimizers {
-            match dir.finished(&optimizer.name, seed)? {
-                Some(record) => records.push(record),
-                None => missing.push_back((seed, optimizer)),
-            }
-        }
-    }
-    let (done, total) = (records.len(), records.len() + missing.len());
-    if missing.is_empty() {
-        let place = dir.path().display();
-        eprintln!("All {total} runs are complete in {place}; --fresh runs them again.");
-        return Ok((records, Outcome::Complete));
-    }
-    let (title, steps) = (trainer.title(), trainer.steps());
-    eprintln!("{title}; {total} runs of {steps} steps, {done} complete already, {jobs} at a time");
-    let progress = Progress::new(missing.iter().map(|(_, o)| *o), steps);
-    let workers = jobs.min(missing.len());
-    let queue = Queue {
+    let plan = Plan {
+        seeds: &experiment.training.seeds,
+        optimizers: &experiment.optimizers,
+        title: trainer.title().into(),
+        steps: trainer.steps(),
+        metric: Metric::Accuracy,
+        long: false,
+    };
+    let maker = Cells {
         trainer,
-        dir,
         test,
-        progress,
-        missing: Mutex::new(missing),
         data: Mutex::default(),
     };
-    let outcomes = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| queue.work())).collect();
-        workers
-            .into_iter()
-            .map(|w| w.join().unwrap_or_else(|panic| resume_unwind(panic)))
-            .collect::<Vec<_>>()
-    });
-    queue.progress.clear();
-    for outcome in outcomes {
-        records.extend(outcome?);
-    }
-    let place = |name: &str| experiment.optimizers.iter().position(|o| o.name == name);
-    records.sort_by_key(|r| (r.seed, place(&r.optimizer)));
-    if records.len() < total {
-        eprintln!("Stopped; {} of {total} runs are complete.", records.len());
-        return Ok((records, Outcome::Interrupted));
-    }
-    Ok((records, Outcome::Complete))
+    runs::run_missing(&plan, &maker, dir, work)
 }
 
-/// The runs that are still to be made, for several threads to take from.
-struct Queue<'a> {
+/// A trainer, with the data of the seeds that were begun last; every optimizer of a seed uses the same.
+struct Cells<'a> {
     trainer: Trainer<'a>,
-    dir: &'a RunDir,
     test: TestPart,
-    progress: Progress,
-    missing: Mutex<VecDeque<Cell<'a>>>,
-    /// Data of the seeds that were begun last; every optimizer of a seed uses the same.
     data: Mutex<HashMap<u64, Arc<SeedData>>>,
 }
 
-impl<'a> Queue<'a> {
-    /// Makes runs until none is left or it is asked to stop; an error makes the others stop too.
-    fn work(&self) -> Result<Vec<RunRecord>> {
-        let mut records = Vec::new();
-        while let Some((seed, optimizer)) = self.next() {
-            match self.make(seed, optimizer) {
-                Ok(Some(record)) => records.push(record),
-                Ok(None) => break,
-                Err(error) => {
-                    self.trainer.stop();
-                    let run = format!("the run of {} with seed {seed}", optimizer.name);
-                    return Err(error.context(run));
-                }
-            }
-        }
-        Ok(records)
-    }
-
-    /// In a function of its own, so that the lock is released before the run begins.
-    fn next(&self) -> Option<Cell<'a>> {
-        lock(&self.missing).pop_front()
-    }
-
-    fn make(&self, seed: u64, optimizer: &Optimizer) -> Result<Option<RunRecord>> {
-        let data = self.seed_data(seed)?;
-        let mut writer = self.dir.begin(&optimizer.name, seed)?;
-        let bar = self.progress.begin(optimizer, seed);
-        let mut watch = Watch {
-            bar,
-            writer: &mut writer,
-        };
-        let with_test = self.test == TestPart::AtTheEnd;
-        let Some(record) = self.trainer.run(&data, optimizer, with_test, &mut watch)? else {
-            return Ok(None);
-        };
-        writer.finish(&record)?;
-        self.progress.finish(&record);
-        Ok(Some(record))
-    }
-
+impl Cells<'_> {
     fn seed_data(&self, seed: u64) -> Result<Arc<SeedData>> {
         let mut data = lock(&self.data);
         if let Some(found) = data.get(&seed) {
@@ -209,24 +109,15 @@ impl<'a> Queue<'a> {
     }
 }
 
-/// A poisoned lock means that another thread panicked, which ends the program when it is joined.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Shows a run's progress and writes its record.
-struct Watch<'a> {
-    bar: RunProgress<'a>,
-    writer: &'a mut RunWriter,
-}
-
-impl Observer for Watch<'_> {
-    fn step(&self) {
-        self.bar.step();
-    }
-
-    fn epoch(&mut self, record: &EpochRecord) -> Result<()> {
-        self.bar.epoch(record);
-        self.writer.epoch(record)
+impl Maker for Cells<'_> {
+    fn make(
+        &self,
+        seed: u64,
+        optimizer: &Optimizer,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<RunRecord>> {
+        let data = self.seed_data(seed)?;
+        let with_test = self.test == TestPart::AtTheEnd;
+        self.trainer.run(&data, optimizer, with_test, observer)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `cli` (what was typed) → `spec` (a checked experiment) → `registry` (names to networks and
 //! optimizers) → `train` (one run) → `record` (what stays on disk) → `stats` → `report`. The commands
-//! `compare` and `tune` put them together. `speed` times networks, beside PyTorch if it is there.
+//! `compare` and `tune` put them together; `finetune` does it for pretrained models. `speed` times networks, beside PyTorch if it is there.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -11,14 +11,18 @@ mod allocator;
 mod cli;
 mod compare;
 mod data;
+mod finetune;
 mod hex;
+mod metrics;
 mod progress;
 mod record;
 mod registry;
 mod report;
+mod runs;
 mod spec;
 mod speed;
 mod stats;
+mod tally;
 mod train;
 mod tune;
 
@@ -36,7 +40,8 @@ use clap::Parser;
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 use cli::{Cli, Command, CompareArgs, Place, TuneArgs};
-use compare::{Outcome, Work};
+use finetune::args::FinetuneArgs;
+use runs::{Outcome, Work};
 
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -63,6 +68,8 @@ fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Compare(args)) => compare(&args),
         None => compare(&cli.compare),
         Some(Command::Tune(args)) => tune(&args),
+        Some(Command::Finetune(args)) => finetune(&args),
+        Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
         Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
         Some(Command::SpeedWorker(args)) => speed::speed_worker(&args).map(|()| Outcome::Complete),
     }
@@ -72,7 +79,7 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
     let experiment = args.changes.experiment()?;
     let out = match &args.place.out {
         Some(out) => out.clone(),
-        None => compare::default_directory(&experiment)?,
+        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?),
     };
     compare::compare(&experiment, &out, args.place.fresh, &*work(&args.place)?)
 }
@@ -83,7 +90,8 @@ fn tune(args: &TuneArgs) -> Result<Outcome> {
     let search = tune::Search::from_toml(&text, &origin)?;
     let out = match &args.place.out {
         Some(out) => out.clone(),
-        None => compare::default_directory(&experiment)?.with_extension("search"),
+        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?)
+            .with_extension("search"),
     };
     tune::tune(
         &experiment,
@@ -92,6 +100,15 @@ fn tune(args: &TuneArgs) -> Result<Outcome> {
         args.place.fresh,
         &*work(&args.place)?,
     )
+}
+
+fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
+    let spec = args.finetune()?;
+    let out = match &args.place.out {
+        Some(out) => out.clone(),
+        None => compare::default_directory(&spec.name, &spec.fingerprint()?),
+    };
+    finetune::finetune(&spec, &out, args.place.fresh, &*work(&args.place)?)
 }
 
 /// Divides the processors among the runs and listens for Ctrl-C: the first one asks the runs to stop

@@ -9,6 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
+    metrics::Metric,
     record::{EpochRecord, RunRecord},
     spec::{Method, Optimizer},
 };
@@ -17,6 +18,9 @@ use crate::{
 pub(crate) struct Progress {
     bar: ProgressBar,
     plain: bool,
+    metric: Metric,
+    /// Whether every epoch is told where there is no bar.
+    epochs: bool,
     runs: usize,
     done: AtomicUsize,
 }
@@ -86,14 +90,21 @@ pub(crate) fn bar(length: u64) -> ProgressBar {
 }
 
 impl Progress {
-    /// For these runs, each of so many steps.
-    pub(crate) fn new<'a>(runs: impl Iterator<Item = &'a Optimizer>, steps: u64) -> Self {
+    /// For these runs, each of at most so many steps.
+    pub(crate) fn new<'a>(
+        runs: impl Iterator<Item = &'a Optimizer>,
+        steps: u64,
+        metric: Metric,
+        epochs: bool,
+    ) -> Self {
         let weights: Vec<u64> = runs.map(units).collect();
         let plain = !stderr().is_terminal();
         let bar = bar(weights.iter().sum::<u64>() * steps);
         let progress = Self {
             bar,
             plain,
+            metric,
+            epochs,
             runs: weights.len(),
             done: AtomicUsize::new(0),
         };
@@ -110,7 +121,7 @@ impl Progress {
         let title = format!("{}, seed {seed}", optimizer.name);
         self.bar.set_message(title.clone());
         RunProgress {
-            bar: &self.bar,
+            of: self,
             title,
             units: units(optimizer),
         }
@@ -122,8 +133,11 @@ impl Progress {
         self.show_count(done);
         let outcome = match (&run.failure, &run.validation) {
             (Some(failure), _) => format!("stopped: {failure}"),
-            (None, Some(score)) => format!("validation {:.2} %", 100.0 * score.accuracy),
-            (None, None) => String::new(),
+            (None, Some(score)) => match self.metric.of(score) {
+                Some(value) => format!("validation {}", self.metric.show(value)),
+                None => format!("validation loss {:.3}", score.loss),
+            },
+            (None, None) => "no validation part".into(),
         };
         let (runs, name, seed) = (self.runs, &run.optimizer, run.seed);
         let line = format!(
@@ -145,14 +159,14 @@ impl Progress {
 
 /// Progress within a run.
 pub(crate) struct RunProgress<'a> {
-    bar: &'a ProgressBar,
+    of: &'a Progress,
     title: String,
     units: u64,
 }
 
 impl RunProgress<'_> {
     pub(crate) fn step(&self) {
-        self.bar.inc(self.units);
+        self.of.bar.inc(self.units);
     }
 
     pub(crate) fn epoch(&self, record: &EpochRecord) {
@@ -162,10 +176,13 @@ impl RunProgress<'_> {
             validation,
             ..
         } = record;
-        let accuracy = 100.0 * validation.accuracy;
-        let title = &self.title;
-        self.bar.set_message(format!(
-            "{title}: epoch {epoch}, loss {train_loss:.3}, validation {accuracy:.1} %"
-        ));
+        let Progress { bar, metric, .. } = self.of;
+        let value = metric.of(validation).map(|v| metric.show(v));
+        let (title, value) = (&self.title, value.unwrap_or_default());
+        let line = format!("{title}: epoch {epoch}, loss {train_loss:.3}, validation {value}");
+        if self.of.plain && self.of.epochs {
+            eprintln!("{line}");
+        }
+        bar.set_message(line);
     }
 }

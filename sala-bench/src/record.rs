@@ -4,13 +4,14 @@
 //! DIR/experiment.toml           what is run
 //! DIR/environment.json          where and by which version
 //! DIR/runs/sgd-seed0.jsonl      one line an epoch, then one line for the run
+//! DIR/runs/….checkpoint.safetensors   to go on with a fine-tuning that was interrupted
 //! DIR/runs.jsonl                the last line of every complete run
-//! DIR/summary.json, summary.md  the report
+//! DIR/summary.{json,md,csv}     the report
 //! ```
 //!
 //! A run that is under way writes to `….jsonl.partial`, flushed after every line, and gets its name
-//! when it is complete. So whatever has the final name is whole, and everything else is run again:
-//! runs are deterministic, and end at the same bits.
+//! when it is complete. So whatever has the final name is whole, and everything else is run again or
+//! gone on with: runs are deterministic, and end at the same bits.
 
 use std::{
     fs::{self, File},
@@ -22,7 +23,10 @@ use anyhow::{Context, Result, bail, ensure};
 use sala_core::checkpoint::write_atomically;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Experiment;
+use crate::metrics::Score;
+
+/// The file that says what is run.
+pub(crate) const PLAN: &str = "experiment.toml";
 
 /// One epoch of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,15 +52,6 @@ pub(crate) struct EpochRecord {
     pub(crate) train_s: f64,
 }
 
-/// Loss and accuracy on one part of the data.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Score {
-    /// Mean cross-entropy.
-    pub(crate) loss: f64,
-    /// Share of images classified rightly, in [0, 1].
-    pub(crate) accuracy: f64,
-}
-
 /// A complete run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunRecord {
@@ -71,12 +66,21 @@ pub(crate) struct RunRecord {
     /// Cycles at whose end the method could have climbed, if it decides that as it goes.
     pub(crate) cycles: Option<u64>,
     pub(crate) train_s: f64,
-    /// At the end of training; not of the best epoch.
+    /// The epoch whose weights were scored last, where that was chosen on the validation part (early
+    /// stopping); nothing for the weights at the end of training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) epoch: Option<u64>,
+    /// Of those weights, as the test score.
     pub(crate) validation: Option<Score>,
-    /// At the end of training, if the test part was to be read.
+    /// If the test part was to be read.
     pub(crate) test: Option<Score>,
-    /// SHA-256 over the final parameters: equal for equal bits.
+    /// SHA-256 over those parameters: equal for equal bits.
     pub(crate) parameters: String,
+}
+
+/// What the files of a run are called by.
+pub(crate) fn run_name(optimizer: &str, seed: u64) -> String {
+    format!("{optimizer}-seed{seed}")
 }
 
 /// A line of a run's file.
@@ -121,12 +125,12 @@ pub(crate) struct RunDir {
 }
 
 impl RunDir {
-    /// Opens or makes the directory of an experiment.
+    /// Opens or makes the directory of what `plan` (TOML) says in full.
     ///
     /// # Errors
     /// When it belongs to another experiment, when another process has it open, or when it cannot be
     /// written.
-    pub(crate) fn open(path: &Path, experiment: &Experiment, device: &str) -> Result<Self> {
+    pub(crate) fn open(path: &Path, plan: &str, device: &str) -> Result<Self> {
         let runs = path.join("runs");
         fs::create_dir_all(&runs)
             .with_context(|| format!("cannot make the folder {}", runs.display()))?;
@@ -143,29 +147,26 @@ impl RunDir {
             path: path.into(),
             _lock: lock,
         };
-        dir.claim(experiment)?;
+        dir.claim(plan)?;
         let environment = serde_json::to_vec_pretty(&Environment::here(device))?;
         dir.write("environment.json", &environment)?;
         Ok(dir)
     }
 
-    /// Writes the experiment into a new directory, or checks that it is the one that is there.
-    fn claim(&self, experiment: &Experiment) -> Result<()> {
-        let file = self.path.join("experiment.toml");
+    /// Writes the plan into a new directory, or checks that it is the one that is there.
+    fn claim(&self, plan: &str) -> Result<()> {
+        let file = self.path.join(PLAN);
         match fs::read_to_string(&file) {
-            Ok(text) => {
-                let there = Experiment::from_toml(&text, &file.display().to_string())?;
+            Ok(there) => {
                 ensure!(
-                    there == *experiment,
+                    there == plan,
                     "{} holds another experiment ({}); choose another --out, or --fresh to begin anew",
                     self.path.display(),
-                    difference(&there, experiment)?
+                    difference(&there, plan)
                 );
                 Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.write("experiment.toml", experiment.to_toml()?.as_bytes())
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => self.write(PLAN, plan.as_bytes()),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
         }
     }
@@ -192,7 +193,13 @@ impl RunDir {
     fn run_file(&self, optimizer: &str, seed: u64) -> PathBuf {
         self.path
             .join("runs")
-            .join(format!("{optimizer}-seed{seed}.jsonl"))
+            .join(format!("{}.jsonl", run_name(optimizer, seed)))
+    }
+
+    /// Where a run keeps what it takes to go on with it.
+    pub(crate) fn checkpoint_file(&self, optimizer: &str, seed: u64) -> PathBuf {
+        self.run_file(optimizer, seed)
+            .with_extension("checkpoint.safetensors")
     }
 
     /// The record of a complete run; nothing when it has not been completed.
@@ -241,14 +248,13 @@ impl RunDir {
     }
 }
 
-/// Name and both values of the first line in which two experiments differ.
-fn difference(there: &Experiment, here: &Experiment) -> Result<String> {
-    let (there, here) = (there.to_toml()?, here.to_toml()?);
+/// The first line in which two plans differ.
+fn difference(there: &str, here: &str) -> String {
     let pair = there.lines().zip(here.lines()).find(|(a, b)| a != b);
-    Ok(match pair {
+    match pair {
         Some((a, b)) => format!("there: `{a}`, here: `{b}`"),
-        None => "one has more optimizers than the other".into(),
-    })
+        None => "one is longer than the other".into(),
+    }
 }
 
 /// Writes a run line by line.
@@ -287,7 +293,14 @@ impl RunWriter {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::spec::tests::SMALL;
+
+    pub(crate) fn score(accuracy: f64) -> Score {
+        Score {
+            loss: 0.5,
+            accuracy: Some(accuracy),
+            ..Score::default()
+        }
+    }
 
     pub(crate) fn run(optimizer: &str, seed: u64) -> RunRecord {
         RunRecord {
@@ -299,20 +312,15 @@ pub(crate) mod tests {
             ascents: 5,
             cycles: Some(5),
             train_s: 1.5,
-            validation: Some(Score {
-                loss: 0.5,
-                accuracy: 0.8,
-            }),
-            test: Some(Score {
-                loss: 0.6,
-                accuracy: 0.1 + 0.2,
-            }),
+            epoch: None,
+            validation: Some(score(0.8)),
+            test: Some(score(0.1 + 0.2)),
             parameters: "abc".into(),
         }
     }
 
     fn open(path: &Path) -> Result<RunDir> {
-        RunDir::open(path, &Experiment::from_toml(SMALL, "small").unwrap(), "cpu")
+        RunDir::open(path, "epochs = 2\nlr = 0.1\n", "cpu")
     }
 
     #[test]
@@ -353,9 +361,7 @@ pub(crate) mod tests {
         assert!(message.contains("in use by another process"), "{message}");
         drop(first);
         open(folder.path()).unwrap();
-        let other = SMALL.replace("epochs = 2", "epochs = 3");
-        let other = Experiment::from_toml(&other, "other").unwrap();
-        let message = RunDir::open(folder.path(), &other, "cpu")
+        let message = RunDir::open(folder.path(), "epochs = 3\nlr = 0.1\n", "cpu")
             .unwrap_err()
             .to_string();
         assert!(

@@ -7,11 +7,12 @@ use sala_core::{
     ParamsLookahead, ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSamEvery, ParamsSgd,
     Resumable,
     catalogue::{self, Method as CoreMethod},
-    schedule::{Constant, Cosine, Schedule, WarmUp},
+    perturb,
+    schedule::{Constant, Cosine, Polynomial, Schedule, WarmUp},
 };
 use sala_models::{Mlp, MlpConfig, Rng, SimpleCnn, SimpleCnnConfig, VarStore};
 
-use crate::spec::{Base, Method, Network, Optimizer, Schedule as ScheduleKind, Training};
+use crate::spec::{Base, Method, Network, Optimizer, RhoScale, Schedule as ScheduleKind};
 
 /// A network for images of `[channels, height, width]` with its parameters in `store`; the store's
 /// seed decides initial weights and dropout masks.
@@ -53,7 +54,7 @@ pub(crate) fn network(
 /// The optimizer over these parameters.
 pub(crate) fn optimizer(spec: &Optimizer, params: ParamSet) -> Result<Box<dyn Resumable>> {
     let clip = spec.clip_norm.map(Clip::Norm);
-    catalogue::build(params, &base(spec), &method(&spec.method), clip)
+    catalogue::build(params, &base(spec), &method(spec), clip)
         .with_context(|| format!("optimizer `{}`", spec.name))
 }
 
@@ -83,13 +84,19 @@ fn base(spec: &Optimizer) -> catalogue::Base {
     }
 }
 
-fn method(spec: &Method) -> CoreMethod {
+fn method(spec: &Optimizer) -> CoreMethod {
+    let scale = match spec.rho_scale {
+        RhoScale::Absolute => perturb::RhoScale::Absolute,
+        RhoScale::ParameterNorm => perturb::RhoScale::ParameterNorm,
+        RhoScale::LearningRate(reference) => perturb::RhoScale::LearningRate { reference },
+    };
     let climbing = |rho, direction_fraction| ParamsSam {
         rho,
+        scale,
         direction_fraction,
         ..ParamsSam::default()
     };
-    match *spec {
+    match spec.method {
         Method::Base {} => CoreMethod::Base,
         Method::Lookahead { k, alpha } => CoreMethod::Lookahead(ParamsLookahead {
             k,
@@ -110,6 +117,7 @@ fn method(spec: &Method) -> CoreMethod {
             direction_fraction,
         } => CoreMethod::Asam(ParamsAsam {
             rho,
+            scale,
             eta,
             direction_fraction,
             ..ParamsAsam::default()
@@ -153,6 +161,7 @@ fn method(spec: &Method) -> CoreMethod {
         Method::MomentumSam { mu, rho } => CoreMethod::MomentumSam(ParamsMomentumSam {
             mu,
             rho,
+            scale,
             ..ParamsMomentumSam::default()
         }),
         Method::Sala {
@@ -164,19 +173,21 @@ fn method(spec: &Method) -> CoreMethod {
             k,
             alpha,
             rho,
+            scale,
             direction_fraction,
             ..ParamsSala::default()
         }),
     }
 }
 
-/// The factor of the learning rate by optimizer step.
-pub(crate) fn schedule(spec: &Training, steps_per_epoch: u64) -> Result<Box<dyn Schedule>> {
-    let warm_up = spec.warm_up_epochs * steps_per_epoch;
-    let rest = spec.epochs * steps_per_epoch - warm_up;
-    let after: Box<dyn Schedule> = match spec.schedule {
+/// The factor of the learning rate by optimizer step: a linear rise over `warm_up` of the `total` steps, then
+/// the schedule over those that remain.
+pub(crate) fn schedule(kind: ScheduleKind, warm_up: u64, total: u64) -> Result<Box<dyn Schedule>> {
+    let rest = total - warm_up;
+    let after: Box<dyn Schedule> = match kind {
         ScheduleKind::Constant => Box::new(Constant),
         ScheduleKind::Cosine => Box::new(Cosine::new(rest)?),
+        ScheduleKind::Linear => Box::new(Polynomial::linear(rest, 0.0)?),
     };
     Ok(if warm_up == 0 {
         after

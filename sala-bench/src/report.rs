@@ -5,10 +5,24 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    record::{RunRecord, Score},
-    spec::Experiment,
+    metrics::{Metric, Score},
+    record::{RunDir, RunRecord},
     stats::{self, Paired, Summary},
 };
+
+/// What a report is about.
+#[derive(Debug, Clone)]
+pub(crate) struct Heading {
+    pub(crate) name: String,
+    pub(crate) fingerprint: String,
+    /// What runs are compared by.
+    pub(crate) metric: Metric,
+    /// Whose weights were scored, in words.
+    pub(crate) weights: &'static str,
+    /// The first is the base of the comparison.
+    pub(crate) optimizers: Vec<String>,
+    pub(crate) seeds: usize,
+}
 
 /// The comparison in numbers. Accuracies and their differences are shares, not per cent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +32,9 @@ pub(crate) struct Report {
     /// Whether every run of the experiment is in it.
     pub(crate) complete: bool,
     pub(crate) base: String,
+    pub(crate) metric: Metric,
+    /// Whose weights were scored.
+    pub(crate) weights: String,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -32,7 +49,7 @@ pub(crate) struct Row {
     pub(crate) failed: usize,
     pub(crate) validation: Option<Summary>,
     pub(crate) test: Option<Summary>,
-    /// Accuracy minus the base's, paired by seed; on the test part if that was read, else on the
+    /// The metric minus the base's, paired by seed; on the test part if that was read, else on the
     /// validation part. Nothing for the base itself.
     pub(crate) difference: Option<Paired>,
     /// Gradient evaluations of a whole batch per step.
@@ -44,29 +61,81 @@ pub(crate) struct Row {
 }
 
 impl Report {
-    pub(crate) fn new(experiment: &Experiment, runs: &[RunRecord]) -> Result<Self> {
-        let base = experiment.optimizers[0].name.clone();
+    pub(crate) fn new(heading: &Heading, runs: &[RunRecord]) -> Result<Self> {
+        let base = heading.optimizers[0].clone();
         let of = |name: &str| {
             runs.iter()
                 .filter(|r| r.optimizer == name)
                 .collect::<Vec<_>>()
         };
         let base_runs = of(&base);
-        let rows = experiment
-            .optimizers
-            .iter()
-            .map(|o| Row::new(&o.name, &of(&o.name), &base_runs))
-            .collect::<Result<_>>()?;
-        let wanted = experiment.optimizers.len() * experiment.training.seeds.len();
-        let complete = runs.len() == wanted;
-        let (name, fingerprint) = (experiment.name.clone(), experiment.fingerprint()?);
+        let row = |name: &String| Row::new(name, heading.metric, &of(name), &base_runs);
+        let rows: Result<_> = heading.optimizers.iter().map(row).collect();
+        let wanted = heading.optimizers.len() * heading.seeds;
         Ok(Self {
-            experiment: name,
-            fingerprint,
-            complete,
+            experiment: heading.name.clone(),
+            fingerprint: heading.fingerprint.clone(),
+            complete: runs.len() == wanted,
             base,
-            rows,
+            metric: heading.metric,
+            weights: heading.weights.into(),
+            rows: rows?,
         })
+    }
+
+    /// Writes the records and the report in its three forms.
+    pub(crate) fn write(&self, dir: &RunDir, runs: &[RunRecord], description: &str) -> Result<()> {
+        dir.write_runs(runs)?;
+        dir.write("summary.json", &serde_json::to_vec_pretty(self)?)?;
+        dir.write("summary.csv", &self.csv()?)?;
+        let heading = format!("# {}\n\n{description}\n\n", self.experiment);
+        let text = format!("{heading}{}", self.markdown());
+        dir.write("summary.md", text.as_bytes())
+    }
+
+    /// One line an optimizer, plain numbers; what is not known is empty.
+    fn csv(&self) -> Result<Vec<u8>> {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record([
+            "optimizer",
+            "metric",
+            "runs",
+            "diverged",
+            "validation_mean",
+            "validation_sd",
+            "test_mean",
+            "test_sd",
+            "difference_mean",
+            "difference_low",
+            "difference_high",
+            "evaluations_per_step",
+            "time_ratio",
+            "climbed",
+        ])?;
+        for row in &self.rows {
+            let number = |x: Option<f64>| x.map_or_else(String::new, |x| x.to_string());
+            let pair =
+                |s: Option<Summary>| [number(s.map(|s| s.mean)), number(s.and_then(|s| s.sd))];
+            let ci = row.difference.and_then(|d| d.ci95);
+            let mut fields = vec![
+                row.optimizer.clone(),
+                self.metric.name().into(),
+                row.runs.to_string(),
+                row.failed.to_string(),
+            ];
+            fields.extend(pair(row.validation));
+            fields.extend(pair(row.test));
+            fields.extend([
+                number(row.difference.map(|d| d.mean)),
+                number(ci.map(|(low, _)| low)),
+                number(ci.map(|(_, high)| high)),
+                number(row.evaluations_per_step),
+                number(row.time_ratio),
+                number(row.climbed),
+            ]);
+            writer.write_record(fields)?;
+        }
+        Ok(writer.into_inner()?)
     }
 
     /// The table for a terminal.
@@ -85,19 +154,20 @@ impl Report {
 
     fn table(&self) -> Table {
         let mut table = Table::new();
-        let difference = format!("{} − {}", self.metric(), self.base);
+        let unit = self.metric.unit().1;
+        let difference = format!("{} − {}", self.part(), self.base);
         table.set_header([
             "optimizer",
             "runs",
-            "validation %",
-            "test %",
+            &format!("validation{unit}"),
+            &format!("test{unit}"),
             &difference,
             "gradients / step",
             "time ×",
             "climbed",
         ]);
         for row in &self.rows {
-            table.add_row(row.cells());
+            table.add_row(row.cells(self.metric));
         }
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -105,7 +175,7 @@ impl Report {
         table
     }
 
-    fn metric(&self) -> &'static str {
+    fn part(&self) -> &'static str {
         if self.rows.iter().any(|row| row.test.is_some()) {
             "test"
         } else {
@@ -115,32 +185,41 @@ impl Report {
 
     fn legend(&self) -> String {
         let base = &self.base;
+        let metric = capitalised(self.metric.name());
         let incomplete = if self.complete {
             ""
         } else {
             "\nNot all runs are complete; run the same command again to continue."
         };
         format!(
-            "Accuracy of the weights at the end of training, mean ± sd over seeds. Difference to {base} paired \
-             by seed, with its 95 % t interval. Time: training relative to {base}'s. Climbed: share of SALA's \
-             cycles that took the second gradient.{incomplete}\n"
+            "{metric} of {}, mean ± sd over seeds. Difference to {base} paired by seed, with its 95 % t \
+             interval. Time: training relative to {base}'s. Climbed: share of SALA's \
+             cycles that took the second gradient.{incomplete}\n",
+            self.weights
         )
     }
 }
 
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters).collect()
+}
+
 impl Row {
-    fn new(name: &str, runs: &[&RunRecord], base: &[&RunRecord]) -> Result<Self> {
+    fn new(name: &str, metric: Metric, runs: &[&RunRecord], base: &[&RunRecord]) -> Result<Self> {
         let failed = runs.iter().filter(|r| r.failure.is_some()).count();
         let whole = if failed == 0 { runs } else { &[] };
-        let test = summary(whole, |r| r.test)?;
-        let metric = |r: &RunRecord| if test.is_some() { r.test } else { r.validation };
+        let value = |score: Option<Score>| score.and_then(|s| metric.of(&s));
+        let test = summary(whole, |r| value(r.test))?;
+        let compared = |r: &RunRecord| value(if test.is_some() { r.test } else { r.validation });
         let pairs = pairs(whole, base);
-        let accuracies: Option<Vec<(f64, f64)>> = pairs
+        let values: Option<Vec<(f64, f64)>> = pairs
             .iter()
-            .map(|(own, base)| Some((metric(own)?.accuracy, metric(base)?.accuracy)))
+            .map(|(own, base)| Some((compared(own)?, compared(base)?)))
             .collect();
         let is_base = base.first().is_some_and(|b| b.optimizer == name);
-        let difference = match accuracies {
+        let difference = match values {
             Some(pairs) if !is_base && !pairs.is_empty() => {
                 let (own, base): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
                 Some(stats::paired_difference(&own, &base)?)
@@ -159,7 +238,7 @@ impl Row {
             optimizer: name.into(),
             runs: runs.len(),
             failed,
-            validation: summary(whole, |r| r.validation)?,
+            validation: summary(whole, |r| value(r.validation))?,
             test,
             difference,
             evaluations_per_step: (steps > 0).then(|| evaluations / steps as f64),
@@ -168,18 +247,19 @@ impl Row {
         })
     }
 
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self, metric: Metric) -> [String; 8] {
         let none = || "–".to_owned();
-        let percent = |s: &Summary| match s.sd {
-            Some(sd) => format!("{:.2} ± {:.2}", 100.0 * s.mean, 100.0 * sd),
-            None => format!("{:.2}", 100.0 * s.mean),
+        let ((factor, _), digits) = (metric.unit(), metric.digits());
+        let spread = |s: &Summary| match s.sd {
+            Some(sd) => format!("{:.digits$} ± {:.digits$}", factor * s.mean, factor * sd),
+            None => format!("{:.digits$}", factor * s.mean),
         };
-        let accuracy = |s: &Option<Summary>| match (s, self.failed) {
-            (Some(s), _) => percent(s),
+        let score = |s: &Option<Summary>| match (s, self.failed) {
+            (Some(s), _) => spread(s),
             (None, 0) => none(),
             (None, failed) => format!("{failed} diverged"),
         };
-        let signed = |x: f64| format!("{:+.2}", 100.0 * x);
+        let signed = |x: f64| format!("{:+.digits$}", factor * x);
         let difference = |d: &Paired| match d.ci95 {
             Some((low, high)) => format!("{} [{}, {}]", signed(d.mean), signed(low), signed(high)),
             None => signed(d.mean),
@@ -187,8 +267,8 @@ impl Row {
         [
             self.optimizer.clone(),
             self.runs.to_string(),
-            accuracy(&self.validation),
-            accuracy(&self.test),
+            score(&self.validation),
+            score(&self.test),
             self.difference.as_ref().map_or_else(none, difference),
             self.evaluations_per_step
                 .map_or_else(none, |e| format!("{e:.3}")),
@@ -214,10 +294,10 @@ fn pairs<'a>(runs: &[&'a RunRecord], base: &[&'a RunRecord]) -> Vec<Pair<'a>> {
 
 fn summary(
     runs: &[&RunRecord],
-    score: impl Fn(&RunRecord) -> Option<Score>,
+    value: impl Fn(&RunRecord) -> Option<f64>,
 ) -> Result<Option<Summary>> {
-    let accuracies: Option<Vec<f64>> = runs.iter().map(|r| score(r).map(|s| s.accuracy)).collect();
-    accuracies
+    let values: Option<Vec<f64>> = runs.iter().map(|r| value(r)).collect();
+    values
         .filter(|a| !a.is_empty())
         .map(|a| Summary::of(&a))
         .transpose()
@@ -226,25 +306,22 @@ fn summary(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{record::tests::run, spec::tests::SMALL};
+    use crate::{
+        record::tests::{run, score},
+        spec::{Experiment, tests::SMALL},
+    };
 
     fn records() -> Vec<RunRecord> {
         let mut all = Vec::new();
         for seed in [0, 1] {
-            let accuracy = |x: f64| {
-                Some(Score {
-                    loss: 1.0,
-                    accuracy: x,
-                })
-            };
             let shift = 0.1 * seed as f64;
             let sgd = RunRecord {
-                test: accuracy(0.5 + shift),
+                test: Some(score(0.5 + shift)),
                 cycles: None,
                 ..run("sgd", seed)
             };
             let sala = RunRecord {
-                test: accuracy(0.625 + shift),
+                test: Some(score(0.625 + shift)),
                 train_s: 3.0,
                 ..run("sala", seed)
             };
@@ -254,7 +331,8 @@ mod tests {
     }
 
     fn report(records: &[RunRecord]) -> Report {
-        Report::new(&Experiment::from_toml(SMALL, "small").unwrap(), records).unwrap()
+        let experiment = Experiment::from_toml(SMALL, "small").unwrap();
+        Report::new(&experiment.heading().unwrap(), records).unwrap()
     }
 
     #[test]
@@ -310,5 +388,31 @@ mod tests {
         let report = report(&records);
         assert!((report.rows[1].difference.unwrap().mean).abs() < 1e-12);
         assert!(report.markdown().contains("validation − sgd"));
+    }
+
+    #[test]
+    fn the_csv_has_plain_numbers_and_leaves_out_what_is_not_known() {
+        let text = String::from_utf8(report(&records()).csv().unwrap()).unwrap();
+        let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split(',').collect()).collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|l| l.len() == 14), "{text}");
+        assert_eq!(lines[1][..4], ["sgd", "accuracy", "2", "0"]);
+        assert_eq!((lines[1][8], lines[2][8]), ("", "0.125"));
+    }
+
+    #[test]
+    fn another_metric_has_its_own_unit() {
+        let experiment = Experiment::from_toml(SMALL, "small").unwrap();
+        let heading = Heading {
+            metric: Metric::Loss,
+            ..experiment.heading().unwrap()
+        };
+        let report = Report::new(&heading, &records()).unwrap();
+        let text = report.markdown();
+        assert!(
+            !text.contains("test %") && text.contains("0.5000 ± 0.0000"),
+            "{text}"
+        );
+        assert!(text.contains("Loss of the weights at the end"), "{text}");
     }
 }

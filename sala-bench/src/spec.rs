@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::hex::hex;
+use crate::{hex::hex, metrics::Metric, report::Heading};
 
 /// A comparison: every optimizer is run once with every seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,11 +62,14 @@ pub(crate) struct Training {
 }
 
 /// How the learning rate moves, step by step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Schedule {
     Constant,
+    /// Half a cosine to zero.
     Cosine,
+    /// A straight line to zero.
+    Linear,
 }
 
 /// An optimizer with its hyper-parameters.
@@ -81,11 +84,33 @@ pub(crate) struct Optimizer {
     /// Bound on the global norm of the gradient that updates the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) clip_norm: Option<f64>,
+    /// What the radius of a method that climbs is a measure of.
+    #[serde(default, skip_serializing_if = "RhoScale::is_absolute")]
+    pub(crate) rho_scale: RhoScale,
     pub(crate) method: Method,
 }
 
+/// What a radius is a measure of.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum RhoScale {
+    /// The distance itself.
+    #[default]
+    Absolute,
+    /// A share of the norm of the weights.
+    ParameterNorm,
+    /// The radius where the learning rate is this; elsewhere proportional to the learning rate.
+    LearningRate(f64),
+}
+
+impl RhoScale {
+    fn is_absolute(&self) -> bool {
+        *self == Self::Absolute
+    }
+}
+
 /// The base rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Base {
     /// Nesterov momentum 0.9, coupled weight decay.
@@ -167,6 +192,22 @@ impl Method {
             _ => None,
         }
     }
+
+    /// The same with another radius, for methods that have one.
+    pub(crate) fn with_rho(mut self, radius: f64) -> Self {
+        match &mut self {
+            Self::Base {} | Self::Lookahead { .. } => {}
+            Self::Sam { rho, .. }
+            | Self::Asam { rho, .. }
+            | Self::SamEvery { rho, .. }
+            | Self::LookSam { rho, .. }
+            | Self::Gsam { rho, .. }
+            | Self::FriendlySam { rho, .. }
+            | Self::MomentumSam { rho, .. }
+            | Self::Sala { rho, .. } => *rho = radius,
+        }
+        self
+    }
 }
 
 impl Experiment {
@@ -187,13 +228,8 @@ impl Experiment {
     /// Checks what can be checked without data; the optimizers' numbers are checked where they are
     /// built, before anything runs.
     pub(crate) fn validate(&self) -> Result<()> {
-        let name_is_plain = |n: &str| {
-            !n.is_empty()
-                && n.chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        };
         ensure!(
-            name_is_plain(&self.name),
+            is_plain_name(&self.name),
             "name: letters, digits, - _ . wanted, got `{}`",
             self.name
         );
@@ -218,33 +254,8 @@ impl Experiment {
             "training.warm_up_epochs must be below the {} epochs, got {warm_up}",
             training.epochs
         );
-        ensure!(
-            !training.seeds.is_empty(),
-            "training.seeds must hold at least one seed"
-        );
-        let seeds: BTreeSet<_> = training.seeds.iter().collect();
-        ensure!(
-            seeds.len() == training.seeds.len(),
-            "training.seeds holds a seed twice"
-        );
-        ensure!(
-            !self.optimizers.is_empty(),
-            "optimizers must hold at least one optimizer"
-        );
-        let mut names = BTreeSet::new();
-        for optimizer in &self.optimizers {
-            let name = &optimizer.name;
-            ensure!(
-                name_is_plain(name),
-                "optimizer name: letters, digits, - _ . wanted, got `{name}`"
-            );
-            ensure!(
-                names.insert(name),
-                "optimizers: the name `{name}` is used twice"
-            );
-            crate::registry::check_optimizer(optimizer)?;
-        }
-        Ok(())
+        check_seeds(&training.seeds)?;
+        check_optimizers(&self.optimizers)
     }
 
     /// Keeps the optimizers of these names, in this order.
@@ -268,9 +279,67 @@ impl Experiment {
 
     /// Eight hexadecimal digits that differ when anything in the experiment does.
     pub(crate) fn fingerprint(&self) -> Result<String> {
-        let digest = Sha256::digest(self.to_toml()?.as_bytes());
-        Ok(hex(&digest[..4]))
+        Ok(fingerprint(&self.to_toml()?))
     }
+
+    /// What a report on it is about.
+    pub(crate) fn heading(&self) -> Result<Heading> {
+        Ok(Heading {
+            name: self.name.clone(),
+            fingerprint: self.fingerprint()?,
+            metric: Metric::Accuracy,
+            weights: "the weights at the end of training",
+            optimizers: self.optimizers.iter().map(|o| o.name.clone()).collect(),
+            seeds: self.training.seeds.len(),
+        })
+    }
+}
+
+/// Eight hexadecimal digits of a plan's text.
+pub(crate) fn fingerprint(plan: &str) -> String {
+    hex(&Sha256::digest(plan.as_bytes())[..4])
+}
+
+/// Whether a name can be part of a file's.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && name.chars().all(plain)
+}
+
+/// Checks a list of optimizers: there are some, with names of their own and numbers that are allowed.
+pub(crate) fn check_optimizers(optimizers: &[Optimizer]) -> Result<()> {
+    ensure!(
+        !optimizers.is_empty(),
+        "optimizers must hold at least one optimizer"
+    );
+    let mut names = BTreeSet::new();
+    for optimizer in optimizers {
+        let name = &optimizer.name;
+        ensure!(
+            is_plain_name(name),
+            "optimizer name: letters, digits, - _ . wanted, got `{name}`"
+        );
+        ensure!(
+            names.insert(name),
+            "optimizers: the name `{name}` is used twice"
+        );
+        crate::registry::check_optimizer(optimizer)?;
+    }
+    Ok(())
+}
+
+/// Checks a list of seeds: there are some, and each once.
+pub(crate) fn check_seeds(seeds: &[u64]) -> Result<()> {
+    ensure!(
+        !seeds.is_empty(),
+        "training.seeds must hold at least one seed"
+    );
+    let distinct: BTreeSet<_> = seeds.iter().collect();
+    ensure!(
+        distinct.len() == seeds.len(),
+        "training.seeds holds a seed twice"
+    );
+    Ok(())
 }
 
 #[cfg(test)]

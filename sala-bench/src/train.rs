@@ -5,12 +5,12 @@ use std::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
-use sala_core::{Minimizer, ParamSet, Pass, Resumable, StepReport, schedule::Schedule};
+use sala_core::{Minimizer, ParamSet, Pass, Resumable, schedule::Schedule};
 use sala_models::{Mode, Network, Rng, VarStore};
 use sha2::{Digest, Sha256};
 
@@ -21,21 +21,16 @@ use crate::{
         noise, split,
     },
     hex::hex,
-    record::{EpochRecord, RunRecord, Score},
+    metrics::Score,
+    record::RunRecord,
     registry,
-    spec::{Experiment, Optimizer},
+    runs::Observer,
+    spec::{Experiment, Optimizer, Training},
+    tally::Tally,
 };
 
 /// Images evaluated at a time.
 const EVALUATION_BATCH: usize = 1000;
-
-/// What watches a run.
-pub(crate) trait Observer {
-    /// After every step.
-    fn step(&self);
-    /// After every epoch.
-    fn epoch(&mut self, record: &EpochRecord) -> Result<()>;
-}
 
 /// The data of an experiment, and whether to stop.
 pub(crate) struct Trainer<'a> {
@@ -83,11 +78,6 @@ impl<'a> Trainer<'a> {
         self.experiment
     }
 
-    /// Makes every run that is under way stop after its step.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
     /// What the images are, in words.
     pub(crate) fn title(&self) -> &str {
         self.train.title()
@@ -109,8 +99,9 @@ impl<'a> Trainer<'a> {
         let rng = Rng::new(seed);
         let classes = self.train.classes();
         let labels = self.train.labels();
+        let places: Vec<_> = labels.iter().copied().map(usize::from).collect();
         let (train, validation) = split::hold_out(
-            labels,
+            &places,
             classes,
             spec.validation,
             rng.stream("data/validation"),
@@ -186,7 +177,7 @@ impl<'a> Trainer<'a> {
 }
 
 /// Whether an error says that the optimizer left the finite numbers, which is a result and no fault.
-fn diverged(error: &anyhow::Error) -> bool {
+pub(crate) fn diverged(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref(),
         Some(sala_core::Error::NonFinite { .. })
@@ -203,10 +194,7 @@ struct Run<'a> {
     optimizer: Box<dyn Resumable>,
     peak_lr: f64,
     schedule: Box<dyn Schedule>,
-    steps: u64,
-    evaluations: f64,
-    ascents: u64,
-    train_time: Duration,
+    tally: Tally,
     validation: Option<Score>,
     failure: Option<String>,
 }
@@ -228,11 +216,8 @@ impl<'a> Run<'a> {
             optimizer: registry::optimizer(optimizer, params)?,
             store,
             peak_lr: optimizer.lr,
-            schedule: registry::schedule(&experiment.training, steps_per_epoch)?,
-            steps: 0,
-            evaluations: 0.0,
-            ascents: 0,
-            train_time: Duration::ZERO,
+            schedule: schedule(&experiment.training, steps_per_epoch)?,
+            tally: Tally::default(),
             validation: None,
             failure: None,
         })
@@ -243,17 +228,12 @@ impl<'a> Run<'a> {
     fn epoch(&mut self, epoch: u64, observer: &mut dyn Observer) -> Result<bool> {
         let order = Rng::new(self.data.seed).stream("data/order");
         let order = batches::order(order, epoch, self.data.train.len());
-        let before = (self.steps, self.evaluations, self.ascents, self.train_time);
-        let (mut loss, mut grad_norm, mut gap) = (0.0, 0.0, None);
         let mut batches = self.data.train.batches(&order, self.batch_size)?;
         loop {
             let start = Instant::now();
             let Some(batch) = batches.next() else { break };
-            let report = self.step(&batch?)?;
-            self.train_time += start.elapsed();
-            loss += report.loss;
-            grad_norm += report.grad_norm;
-            gap = report.gap;
+            self.step(&batch?)?;
+            self.tally.add_time(start.elapsed());
             observer.step();
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(false);
@@ -261,33 +241,20 @@ impl<'a> Run<'a> {
         }
         let validation = self.validate()?;
         self.validation = Some(validation);
-        let steps = (self.steps - before.0) as f64;
-        observer.epoch(&EpochRecord {
-            epoch,
-            steps: self.steps,
-            lr: self.optimizer.learning_rate(),
-            train_loss: loss / steps,
-            grad_norm: grad_norm / steps,
-            validation,
-            evaluations: self.evaluations - before.1,
-            ascents: self.ascents - before.2,
-            gap,
-            train_s: self.train_time.as_secs_f64() - before.3.as_secs_f64(),
-        })?;
+        let lr = self.optimizer.learning_rate();
+        observer.epoch(&self.tally.end_epoch(epoch, lr, validation))?;
         Ok(true)
     }
 
-    fn step(&mut self, batch: &Batch) -> Result<StepReport> {
+    fn step(&mut self, batch: &Batch) -> Result<()> {
+        let (network, step) = (&*self.network, self.tally.steps);
         self.optimizer
-            .set_learning_rate(self.peak_lr * self.schedule.factor(self.steps));
-        let (network, step) = (&*self.network, self.steps);
+            .set_learning_rate(self.peak_lr * self.schedule.factor(step));
         let report = self
             .optimizer
             .step(&mut |pass: Pass| loss(network, batch, pass, step))?;
-        self.steps = report.step;
-        self.evaluations += report.evaluations;
-        self.ascents += u64::from(report.ascent);
-        Ok(report)
+        self.tally.observe(&report);
+        Ok(())
     }
 
     /// Scores the slow weights, if there are any; changing to them and back is part of the training
@@ -295,13 +262,13 @@ impl<'a> Run<'a> {
     fn validate(&mut self) -> Result<Score> {
         let start = Instant::now();
         let view = self.optimizer.slow_view()?;
-        self.train_time += start.elapsed();
+        self.tally.add_time(start.elapsed());
         let score = evaluate(&*self.network, &self.data.validation)?;
         let start = Instant::now();
         if let Some(view) = view {
             view.restore()?;
         }
-        self.train_time += start.elapsed();
+        self.tally.add_time(start.elapsed());
         Ok(score)
     }
 
@@ -309,11 +276,12 @@ impl<'a> Run<'a> {
         Ok(RunRecord {
             optimizer: optimizer.name.clone(),
             seed: self.data.seed,
-            steps: self.steps,
-            evaluations: self.evaluations,
-            ascents: self.ascents,
-            cycles: optimizer.method.deciding_cycle().map(|k| self.steps / k),
-            train_s: self.train_time.as_secs_f64(),
+            steps: self.tally.steps,
+            evaluations: self.tally.evaluations,
+            ascents: self.tally.ascents,
+            cycles: (optimizer.method.deciding_cycle()).map(|k| self.tally.steps / k),
+            train_s: self.tally.train_s,
+            epoch: None,
             validation: self.validation.filter(|_| self.failure.is_none()),
             failure: self.failure,
             test,
@@ -322,21 +290,31 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The loss of one pass: the same masks in every pass of a step, statistics tracked at unperturbed
-/// weights only, and a fraction of the batch for the direction.
+/// The factor of the learning rate by optimizer step.
+fn schedule(spec: &Training, steps_per_epoch: u64) -> Result<Box<dyn Schedule>> {
+    let warm_up = spec.warm_up_epochs * steps_per_epoch;
+    registry::schedule(spec.schedule, warm_up, spec.epochs * steps_per_epoch)
+}
+
+/// How the network behaves in a pass of a step: the same masks in every pass, statistics tracked at
+/// unperturbed weights only.
+pub(crate) fn mode(pass: Pass, draw: u64) -> Mode {
+    let mode = Mode::train(draw);
+    if pass.tracks_statistics() {
+        mode
+    } else {
+        mode.without_stats()
+    }
+}
+
+/// The loss of one pass, on a fraction of the batch for the direction.
 fn loss(
     network: &dyn Network,
     batch: &Batch,
     pass: Pass,
     step: u64,
 ) -> candle_core::Result<Tensor> {
-    let mode = Mode::train(step);
-    let mode = if pass.tracks_statistics() {
-        mode
-    } else {
-        mode.without_stats()
-    };
-    let logits = network.forward(&pass.take(&batch.images)?, mode)?;
+    let logits = network.forward(&pass.take(&batch.images)?, mode(pass, step))?;
     candle_nn::loss::cross_entropy(&logits, &pass.take(&batch.labels)?)
 }
 
@@ -360,12 +338,13 @@ fn evaluate(network: &dyn Network, part: &Tensors) -> Result<Score> {
     let n = part.len() as f64;
     Ok(Score {
         loss: loss / n,
-        accuracy: correct / n,
+        accuracy: Some(correct / n),
+        ..Score::default()
     })
 }
 
 /// SHA-256 over every variable, running statistics too, in the order of their names.
-fn fingerprint(store: &VarStore) -> Result<String> {
+pub(crate) fn fingerprint(store: &VarStore) -> Result<String> {
     let mut hash = Sha256::new();
     for (name, var) in store.all() {
         hash.update(name.as_bytes());

@@ -9,9 +9,10 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    compare::{Outcome, TestPart, Work, open, run_missing},
+    compare::{TestPart, open, run_missing},
     record::RunRecord,
     report::Report,
+    runs::{Outcome, Work},
     spec::{Experiment, Optimizer},
     train::Trainer,
 };
@@ -121,13 +122,13 @@ pub(crate) fn tune(
 ) -> Result<Outcome> {
     let trials = search.trials(experiment)?;
     let trainer = Trainer::new(&trials, Device::Cpu, &work.stop)?;
-    let dir = open(&trials, out, fresh)?;
-    let (records, outcome) = run_missing(trainer, &dir, TestPart::Never, work.jobs)?;
+    let dir = open(&trials.to_toml()?, out, fresh)?;
+    let (records, outcome) = run_missing(trainer, &dir, TestPart::Never, work)?;
     if outcome == Outcome::Interrupted {
         return Ok(outcome);
     }
     let tuned = choose(experiment, &trials, &records)?;
-    let report = Report::new(&trials, &records)?;
+    let report = Report::new(&trials.heading()?, &records)?;
     dir.write_runs(&records)?;
     dir.write("summary.json", &serde_json::to_vec_pretty(&report)?)?;
     dir.write("search.md", table(&trials, &records)?.as_bytes())?;
@@ -140,7 +141,9 @@ pub(crate) fn tune(
 /// Mean validation accuracy of a trial; a trial with a diverged run has none.
 fn score(trial: &Optimizer, records: &[RunRecord]) -> Option<f64> {
     let runs = records.iter().filter(|r| r.optimizer == trial.name);
-    let scores: Option<Vec<f64>> = runs.map(|r| r.validation.map(|s| s.accuracy)).collect();
+    let scores: Option<Vec<f64>> = runs
+        .map(|r| r.validation.and_then(|s| s.accuracy))
+        .collect();
     crate::stats::mean(&scores?)
 }
 
@@ -209,7 +212,7 @@ fn table(trials: &Experiment, records: &[RunRecord]) -> Result<String> {
 mod tests {
     use super::*;
     use crate::{
-        record::{Score, tests::run},
+        record::tests::{run, score as accuracy_of},
         spec::tests::SMALL,
     };
 
@@ -289,10 +292,7 @@ mod tests {
                     _ => 0.5,
                 };
                 let failed = trial.name.ends_with('3') && seed == 11;
-                let validation = (!failed).then_some(Score {
-                    loss: 1.0,
-                    accuracy,
-                });
+                let validation = (!failed).then(|| accuracy_of(accuracy));
                 records.push(RunRecord {
                     validation,
                     ..run(&trial.name, seed)

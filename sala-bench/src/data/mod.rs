@@ -277,6 +277,11 @@ impl Split {
         self.class_names.len()
     }
 
+    /// Names of the classes, by label.
+    pub(crate) const fn class_names(&self) -> &'static [&'static str] {
+        self.class_names
+    }
+
     /// `[C, H, W]` of an image.
     pub(crate) const fn shape(&self) -> [usize; 3] {
         [self.channels, self.height, self.width]

@@ -1,6 +1,6 @@
 //! Holding out a validation part.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sala_models::rng::Stream;
 
 /// Splits the images `0..labels.len()` into `(training, validation)`, both as ascending lists.
@@ -13,7 +13,7 @@ use sala_models::rng::Stream;
 ///
 /// The result is a pure function of the arguments.
 pub(crate) fn hold_out(
-    labels: &[u8],
+    labels: &[usize],
     classes: usize,
     n_validation: usize,
     stream: Stream,
@@ -24,7 +24,10 @@ pub(crate) fn hold_out(
         "validation images: wanted 1 or more and fewer than the {n} images there are, \
          got {n_validation}"
     );
-    super::check_labels(labels, classes)?;
+    if let Some(image) = labels.iter().position(|&label| label >= classes) {
+        let got = labels[image];
+        bail!("label of image {image}: wanted less than {classes}, got {got}");
+    }
     let members = by_class(labels, classes);
     let counts: Vec<usize> = members.iter().map(Vec::len).collect();
     let quotas = quotas(&counts, n_validation, stream)?;
@@ -41,10 +44,10 @@ pub(crate) fn hold_out(
 }
 
 /// Images of each class, in ascending order.
-fn by_class(labels: &[u8], classes: usize) -> Vec<Vec<usize>> {
+fn by_class(labels: &[usize], classes: usize) -> Vec<Vec<usize>> {
     let mut members = vec![Vec::new(); classes];
     for (image, &label) in labels.iter().enumerate() {
-        members[usize::from(label)].push(image);
+        members[label].push(image);
     }
     members
 }
@@ -81,18 +84,17 @@ mod tests {
     }
 
     /// `counts[c]` labels of each class, interleaved so that position says nothing about class.
-    fn labels(counts: &[usize]) -> Vec<u8> {
+    fn labels(counts: &[usize]) -> Vec<usize> {
         let longest = counts.iter().copied().max().unwrap();
         (0..longest)
             .flat_map(|round| (0..counts.len()).filter(move |&c| round < counts[c]))
-            .map(|c| u8::try_from(c).unwrap())
             .collect()
     }
 
-    fn per_class(labels: &[u8], chosen: &[usize], classes: usize) -> Vec<usize> {
+    fn per_class(labels: &[usize], chosen: &[usize], classes: usize) -> Vec<usize> {
         let mut counts = vec![0; classes];
         for &i in chosen {
-            counts[usize::from(labels[i])] += 1;
+            counts[labels[i]] += 1;
         }
         counts
     }
@@ -143,7 +145,7 @@ mod tests {
         let mut chosen = [0; 4];
         for seed in 0..200 {
             let (_, validation) = hold_out(&labels, 4, 1, stream(seed)).unwrap();
-            chosen[usize::from(labels[validation[0]])] += 1;
+            chosen[labels[validation[0]]] += 1;
         }
         // 50 expected, standard deviation 6.1.
         assert!(
@@ -180,9 +182,7 @@ mod tests {
         let labels = labels(&[100; 2]);
         let (_, validation) = hold_out(&labels, 2, 100, stream(7)).unwrap();
         let places = |class: usize| -> Vec<usize> {
-            let of_class = validation
-                .iter()
-                .filter(|&&i| usize::from(labels[i]) == class);
+            let of_class = validation.iter().filter(|&&i| labels[i] == class);
             of_class.map(|&i| i / 2).collect()
         };
         assert_ne!(places(0), places(1));

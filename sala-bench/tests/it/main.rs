@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+mod finetune;
+
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    process::{Child, Command, Stdio},
 };
+
+use common::{fail, succeed, wait_for};
 
 use serde_json::Value;
 
@@ -92,28 +96,6 @@ impl Place {
         };
         text.lines().map(entry).collect()
     }
-}
-
-fn succeed(command: &mut Command) -> (String, String) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().unwrap();
-    let (stdout, stderr) = (
-        String::from_utf8(stdout).unwrap(),
-        String::from_utf8(stderr).unwrap(),
-    );
-    assert!(status.success(), "{status}\n{stdout}\n{stderr}");
-    (stdout, stderr)
-}
-
-/// The message of a command that must fail with exit code 1.
-fn fail(command: &mut Command) -> String {
-    let Output { status, stderr, .. } = command.output().unwrap();
-    let stderr = String::from_utf8(stderr).unwrap();
-    assert_eq!(status.code(), Some(1), "{stderr}");
-    stderr
 }
 
 // Catches a kind that cannot be written in an experiment, or that trains another method: each has its own
@@ -248,17 +230,6 @@ fn a_folder_with_the_files_gives_what_the_embedded_ones_give() {
             .arg(folder),
     );
     assert_eq!(place.parameters("embedded"), place.parameters("folder"));
-}
-
-fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(
-            start.elapsed() < Duration::from_secs(120),
-            "{what} did not happen"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Starts the comparison and waits until a run is complete and another one has begun.

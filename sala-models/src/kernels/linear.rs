@@ -16,9 +16,10 @@ use super::{
     pieces, transpose,
 };
 
-/// Rows of a piece, at most and at least, and the number of pieces that is aimed at.
-const ROWS: (usize, usize) = (256, 32);
-const SHARES: usize = 16;
+/// Tiles of a piece, at least and at most, and bytes of its rows: they stay in a second-level cache.
+const LEAST: usize = 2;
+const MOST: usize = 40;
+const CACHE: usize = 400 << 10;
 
 /// `x (…, I)`, `weight (O, I)` and `bias (O)` to `(…, O)`: contiguous tensors of one dtype.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -47,9 +48,10 @@ impl<T: Element> Operation for Linear<T> {
         } = *self;
         let (x, weight) = (access::view::<T>(tensors[0])?, access::view(tensors[1])?);
         let right = Panels::pack(inputs, outputs, &weight, (1, inputs));
+        let rows = x.len() / inputs;
         let y = match tensors.get(2) {
-            Some(bias) => product(&x, &right, Some(&access::view(bias)?), inputs, outputs),
-            None => product(&x, &right, None, inputs, outputs),
+            Some(bias) => product((&x, inputs), &right, Some(&access::view(bias)?), rows),
+            None => product((&x, inputs), &right, None, rows),
         };
         let mut dims = tensors[0].dims().to_vec();
         if let Some(last) = dims.last_mut() {
@@ -73,7 +75,7 @@ impl<T: Element> Operation for Linear<T> {
                 0 => {
                     let weight = access::view(&tensors[1].value)?;
                     let right = Panels::pack(outputs, inputs, &weight, (inputs, 1));
-                    product(&gradient, &right, None, outputs, inputs)
+                    product((&gradient, outputs), &right, None, gradient.len() / outputs)
                 }
                 1 => self.weight_gradient(&access::view(&tensors[0].value)?, &gradient),
                 _ => pieces::column_sums(&gradient, outputs),
@@ -103,25 +105,24 @@ impl<T: Element> Linear<T> {
         } = *self;
         let rows = x.len() / inputs;
         let right = Panels::pack(rows, inputs, x, (inputs, 1));
-        let left = transpose::to_scratch(gradient, rows, outputs);
-        product(&left, &right, None, rows, inputs)
+        let (left, stride) = transpose::turned(gradient, rows, outputs);
+        product((&left, stride), &right, None, outputs)
     }
 }
 
-/// `left (M, depth)` times a packed `(depth, columns)`.
+/// `left (M, depth)`, with rows `stride` apart, times a packed `(depth, columns)`.
 fn product<T: Element>(
-    left: &[T],
+    (left, stride): (&[T], usize),
     right: &Panels<T>,
     bias: Option<&[T]>,
-    depth: usize,
-    columns: usize,
+    all: usize,
 ) -> Vec<T> {
-    let all = left.len() / depth;
-    let rows = (all / SHARES).clamp(ROWS.1, ROWS.0);
+    let (depth, columns) = right.sizes();
+    let rows = rows_of_piece::<T>(all, depth);
     let runs = [matmul::plain_run(depth)];
     pieces::filled(all * columns, rows * columns, |i, out| {
         let first = i * rows;
-        let places = matmul::plain_places(first..first + out.len() / columns, depth, columns);
+        let places = matmul::plain_places(first..first + out.len() / columns, stride, columns);
         let product = Product {
             left,
             places: &places,
@@ -131,4 +132,24 @@ fn product<T: Element>(
         };
         product.write(out);
     })
+}
+
+/// Rows of a piece: whole tiles that fit the cache, so many that the threads finish together. Values do not
+/// depend on it.
+fn rows_of_piece<T: Element>(all: usize, depth: usize) -> usize {
+    let tile = matmul::tile_rows();
+    let most = (CACHE / (depth * size_of::<T>()) / tile).clamp(LEAST, MOST);
+    let threads = rayon::current_num_threads();
+    // The tiles of the thread that has the most of them.
+    let longest = |tiles: usize| {
+        let full = (all - 1) / (tiles * tile);
+        let last = (all - full * tiles * tile).div_ceil(tile);
+        if full.is_multiple_of(threads) {
+            full / threads * tiles + last
+        } else {
+            full.div_ceil(threads) * tiles
+        }
+    };
+    let tiles = (LEAST..=most).rev().min_by_key(|&tiles| longest(tiles));
+    tiles.unwrap_or(LEAST) * tile
 }

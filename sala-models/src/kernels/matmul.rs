@@ -88,6 +88,11 @@ impl<T: Element> Panels<T> {
         }
     }
 
+    /// Its rows and columns.
+    pub(crate) const fn sizes(&self) -> (usize, usize) {
+        (self.depth, self.columns)
+    }
+
     /// Packs `right`, whose element `(k, n)` is number `k · strides.0 + n · strides.1`.
     pub(crate) fn pack(depth: usize, columns: usize, right: &[T], strides: (usize, usize)) -> Self {
         let width = width::<T>();
@@ -133,6 +138,20 @@ pub(crate) fn width<T: Element>() -> usize {
         }
     }
     Arch::new().dispatch(Width::<T>(std::marker::PhantomData))
+}
+
+/// Rows of a tile on this processor.
+pub(crate) fn tile_rows() -> usize {
+    struct Rows;
+    impl WithSimd for Rows {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            if S::REGISTER_COUNT >= 32 { 12 } else { 6 }
+        }
+    }
+    Arch::new().dispatch(Rows)
 }
 
 /// A product of gathered rows and a packed matrix.
@@ -464,19 +483,6 @@ pub(crate) struct OuterSums<T: Element> {
 }
 
 impl<T: Element> OuterSums<T> {
-    /// Adds row `k` of the sums.
-    pub(crate) fn add_row(&self, k: usize, row: &mut [T]) {
-        for part in 0..self.parts {
-            for (block, to) in row.chunks_mut(self.width).enumerate() {
-                let block = part * self.blocks + block;
-                let from = &self.values[(block * self.depth + k) * self.width..];
-                for (to, &value) in to.iter_mut().zip(from) {
-                    *to += value;
-                }
-            }
-        }
-    }
-
     /// Column `n` of each part, from the first to the last: their sum is the column of the sums.
     pub(crate) fn columns(&self, n: usize) -> impl Iterator<Item = impl Iterator<Item = T>> {
         let (block, column) = (n / self.width, n % self.width);
@@ -591,10 +597,10 @@ impl<S: Simd, T: Element, const DEPTH: usize> pulp::NullaryFnOnce for OuterWork<
     }
 }
 
-/// The places of the rows of two plain matrices, of `depth` and `columns` elements a row.
-pub(crate) fn plain_places(rows: Range<usize>, depth: usize, columns: usize) -> Vec<Place> {
+/// The places of the rows of two plain matrices, whose rows begin `stride` and `columns` elements apart.
+pub(crate) fn plain_places(rows: Range<usize>, stride: usize, columns: usize) -> Vec<Place> {
     let place = |(i, row)| Place {
-        base: row * depth,
+        base: row * stride,
         out: i * columns,
     };
     rows.enumerate().map(place).collect()

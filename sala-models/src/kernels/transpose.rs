@@ -25,6 +25,18 @@ pub(crate) fn to_scratch<T: Element>(x: &[T], rows: usize, columns: usize) -> Sc
     out
 }
 
+/// One matrix `(rows, columns)`, turned to `(columns, rows)`, and the distance of its rows: such that rows do
+/// not begin at the same few places of a cache.
+pub(crate) fn turned<T: Element>(x: &[T], rows: usize, columns: usize) -> (Scratch<T>, usize) {
+    let stride = rows.next_multiple_of(2 * TILE) + TILE;
+    let mut out = Scratch::new(columns * stride);
+    let count = (pieces::PIECE / stride).clamp(1, TILE);
+    pieces::each_of(&mut out, count * stride, |i, out| {
+        turn((x, columns), i * count, rows, (out, stride));
+    });
+    (out, stride)
+}
+
 /// Elements of a piece: whole rows of the result, a divisor of their number.
 fn piece(rows: usize, columns: usize) -> usize {
     let wanted = (pieces::PIECE / rows).clamp(1, columns);
@@ -42,18 +54,31 @@ fn part<T: Element>(
     out: &mut [T],
 ) {
     let from = &x[start / matrix * matrix..][..matrix];
-    let first = start % matrix / rows;
-    let count = out.len() / rows;
-    for tile in (0..rows).step_by(TILE) {
-        let end = rows.min(tile + TILE);
-        for block in (0..count).step_by(TILE) {
-            for column in block..count.min(block + TILE) {
-                let to = &mut out[column * rows + tile..column * rows + end];
-                let from = from[tile * columns + first + column..]
-                    .iter()
-                    .step_by(columns);
-                for (to, &value) in to.iter_mut().zip(from) {
-                    *to = value;
+    turn((from, columns), start % matrix / rows, rows, (out, rows));
+}
+
+/// Turns columns `first..` of a matrix with as many rows, `columns` apart, into rows of `out`, `stride` apart.
+/// A tile is read row by row and written column by column.
+fn turn<T: Element>(
+    (from, columns): (&[T], usize),
+    first: usize,
+    rows: usize,
+    (out, stride): (&mut [T], usize),
+) {
+    let count = out.len() / stride;
+    let mut tile = [[T::default(); TILE]; TILE];
+    for column in (0..count).step_by(TILE) {
+        let width = TILE.min(count - column);
+        for row in (0..rows).step_by(TILE) {
+            let height = TILE.min(rows - row);
+            for (i, line) in tile[..height].iter_mut().enumerate() {
+                let place = (row + i) * columns + first + column;
+                line[..width].copy_from_slice(&from[place..place + width]);
+            }
+            for i in 0..width {
+                let to = &mut out[(column + i) * stride + row..][..height];
+                for (to, line) in to.iter_mut().zip(&tile) {
+                    *to = line[i];
                 }
             }
         }
@@ -68,6 +93,7 @@ mod tests {
     fn rows_become_columns_in_every_matrix() {
         for (batch, rows, columns) in [
             (1, 1, 1),
+            (1, 50, 70),
             (2, 3, 5),
             (3, 17, 40),
             (1, 33_000, 3),
@@ -81,6 +107,11 @@ mod tests {
             let wanted: Vec<f32> = (0..x.len()).map(source).collect();
             assert_eq!(batches(&x, rows, columns), wanted);
             assert_eq!(*to_scratch(&x, rows, columns), wanted);
+            if batch == 1 {
+                let (out, stride) = turned(&x, rows, columns);
+                let lines = out.chunks(stride).flat_map(|line| &line[..rows]);
+                assert!(lines.eq(&wanted));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use sala_models::{
 };
 
 use crate::{
-    published::{CLASSIFY, Tensors, bits, build, folder, published, read, write},
+    folders::{CLASSIFY, Tensors, bits, build, folder, published, read, write},
     weights::{bert, refused},
 };
 
@@ -147,7 +147,7 @@ fn pickles_are_not_read() {
 fn a_damaged_file_is_named_with_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    let whole = fs::read(crate::published::folder("bert").join("model.safetensors")).unwrap();
+    let whole = fs::read(crate::folders::folder("bert").join("model.safetensors")).unwrap();
     let fails = |bytes: &[u8], part: &str| {
         fs::write(&path, bytes).unwrap();
         let error = Weights::open(&path).unwrap_err();

@@ -9,7 +9,7 @@ use sala_models::{
     transformer::{Bert, Pooling},
 };
 
-use crate::published::{
+use crate::folders::{
     CLASSIFY, MODELS, Tensors, bits, build, config, folder, published, renamed, store_bits, task,
     write,
 };

@@ -1,0 +1,157 @@
+//! `finetune`: a pretrained model, some data of one's own, one or more optimizers; and `predict`, which reads
+//! what it saved.
+
+pub(crate) mod args;
+mod checkpoint;
+mod data;
+mod groups;
+mod model;
+mod objective;
+mod predict;
+mod presets;
+mod run;
+mod spec;
+
+use std::{path::Path, sync::Mutex};
+
+use anyhow::Result;
+use candle_core::Device;
+
+pub(crate) use predict::predict;
+
+use crate::{
+    compare::open,
+    registry,
+    report::Report,
+    runs::{self, Outcome, Plan, Work},
+};
+use data::{Parts, load_images, load_language, load_texts};
+use model::Model;
+use run::Trainer;
+use spec::{FineTune, Keep, Task};
+
+/// Runs what is missing of a fine-tuning in `out`, writes report and models there and prints the report.
+pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) -> Result<Outcome> {
+    let (model, parts) = prepare(spec)?;
+    eprintln!("{}", check(spec, &model)?);
+    let spec = &pinned(spec, &model);
+    let dir = open(&spec.to_toml()?, out, fresh)?;
+    if fresh {
+        let models = out.join("models");
+        if models.is_dir() {
+            std::fs::remove_dir_all(&models)?;
+        }
+    }
+    let trainer = Trainer {
+        spec,
+        model: &model,
+        parts: &parts,
+        lengths: parts.train.lengths(),
+        data: parts.fingerprint(),
+        dir: &dir,
+        stop: &work.stop,
+        complete: Mutex::default(),
+    };
+    for &seed in &spec.training.seeds {
+        for optimizer in &spec.optimizers {
+            let found = dir.finished(&optimizer.name, seed)?;
+            runs::lock(&trainer.complete).extend(found);
+        }
+    }
+    let plan = Plan {
+        seeds: &spec.training.seeds,
+        optimizers: &spec.optimizers,
+        title: title(spec, &model, &parts),
+        steps: spec.training.epochs * trainer.steps_per_epoch(),
+        metric: spec.metric(),
+        long: true,
+    };
+    let (records, outcome) = runs::run_missing(&plan, &trainer, &dir, work)?;
+    let report = Report::new(&spec.heading()?, &records)?;
+    report.write(&dir, &records, &description(spec, &plan.title))?;
+    println!("{}", report.terminal());
+    println!("Records: {}", out.display());
+    if spec.training.keep != Keep::None
+        && let Some(best) = trainer.best()
+    {
+        let folder = trainer.model_folder(&best.optimizer, best.seed);
+        println!(
+            "Model:   {} (best on the validation part)",
+            folder.display()
+        );
+    }
+    Ok(outcome)
+}
+
+/// The same with the commit of a model of the hub, so that what is continued starts from the same weights.
+fn pinned(spec: &FineTune, model: &Model) -> FineTune {
+    let mut spec = spec.clone();
+    if let Some(commit) = model.commit() {
+        let name = spec.model.path.split('@').next().unwrap_or_default();
+        spec.model.path = format!("{name}@{commit}");
+    }
+    spec
+}
+
+/// The model, with the classes of the data, and the data as it wants them.
+fn prepare(spec: &FineTune) -> Result<(Model, Parts)> {
+    let model = Model::open(&spec.model, spec.task)?;
+    let data = &spec.data;
+    let (labels, parts) = match spec.task {
+        Task::TextClassification => {
+            let tokenizer = model.tokenizer(data.max_length)?;
+            load_texts(data, model.labels(), &tokenizer, model.padding())?
+        }
+        Task::ImageClassification => load_images(data, model.labels(), &model.preprocessing()?)?,
+        Task::CausalLm => {
+            let tokenizer = model.tokenizer(data.max_length)?;
+            return Ok((model, load_language(data, &tokenizer, 0)?));
+        }
+    };
+    Ok((model.with_labels(labels.names())?, parts))
+}
+
+/// Makes a network and the optimizers once, so that what does not fit is known before anything runs; says what
+/// was loaded.
+fn check(spec: &FineTune, model: &Model) -> Result<String> {
+    let (store, _, report) = model.network(0, &Device::Cpu)?;
+    let params = groups::params(&store, &spec.training)?;
+    for optimizer in &spec.optimizers {
+        registry::optimizer(optimizer, params.clone())?;
+    }
+    let (trained, all) = (params.num_elements(), store.num_parameters());
+    Ok(format!(
+        "{report}; {trained} of {all} parameters are trained"
+    ))
+}
+
+fn title(spec: &FineTune, model: &Model, parts: &Parts) -> String {
+    let examples = match spec.task {
+        Task::TextClassification => "texts",
+        Task::ImageClassification => "images",
+        Task::CausalLm => "blocks of text",
+    };
+    let test = match &parts.test {
+        Some(test) => format!(", {} for test", test.len()),
+        None => ", none for test".into(),
+    };
+    let classes = match spec.task {
+        Task::CausalLm => String::new(),
+        _ => format!("; {} classes", model.labels().len()),
+    };
+    format!(
+        "{}, {}: {} {examples} to train on, {} for validation{test}{classes}",
+        spec.model.path,
+        spec.task,
+        parts.train.len(),
+        parts.validation.len()
+    )
+}
+
+fn description(spec: &FineTune, title: &str) -> String {
+    let description = &spec.description;
+    if description.is_empty() {
+        return format!("{title}.");
+    }
+    format!("{description}\n\n{title}.")
+}

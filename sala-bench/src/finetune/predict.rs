@@ -1,0 +1,245 @@
+//! `predict`: what a trained model says of new texts or images.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufWriter, Write},
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{D, Device};
+use sala_models::{
+    Mode,
+    ops::softmax,
+    pretrained::{Built, Task},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    args::{Format, PredictArgs},
+    data::{
+        self, Blocks, Examples, Texts, batches,
+        table::{self, Columns},
+    },
+    model::Model,
+    objective,
+    run::SPEC,
+    spec::FineTune,
+};
+
+/// Tokens that a text is cut to by a model that does not say what it was trained with.
+const USUAL_LENGTH: usize = 512;
+
+/// Prints a line for each example of the input, in its order.
+pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
+    let model = Model::open_trained(&args.model)?;
+    let (names, examples) = match model.task() {
+        Task::ImageClassification => images(args, &model)?,
+        _ => texts(args, &model)?,
+    };
+    let (_, network, report) = model.network(0, &Device::Cpu)?;
+    ensure!(
+        report.fresh.is_empty(),
+        "the model {} is not trained: it lacks {}",
+        args.model,
+        report.fresh.join(", ")
+    );
+    let mut out = Output::new(args.format, &model, io::stdout().lock());
+    let predictions = if model.task() == Task::CausalLm {
+        losses(&network, &examples)?
+    } else {
+        probabilities(&network, &examples, args.batch_size.get())?
+    };
+    match out.write(&names, &predictions) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.context("cannot write the predictions"),
+    }
+}
+
+/// The texts of the input, and as tokens.
+fn texts(args: &PredictArgs, model: &Model) -> Result<(Vec<String>, Examples)> {
+    let texts = if args.input == Path::new("-") {
+        lines(io::stdin().lock()).context("cannot read standard input")?
+    } else if table::is_table(&args.input) {
+        let columns = Columns {
+            text: &args.text_column,
+            label: None,
+        };
+        let rows = table::read(&args.input, columns)?;
+        rows.into_iter().map(|row| row.text).collect()
+    } else {
+        let place = || format!("cannot read {}", args.input.display());
+        lines(fs::read(&args.input).with_context(place)?.as_slice()).with_context(place)?
+    };
+    ensure!(!texts.is_empty(), "{} holds no text", args.input.display());
+    let length = match args.max_length {
+        Some(length) => length,
+        None => {
+            trained_length(model.folder())?.unwrap_or(model.token_limits()?.1.min(USUAL_LENGTH))
+        }
+    };
+    let tokenizer = model.tokenizer(length)?;
+    let borrowed: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let sequences = tokenizer.encode(&borrowed)?;
+    let padding = model.padding();
+    let examples = if model.task() == Task::CausalLm {
+        let blocks: Vec<Vec<u32>> = sequences.into_iter().map(|s| s.ids).collect();
+        if let Some(short) = blocks.iter().position(|b| b.len() < 2) {
+            bail!("text {} has no two tokens: `{}`", short + 1, texts[short]);
+        }
+        Examples::Blocks(Blocks { blocks, padding })
+    } else {
+        Examples::Texts(Texts {
+            labels: vec![0; sequences.len()],
+            sequences,
+            padding,
+        })
+    };
+    Ok((texts, examples))
+}
+
+/// Lines that are not empty.
+fn lines(reader: impl BufRead) -> io::Result<Vec<String>> {
+    let lines: io::Result<Vec<String>> = reader.lines().collect();
+    Ok(lines?
+        .into_iter()
+        .filter(|line| !line.trim().is_empty())
+        .collect())
+}
+
+/// What texts were cut to in training, if the folder says it.
+fn trained_length(folder: &Path) -> Result<Option<usize>> {
+    let path = folder.join(SPEC);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let spec = FineTune::from_toml(&text, &path.display().to_string())?;
+    Ok(Some(spec.data.max_length))
+}
+
+/// The image files of the input, and their pixels.
+fn images(args: &PredictArgs, model: &Model) -> Result<(Vec<String>, Examples)> {
+    let preprocessing = model.preprocessing()?;
+    let (names, pixels) = data::unlabelled_images(&args.input, &args.image_column, &preprocessing)?;
+    let labels = vec![0; names.len()];
+    let images = data::Images::new(pixels, labels, preprocessing)?;
+    Ok((names, Examples::Images(images)))
+}
+
+/// The probability of each class, for every example.
+fn probabilities(network: &Built, examples: &Examples, size: usize) -> Result<Vec<Vec<f64>>> {
+    let mut all = vec![Vec::new(); examples.len()];
+    for places in batches::in_order(&examples.lengths(), size) {
+        let batch = examples.batch(&places, &Device::Cpu)?;
+        let logits = objective::logits(network, &batch.input, Mode::eval())?.detach();
+        let rows: Vec<Vec<f32>> = softmax(&logits, D::Minus1)?.to_vec2()?;
+        for (place, row) in places.into_iter().zip(rows) {
+            all[place] = row.into_iter().map(f64::from).collect();
+        }
+    }
+    Ok(all)
+}
+
+/// The mean loss of a token of every text.
+fn losses(network: &Built, examples: &Examples) -> Result<Vec<Vec<f64>>> {
+    let loss = |place: usize| {
+        let batch = examples.batch(&[place], &Device::Cpu)?;
+        let loss = objective::loss(network, &batch, Mode::eval())?;
+        Ok(vec![f64::from(loss.to_scalar::<f32>()?)])
+    };
+    (0..examples.len()).map(loss).collect()
+}
+
+/// Writes predictions in one of the forms.
+struct Output<W: Write> {
+    format: Format,
+    /// What an example is called.
+    subject: &'static str,
+    /// Classes; empty for language models.
+    classes: Vec<String>,
+    out: BufWriter<W>,
+}
+
+impl<W: Write> Output<W> {
+    fn new(format: Format, model: &Model, out: W) -> Self {
+        Self {
+            format,
+            subject: match model.task() {
+                Task::ImageClassification => "image",
+                _ => "text",
+            },
+            classes: match model.task() {
+                Task::CausalLm => Vec::new(),
+                _ => model.labels().to_vec(),
+            },
+            out: BufWriter::new(out),
+        }
+    }
+
+    fn write(&mut self, names: &[String], predictions: &[Vec<f64>]) -> io::Result<()> {
+        if self.format == Format::Csv {
+            let mut head = vec![self.subject.to_owned()];
+            if self.classes.is_empty() {
+                head.extend(["loss", "perplexity"].map(str::to_owned));
+            } else {
+                head.push("label".into());
+                head.extend(self.classes.iter().cloned());
+            }
+            self.row(&head)?;
+        }
+        for (name, numbers) in names.iter().zip(predictions) {
+            match self.format {
+                Format::Jsonl => self.json(name, numbers)?,
+                Format::Csv => self.csv(name, numbers)?,
+            }
+        }
+        self.out.flush()
+    }
+
+    fn json(&mut self, name: &str, numbers: &[f64]) -> io::Result<()> {
+        let mut line = Map::new();
+        line.insert(self.subject.into(), name.into());
+        if let Some((label, probability)) = self.likeliest(numbers) {
+            let pairs = self
+                .classes
+                .iter()
+                .cloned()
+                .zip(numbers.iter().map(|&p| json!(p)));
+            line.insert("label".into(), label.into());
+            line.insert("probability".into(), json!(probability));
+            line.insert("probabilities".into(), Value::Object(pairs.collect()));
+        } else {
+            line.insert("loss".into(), json!(numbers[0]));
+            line.insert("perplexity".into(), json!(numbers[0].exp()));
+        }
+        writeln!(self.out, "{}", Value::Object(line))
+    }
+
+    fn csv(&mut self, name: &str, numbers: &[f64]) -> io::Result<()> {
+        let mut cells = vec![name.to_owned()];
+        match self.likeliest(numbers) {
+            Some((label, _)) => {
+                cells.push(label.to_owned());
+                cells.extend(numbers.iter().map(f64::to_string));
+            }
+            None => cells.extend([numbers[0], numbers[0].exp()].map(|x| x.to_string())),
+        }
+        self.row(&cells)
+    }
+
+    fn row(&mut self, cells: &[String]) -> io::Result<()> {
+        let mut writer = csv::Writer::from_writer(&mut self.out);
+        writer.write_record(cells).map_err(io::Error::from)?;
+        writer.flush()
+    }
+
+    /// The class of the greatest probability, if there are classes.
+    fn likeliest(&self, numbers: &[f64]) -> Option<(&str, f64)> {
+        let pairs = self.classes.iter().zip(numbers.iter().copied());
+        let greatest = pairs.max_by(|(_, a), (_, b)| a.total_cmp(b));
+        greatest.map(|(name, p)| (name.as_str(), p))
+    }
+}

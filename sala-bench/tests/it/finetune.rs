@@ -1,0 +1,602 @@
+//! `finetune` and `predict` as a user runs them, on models of a few thousand parameters.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use image::{Rgb, RgbImage};
+use sala_models::{
+    Rng, VarStore,
+    pretrained::{ModelConfig, SaveOptions, Task, save::save},
+};
+use serde_json::{Value, json};
+
+use crate::common::{fail, succeed, wait_for};
+
+/// Words of a little language. Those of the first half make a text good, of the second half bad.
+const WORDS: [&str; 16] = [
+    "fine", "warm", "bright", "kind", "swift", "calm", "fresh", "brave", "dull", "cold", "grim",
+    "rude", "slow", "loud", "stale", "weak",
+];
+
+/// A folder of its own with small models and data.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    fn json(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
+    }
+
+    /// The program with these words.
+    fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sala-bench"));
+        command
+            .args(words.split_whitespace())
+            .current_dir(self.0.path())
+            .env_remove("RUST_LOG");
+        command
+    }
+
+    /// A model folder with random weights.
+    fn model(&self, name: &str, config: &Value, task: Task) {
+        let config = ModelConfig::from_json(config.clone()).unwrap();
+        let store = VarStore::new(11, candle_core::DType::F32, &candle_core::Device::Cpu);
+        config.build(task, &store, Rng::new(11)).unwrap();
+        let (folder, options) = (self.path(name), SaveOptions::of(&config));
+        save(&store, &config.to_json(), &folder, &options).unwrap();
+    }
+
+    /// BERT without a head, with its tokenizer.
+    fn bert(&self) {
+        let config = json!({"model_type": "bert", "architectures": ["BertModel"], "vocab_size": 24,
+            "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+            "max_position_embeddings": 24, "hidden_dropout_prob": 0.1});
+        self.model("bert", &config, Task::SentenceEmbedding);
+        fs::write(self.path("bert/tokenizer.json"), tokenizer(&WORDS, true)).unwrap();
+    }
+
+    /// Texts of 2 to 9 words; the side with more words decides the label.
+    fn texts(&self, name: &str, count: u64, seed: u64) {
+        let stream = Rng::new(seed).stream(name);
+        let mut table = String::from("review,verdict\n");
+        for i in 0..count {
+            let (at, good) = (stream.at(i), i % 2 == 0);
+            let own = 2 + at.below(0, 4);
+            let other = at.below(1, own);
+            let word = |k: u64, side: bool| {
+                WORDS[usize::from(!side) * 8 + usize::try_from(at.below(9 + k, 8)).unwrap()]
+            };
+            let mut words: Vec<&str> = (0..own).map(|k| word(k, good)).collect();
+            words.extend((0..other).map(|k| word(20 + k, !good)));
+            let order = at.at(1).permutation(words.len());
+            let words: Vec<&str> = order.into_iter().map(|k| words[k]).collect();
+            writeln!(
+                table,
+                "{},{}",
+                words.join(" "),
+                if good { "good" } else { "bad" }
+            )
+            .unwrap();
+        }
+        self.write(name, &table);
+    }
+
+    /// `finetune` of the small BERT on `train.csv`.
+    fn finetune(&self, out: &str, words: &str) -> Command {
+        self.command(&format!(
+            "finetune --model bert --task text-classification --train train.csv --text-column review \
+             --label-column verdict --pooling mean --max-length 16 --lr 3e-3 --out {out} {words}"
+        ))
+    }
+
+    /// The records of all runs.
+    fn runs(&self, out: &str) -> BTreeMap<(String, u64), Value> {
+        let text = fs::read_to_string(self.path(out).join("runs.jsonl")).unwrap();
+        let entry = |line: &str| {
+            let run: Value = serde_json::from_str(line).unwrap();
+            let name = run["optimizer"].as_str().unwrap().to_owned();
+            ((name, run["seed"].as_u64().unwrap()), run)
+        };
+        text.lines().map(entry).collect()
+    }
+
+    fn parameters(&self, out: &str) -> BTreeMap<(String, u64), String> {
+        let runs = self.runs(out).into_iter();
+        runs.map(|(cell, run)| (cell, run["parameters"].as_str().unwrap().to_owned()))
+            .collect()
+    }
+}
+
+/// A tokenizer of whole words, which asks for padding and truncation to four tokens.
+fn tokenizer(words: &[&str], special: bool) -> String {
+    let all = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+        .into_iter()
+        .chain(words.iter().copied());
+    let vocab: serde_json::Map<String, Value> = all
+        .enumerate()
+        .map(|(i, w)| (w.to_owned(), i.into()))
+        .collect();
+    let around = json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
+    json!({
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 4}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
+        "added_tokens": [], "normalizer": null, "decoder": null,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": if special { around } else { Value::Null },
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"}
+    })
+    .to_string()
+}
+
+/// The small BERT and texts to train it on.
+fn reviews() -> Place {
+    let place = Place::new();
+    place.bert();
+    place.texts("train.csv", 240, 1);
+    place
+}
+
+#[test]
+fn a_model_learns_is_compared_saved_and_predicts() {
+    let place = reviews();
+    place.texts("test.csv", 60, 2);
+    let words = "--test test.csv --optimizers adamw,lookahead,sam,sala --seeds 2 --epochs 6 --rho 0.05 \
+--layerwise-lr-decay 0.9 --accumulate 2";
+    let (table, progress) = succeed(&mut place.finetune("out", words));
+    for words in ["adamw", "sala", "test − adamw", "climbed", "Model:"] {
+        assert!(table.contains(words), "{words} in {table}");
+    }
+    assert!(
+        progress.contains("216 texts to train on, 24 for validation, 60 for test; 2 classes"),
+        "{progress}"
+    );
+    assert!(progress.contains("[ 8/8]"), "{progress}");
+    assert!(
+        progress.contains("sala, seed 1: epoch 6, loss 0."),
+        "{progress}"
+    );
+    let summary = place.json("out/summary.json");
+    assert_eq!(
+        (summary["complete"].clone(), summary["metric"].clone()),
+        (json!(true), json!("accuracy"))
+    );
+    for row in summary["rows"].as_array().unwrap() {
+        // Half of the texts are good, so chance is 0.5.
+        assert!(
+            row["test"]["mean"].as_f64().unwrap() > 0.8,
+            "it learns: {row}"
+        );
+    }
+    let csv = fs::read_to_string(place.path("out/summary.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 5);
+    assert!(place.json("out/environment.json")["commit"].is_string());
+    for run in place.runs("out").values() {
+        let test = &run["test"];
+        for metric in ["accuracy", "macro_f1", "matthews", "loss"] {
+            assert!(test[metric].is_number(), "{metric} in {test}");
+        }
+    }
+
+    // One model is kept: that of the best run, whole, without a checkpoint beside the records.
+    let models: Vec<_> = fs::read_dir(place.path("out/models"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    let [model] = &models[..] else {
+        panic!("one model: {models:?}");
+    };
+    let left = fs::read_dir(place.path("out/runs")).unwrap();
+    assert!(
+        left.map(|e| e.unwrap().path())
+            .all(|p| p.extension().is_some_and(|e| e == "jsonl"))
+    );
+    assert!(model.join("tokenizer.json").is_file() && model.join("finetune.toml").is_file());
+    let model = model.to_str().unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(format!("{model}/config.json")).unwrap()).unwrap();
+    assert_eq!(config["id2label"], json!({"0": "bad", "1": "good"}));
+
+    place.write("new.txt", "brave calm fine\n\nrude grim\n");
+    let (lines, _) =
+        succeed(&mut place.command(&format!("predict --model {model} --input new.txt")));
+    let said: Vec<Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(
+        (said[0]["label"].as_str(), said[1]["label"].as_str()),
+        (Some("good"), Some("bad"))
+    );
+    assert_eq!(said[0]["text"], "brave calm fine");
+    let probabilities = said[0]["probabilities"].as_object().unwrap();
+    let sum: f64 = probabilities.values().map(|p| p.as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-6);
+    let (csv, _) = succeed(&mut place.command(&format!(
+        "predict --model {model} --input test.csv --format csv --text-column review"
+    )));
+    assert!(csv.starts_with("text,label,bad,good\n"), "{csv}");
+    let right = fs::read_to_string(place.path("test.csv")).unwrap();
+    let hits = csv
+        .lines()
+        .zip(right.lines())
+        .skip(1)
+        .filter(|(said, right)| said.split(',').nth(1) == right.split(',').nth(1));
+    let wanted = table_of_best(&place, model);
+    let share = hits.count() as f64 / 60.0;
+    assert!(
+        (share - wanted).abs() < 1e-12,
+        "predict says what the test part was scored by: {share} and {wanted}"
+    );
+}
+
+/// The test accuracy of the run whose model was kept.
+fn table_of_best(place: &Place, model: &str) -> f64 {
+    let kept = Path::new(model)
+        .file_name()
+        .unwrap()
+        .to_string_lossy()
+        .into_owned();
+    let runs = place.runs("out");
+    let run = runs
+        .iter()
+        .find(|((name, seed), _)| format!("{name}-seed{seed}") == kept);
+    run.unwrap().1["test"]["accuracy"].as_f64().unwrap()
+}
+
+#[test]
+fn every_optimizer_meets_the_same_head_order_and_masks() {
+    // SAM of radius 0 takes both passes at the same point. It ends at the bits of its base only if head,
+    // order and masks are the base's, and the masks the same in both passes.
+    let place = reviews();
+    let words = "--optimizers adamw,sam --rho 0 --seeds 3,4 --epochs 2 --keep none";
+    succeed(&mut place.finetune("out", words));
+    let parameters = place.parameters("out");
+    let of = |name: &str, seed| &parameters[&(name.to_owned(), seed)];
+    assert_eq!(of("adamw", 3), of("sam", 3));
+    assert_eq!(of("adamw", 4), of("sam", 4));
+    assert_ne!(of("adamw", 3), of("adamw", 4));
+    assert!(!place.path("out/models").exists());
+}
+
+#[test]
+fn what_is_frozen_keeps_its_bits() {
+    let place = reviews();
+    let frozen = "--freeze bert.embeddings.* bert.encoder.layer.0.* --epochs 1";
+    succeed(&mut place.finetune("out", frozen));
+    let read = |folder: PathBuf| {
+        let weights = candle_core::safetensors::load(
+            folder.join("model.safetensors"),
+            &candle_core::Device::Cpu,
+        );
+        weights.unwrap()
+    };
+    let (before, after) = (
+        read(place.path("bert")),
+        read(place.path("out/models/adamw-seed0")),
+    );
+    for (name, value) in &before {
+        let values = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let same = values(value) == values(&after[name]);
+        let frozen = name.contains("embeddings") || name.contains("layer.0.");
+        assert_eq!(same, frozen, "{name}");
+    }
+}
+
+#[test]
+fn early_stopping_takes_the_best_epochs_weights() {
+    let place = reviews();
+    // A rate that falls apart after some epochs, so that the best is not the last.
+    let words = "--lr 2e-2 --metric loss --test 0.2 --schedule constant --warm-up 0 --optimizers sala --rho 0.05";
+    let stopping = format!("{words} --early-stopping 2 --epochs 30");
+    succeed(&mut place.finetune("out", &stopping));
+    let text = fs::read_to_string(place.path("out/runs/sala-seed0.jsonl")).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let (run, epochs) = lines.split_last().unwrap();
+    let losses: Vec<f64> = epochs
+        .iter()
+        .map(|e| e["validation"]["loss"].as_f64().unwrap())
+        .collect();
+    let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let best = 1 + losses.iter().position(|&l| l <= least).unwrap();
+    assert_eq!(
+        (run["epoch"].as_u64(), &run["validation"]["loss"]),
+        (Some(best as u64), &json!(least))
+    );
+    assert!(
+        losses.len() == best + 2 && best < 28,
+        "stops two epochs after the best: {losses:?}"
+    );
+    // A run that ends with that epoch has the same weights.
+    succeed(&mut place.finetune("shorter", &format!("{words} --epochs {best}")));
+    let shorter = &place.runs("shorter")[&("sala".to_owned(), 0)];
+    for field in ["validation", "test", "parameters"] {
+        assert_eq!(shorter[field], run[field], "{field}");
+    }
+}
+
+/// Starts a run that writes checkpoints, and waits until it has written another in the middle of an epoch.
+fn start_and_wait(place: &Place, words: &str) -> Child {
+    let checkpoint = place.path("killed/runs/sala-seed0.checkpoint.safetensors");
+    let written = || fs::metadata(&checkpoint).and_then(|m| m.modified()).ok();
+    let before = written();
+    let mut command = place.finetune("killed", words);
+    let child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("a checkpoint", || written() != before);
+    child
+}
+
+const RESUMED: &str = "--optimizers sala --rho 0.05 --seeds 1 --epochs 20 --checkpoint-every 5 \
+     --early-stopping 19 --test 0.2";
+
+#[test]
+fn a_run_killed_in_the_middle_continues_to_the_same_bits() {
+    let place = reviews();
+    succeed(&mut place.finetune("whole", RESUMED));
+    for _ in 0..3 {
+        let mut child = start_and_wait(&place, RESUMED);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            !place.path("killed/runs/sala-seed0.jsonl").exists(),
+            "it was still running"
+        );
+    }
+    succeed(&mut place.command("finetune --out killed --resume"));
+    assert_eq!(place.parameters("killed"), place.parameters("whole"));
+    let epochs = |out: &str| -> Vec<Value> {
+        let text = fs::read_to_string(place.path(out).join("runs/sala-seed0.jsonl")).unwrap();
+        let mut lines: Vec<Value> = text
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
+        for line in &mut lines {
+            line["train_s"] = Value::Null;
+        }
+        lines
+    };
+    assert_eq!(
+        epochs("killed"),
+        epochs("whole"),
+        "records too, but for the times"
+    );
+    let weights =
+        |out: &str| fs::read(place.path(out).join("models/sala-seed0/model.safetensors")).unwrap();
+    assert!(weights("killed") == weights("whole"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_where_the_run_is() {
+    let place = reviews();
+    let words = "--optimizers sala --rho 0.05 --epochs 20 --checkpoint-every 3";
+    let child = start_and_wait(&place, words);
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert!(message.contains("Stopped; 0 of 1 runs"), "{message}");
+    succeed(&mut place.finetune("killed", words));
+    succeed(&mut place.finetune("whole", words));
+    assert_eq!(place.parameters("killed"), place.parameters("whole"));
+}
+
+#[test]
+fn a_specification_in_toml_does_what_the_options_do() {
+    let place = reviews();
+    succeed(&mut place.finetune("options", "--epochs 1 --optimizers sala --rho 0.1"));
+    let spec = r#"
+        name = "bert"
+        task = "text-classification"
+        model = { path = "bert", pooling = "mean" }
+        [data]
+        train = ["train.csv"]
+        text_column = "review"
+        label_column = "verdict"
+        max_length = 16
+        [training]
+        epochs = 1
+        [[optimizers]]
+        name = "sala"
+        base = "adamw"
+        lr = 3e-3
+        weight_decay = 0.01
+        clip_norm = 1.0
+        method = { kind = "sala", k = 2, alpha = 0.5, rho = 0.1 }
+    "#;
+    place.write("spec.toml", spec);
+    succeed(&mut place.command("finetune --spec spec.toml --out toml"));
+    assert_eq!(place.parameters("options"), place.parameters("toml"));
+    place.write("bad.toml", &spec.replace("epochs", "epoch"));
+    let message = fail(&mut place.command("finetune --spec bad.toml"));
+    assert!(
+        message.contains("bad.toml") && message.contains("`epoch`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn mistakes_are_named_before_anything_runs() {
+    let place = reviews();
+    let says = |words: &str, wanted: &[&str]| {
+        let message = fail(&mut place.finetune("x", words));
+        assert!(
+            wanted.iter().all(|w| message.contains(w)),
+            "{wanted:?} in {message}"
+        );
+        assert!(!place.path("x").exists(), "{message}");
+    };
+    says(
+        "--text-column texts",
+        &["no column `texts`", "review, verdict"],
+    );
+    place.write(
+        "odd.csv",
+        "review,verdict\nfine calm,good\ncold grim,mixed\n",
+    );
+    says("--test odd.csv", &["odd.csv", "label `mixed`", "bad, good"]);
+    place.write("empty.csv", "review,verdict\n");
+    says("--validation empty.csv", &["empty.csv has no rows"]);
+    says("--max-length 99", &["24 tokens", "99"]);
+    says("--validation 0.0001", &["data.validation", "240 examples"]);
+    says("--freeze no.such.name", &["`no.such.name`"]);
+    says("--model nowhere", &["nowhere"]);
+    says("--task causal-lm", &["type bert", "not for this task"]);
+    let more: Vec<&str> = WORDS
+        .iter()
+        .copied()
+        .chain(["a", "b", "c", "d", "e"])
+        .collect();
+    fs::write(place.path("bert/tokenizer.json"), tokenizer(&more, true)).unwrap();
+    says(
+        "",
+        &["does not belong to the model", "ids up to 24", "24 entries"],
+    );
+}
+
+#[test]
+fn images_in_class_folders_are_learnt() {
+    let place = Place::new();
+    let stream = Rng::new(3).stream("images");
+    for (class, name) in ["left", "right"].into_iter().enumerate() {
+        for i in 0..30 {
+            let noise = stream.at(class as u64).at(i);
+            let image = RgbImage::from_fn(8, 8, |x, y| {
+                let bright = (x < 4) == (class == 0);
+                let value = u8::try_from(noise.below(u64::from(x * 8 + y), 90)).unwrap();
+                Rgb([value + if bright { 120 } else { 0 }; 3])
+            });
+            let part = if i < 22 { "train" } else { "test" };
+            fs::create_dir_all(place.path(part).join(name)).unwrap();
+            image
+                .save(place.path(part).join(name).join(format!("{i:02}.png")))
+                .unwrap();
+        }
+    }
+    let vit = json!({"model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 12,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16});
+    place.model("vit", &vit, Task::ImageClassification);
+    let resnet = json!({"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 4, 8, 8],
+        "depths": [1, 1, 1, 1], "layer_type": "basic", "num_channels": 3});
+    place.model("resnet", &resnet, Task::ImageClassification);
+    place.write(
+        "resnet/preprocessor_config.json",
+        r#"{"size": 32, "image_mean": [0.5, 0.5, 0.5]}"#,
+    );
+    place.write(
+        "resnet/preprocessor_config.json",
+        r#"{"size": 32, "image_mean": [0.5, 0.5, 0.5]}"#,
+    );
+    for (model, optimizers) in [("vit", "adamw"), ("resnet", "adamw,sala")] {
+        succeed(&mut place.command(&format!(
+            "finetune --model {model} --task image-classification --train train --test test --epochs 15 \
+             --lr 1e-2 --rho 0.05 --batch-size 8 --optimizers {optimizers} --out out-{model}"
+        )));
+        let summary = place.json(&format!("out-{model}/summary.json"));
+        for row in summary["rows"].as_array().unwrap() {
+            assert!(
+                row["test"]["mean"].as_f64().unwrap() > 0.8,
+                "{model}: {row}"
+            );
+        }
+    }
+    let model = "out-vit/models/adamw-seed0";
+    let (said, _) =
+        succeed(&mut place.command(&format!("predict --model {model} --input test/right")));
+    assert_eq!(said.lines().count(), 8);
+    let right = said
+        .lines()
+        .filter(|l| l.contains("\"label\":\"right\""))
+        .count();
+    assert!(
+        right > 5 && said.contains("\"image\":\"test/right/22.png\""),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_language_model_learns_which_word_follows() {
+    let place = Place::new();
+    let gpt2 = json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 24,
+        "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16});
+    place.model("gpt2", &gpt2, Task::CausalLm);
+    fs::write(place.path("gpt2/tokenizer.json"), tokenizer(&WORDS, false)).unwrap();
+    // Each word is followed by the next one, or with one chance in four by any.
+    let stream = Rng::new(4).stream("walk");
+    let mut at = 0;
+    let mut words = Vec::new();
+    for i in 0..3000 {
+        at = if stream.below(2 * i, 4) == 0 {
+            usize::try_from(stream.below(2 * i + 1, 16)).unwrap()
+        } else {
+            (at + 1) % 16
+        };
+        words.push(WORDS[at]);
+    }
+    place.write("walk.txt", &words.join(" "));
+    let command = "finetune --model gpt2 --task causal-lm --train walk.txt --max-length 16 --test 0.1 \
+                   --epochs 4 --lr 1e-2 --accumulate 3 --out out";
+    succeed(&mut place.command(command));
+    let summary = place.json("out/summary.json");
+    assert_eq!(summary["metric"], "perplexity");
+    let perplexity = summary["rows"][0]["test"]["mean"].as_f64().unwrap();
+    // Uniform over 16 words it would be 16; of the source it is 3.25.
+    assert!((3.0..6.0).contains(&perplexity), "{perplexity}");
+    place.write(
+        "two.txt",
+        "fine warm bright kind swift calm\nweak fine loud fine rude fine\n",
+    );
+    let model = "out/models/adamw-seed0";
+    let (said, _) =
+        succeed(&mut place.command(&format!("predict --model {model} --input two.txt")));
+    let said: Vec<f64> = said
+        .lines()
+        .map(|l| {
+            serde_json::from_str::<Value>(l).unwrap()["perplexity"]
+                .as_f64()
+                .unwrap()
+        })
+        .collect();
+    assert!(said[0] < said[1], "the usual order is likelier: {said:?}");
+}
+
+#[test]
+fn a_trained_model_is_trained_on_with_its_head() {
+    let place = reviews();
+    succeed(&mut place.finetune("first", "--epochs 5"));
+    let first = &place.runs("first")[&("adamw".to_owned(), 0)];
+    // One more step at a rate of zero: what it scores is what the saved head scores.
+    let again = "--model first/models/adamw-seed0 --epochs 1 --lr 0 --seeds 7,8";
+    succeed(&mut place.finetune("again", again));
+    for run in place.runs("again").values() {
+        assert_eq!(run["validation"], first["validation"]);
+    }
+}
