@@ -241,7 +241,7 @@ fn a_download_that_breaks_off_goes_on_where_it_was() {
     let last = weights.len() - 1;
     let from = |byte: usize| Some(format!("bytes={byte}-{last}"));
     let mut wanted = vec![None, from(third), from(2 * third)];
-    if weights.len() % 3 > 0 {
+    if !weights.len().is_multiple_of(3) {
         wanted.push(from(3 * third));
     }
     assert_eq!(storage.ranges("key=1"), wanted);
@@ -382,6 +382,6 @@ fn a_cache_that_python_filled_is_used() {
     #[cfg(unix)]
     std::os::unix::fs::symlink("../../blobs/abc", snapshot.join("model.safetensors")).unwrap();
     client.snapshot(ID, None).unwrap();
-    let fetched = if cfg!(unix) { 0 } else { 1 };
+    let fetched = usize::from(!cfg!(unix));
     assert_eq!(server.ranges("model.safetensors").len(), fetched);
 }

@@ -63,7 +63,9 @@ fn a_repository_without_configuration_or_safetensors_is_no_model() {
     assert_all(&text, &["pytorch_model.bin", "pickle", "refs/pr/N"]);
     let asked = server.requests();
     assert!(
-        !asked.iter().any(|request| request.path.ends_with(".bin")),
+        !asked
+            .iter()
+            .any(|request| request.path.ends_with("pytorch_model.bin")),
         "{asked:?}"
     );
 

@@ -197,8 +197,9 @@ pub(crate) fn hub(files: &Files, request: &Request) -> Response {
     let path = request.path.as_str();
     if let Some(rest) = path.strip_prefix(&api) {
         return match rest {
-            "" => info(MAIN),
-            "/revision/main" | "/revision/1111111111111111111111111111111111111111" => info(MAIN),
+            "" | "/revision/main" | "/revision/1111111111111111111111111111111111111111" => {
+                info(MAIN)
+            }
             "/revision/other" => info(OTHER),
             _ if rest.starts_with("/tree/") => {
                 let entries = files.iter().map(|(name, bytes)| {
