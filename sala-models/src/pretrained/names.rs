@@ -10,6 +10,9 @@
 use super::{Architecture, ModelConfig, Task};
 use crate::{cnn::resnet_hub_name, transformer::Pooling};
 
+/// From the name of a network's tensor to what the hub calls it.
+pub type HubName<'a> = Box<dyn Fn(&str) -> String + 'a>;
+
 impl ModelConfig {
     /// The prefix that the hub's classes with a head give to the names of the network below it, and that a
     /// file of the network alone may leave out.

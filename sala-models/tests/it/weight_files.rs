@@ -9,8 +9,8 @@ use sala_models::{
 };
 
 use crate::{
-    folders::{CLASSIFY, Tensors, bits, build, config, folder, published, read, write},
-    weights::refused,
+    folders::{CLASSIFY, Tensors, bits, build, folder, published, read, write},
+    weights::{bert, refused},
 };
 
 fn open(path: &Path) -> Weights {
@@ -135,6 +135,10 @@ fn pickles_are_not_read() {
         "{text}"
     );
     assert!(text.contains("safe_serialization=True"), "{text}");
+    let text = Weights::open(path.join("pytorch_model.bin"))
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("only pytorch_model.bin, which"), "{text}");
     let error = Snapshot::local(path.join("absent")).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
 }
