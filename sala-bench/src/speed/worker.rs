@@ -90,7 +90,7 @@ impl Training {
 
     fn step(&mut self) -> Result<f64> {
         let loss = self.loss()?;
-        let gradients = loss.backward()?;
+        let gradients = sala_models::backward(&loss)?;
         self.sgd.step(&gradients)?;
         self.steps += 1;
         Ok(f64::from(loss.to_scalar::<f32>()?))

@@ -21,7 +21,7 @@ use super::parts::{blocks_of_a_group, check_depth, group_stride, he_conv, head, 
 use crate::{
     Error, Mode, Network,
     error::check_sizes,
-    ops::{BatchNorm, Conv2d, ImageFormat, Linear, Pool2d, global_avg_pool2d},
+    ops::{BatchNorm, Conv2d, ImageFormat, Linear, Pool2d, add, global_avg_pool2d},
 };
 
 const CONFIG: &str = "PyramidNetConfig";
@@ -301,7 +301,7 @@ impl Block {
             };
             y = conv.forward(&normed)?;
         }
-        self.norm.forward(&y, mode)? + self.shortcut(x)?
+        add(&self.norm.forward(&y, mode)?, &self.shortcut(x)?)
     }
 
     fn shortcut(&self, x: &Tensor) -> Result<Tensor> {

@@ -16,7 +16,7 @@ use super::parts::{blocks_of_a_group, check_depth, group_stride, he_conv, head, 
 use crate::{
     Mode, Network, Rng,
     error::{check_probability, check_sizes},
-    ops::{BatchNorm, Conv2d, Dropout, ImageFormat, Linear, global_avg_pool2d},
+    ops::{BatchNorm, Conv2d, Dropout, ImageFormat, Linear, add, global_avg_pool2d},
 };
 
 const CONFIG: &str = "WideResNetConfig";
@@ -219,8 +219,8 @@ impl Block {
         let inner = self.drop(inner, mode)?;
         let inner = self.conv2.forward(&inner)?;
         match &self.shortcut {
-            Some(conv) => inner + conv.forward(&activated)?,
-            None => inner + x,
+            Some(conv) => add(&inner, &conv.forward(&activated)?),
+            None => add(&inner, x),
         }
     }
 }

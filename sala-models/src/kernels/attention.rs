@@ -13,6 +13,9 @@
 //! ∂L/∂V = Pᵀ G        D = P ∘ (G Vᵀ − rowsum(G ∘ Y))        ∂L/∂Q = s D K        ∂L/∂K = s Dᵀ Q
 //! ```
 //!
+//! Dropout multiplies P with a mask M on its way to V: then `Y = (P ∘ M) V`, `∂L/∂V = (P ∘ M)ᵀ G`,
+//! `D = P ∘ (M ∘ G Vᵀ − rowsum(G ∘ Y))`, and M is drawn again in the backward.
+//!
 //! Memory holds nothing of the size of the scores. Heads are shared among threads; those that share keys
 //! stay on one thread backward, which adds up what the keys receive in order.
 
@@ -29,7 +32,7 @@ use std::{
 use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
 
 use super::{
-    access,
+    access, dropout,
     functions::Functions,
     graph::{self, Input, Operation},
     matmul::{self, Outer, Panels, Place, Product},
@@ -37,6 +40,7 @@ use super::{
     rows::{dot, max, powers},
     scratch::Scratch,
 };
+use crate::ops::DropoutMask;
 
 /// Scores of a block of queries: they fit a second-level cache together with the keys.
 const SCORES: usize = 16 * 1024;
@@ -55,6 +59,8 @@ pub(crate) struct Attention {
     pub(crate) causal: bool,
     /// Whether the heads of a token lie side by side, `(B, T, H, D)`; else `(B, H, T, D)`.
     pub(crate) packed: bool,
+    /// Drops entries of P, `(B, H, T, S)`, before they weigh the values.
+    pub(crate) dropout: Option<DropoutMask>,
 }
 
 /// Attends with contiguous tensors of one dtype. `mask` is of that dtype or u8, of the shape of the scores
@@ -310,6 +316,9 @@ impl Attention {
                     self.hide((example, head), rows.clone(), mask, shares);
                     let log_sums = &mut log_sums[rows.clone()];
                     pieces::compiled(Shares, (&mut *shares, keys, log_sums));
+                    if let Some(kept) = self.kept((example, head), &rows) {
+                        pieces::compiled(Scale, (&mut *shares, &*kept));
+                    }
                     let all = 0..rows.len();
                     multiply(
                         (&*shares, plain),
@@ -349,6 +358,19 @@ impl Attention {
             }
             scores[self.seen(query)..].fill(T::of(f64::NEG_INFINITY));
         }
+    }
+
+    /// What dropout multiplies the shares of some queries with.
+    fn kept<T: Functions>(
+        &self,
+        (batch, head): (usize, usize),
+        queries: &Range<usize>,
+    ) -> Option<Scratch<T>> {
+        let mask = self.dropout?;
+        let first = (batch * self.heads + head) * self.queries + queries.start;
+        let mut kept = Scratch::new(queries.len() * self.keys);
+        dropout::factors(mask, first * self.keys, &mut kept);
+        Some(kept)
     }
 
     fn backward<T: Functions>(
@@ -504,9 +526,13 @@ impl<T: Functions> Group<'_, T> {
                     (&mut *slopes, plain),
                     0,
                 );
+                let kept = attention.kept((self.example, head), &rows);
+                if let Some(kept) = &kept {
+                    pieces::compiled(Scale, (&mut *slopes, &**kept));
+                }
                 let arguments = SlopesOf {
-                    shares,
-                    slopes,
+                    shares: &mut *shares,
+                    slopes: &mut *slopes,
                     log_sums: &log_sums[rows.clone()],
                     y,
                     g,
@@ -516,6 +542,9 @@ impl<T: Functions> Group<'_, T> {
                     scale: T::of(scale),
                 };
                 pieces::compiled(Slopes, arguments);
+                if let Some(kept) = &kept {
+                    pieces::compiled(Scale, (&mut *shares, &**kept));
+                }
                 for_v.add(shares, (g, y_rows), rows.clone());
                 for_k.add(slopes, (q, q_rows), rows.clone());
                 let to = (&mut *of_q, of_q_rows);
@@ -595,6 +624,18 @@ impl<T: Functions> Sums<T> {
                 let from = &self.values[(block * self.keys + key) * self.width..];
                 row.copy_from_slice(&from[..row.len()]);
             }
+        }
+    }
+}
+
+/// y ← y factor.
+struct Scale;
+
+impl<T: Functions> Kernel<(&mut [T], &[T])> for Scale {
+    #[inline(always)]
+    fn run(self, (y, factors): (&mut [T], &[T])) {
+        for (y, &factor) in y.iter_mut().zip(factors) {
+            *y *= factor;
         }
     }
 }

@@ -20,6 +20,7 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{
+    DropoutMask,
     checks::{accumulator, check_companion, check_positive, check_values, refuse, refuse_shape},
     softmax::{masked_softmax, softmax},
 };
@@ -35,6 +36,9 @@ pub struct Attention {
     pub causal: bool,
     /// What scores are multiplied by, when it is not `1/√D`.
     pub scale: Option<f64>,
+    /// Drops shares of keys on their way to the values, as in training
+    /// ([`Dropout::mask`](super::Dropout::mask)).
+    pub dropout: Option<DropoutMask>,
 }
 
 impl Attention {
@@ -158,6 +162,7 @@ impl Attention {
             scale,
             causal: self.causal,
             packed: q.rank() == 3,
+            dropout: self.dropout,
         };
         let mask = mask.map(|mask| sizes.of_scores(mask)).transpose()?;
         let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
@@ -179,12 +184,11 @@ impl Attention {
         let scores = grouped
             .matmul(&keys.transpose(D::Minus1, D::Minus2)?.contiguous()?)?
             .reshape(sizes.scores())?;
-        let shares = self.shares(&scores, sizes, mask)?.reshape((
-            sizes.batch,
-            sizes.groups,
-            (),
-            sizes.keys,
-        ))?;
+        let mut shares = self.shares(&scores, sizes, mask)?;
+        if let Some(dropout) = self.dropout {
+            shares = dropout.apply(&shares)?;
+        }
+        let shares = shares.reshape((sizes.batch, sizes.groups, (), sizes.keys))?;
         shares.matmul(&v.contiguous()?)?.reshape((
             sizes.batch,
             sizes.heads,

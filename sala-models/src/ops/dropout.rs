@@ -73,18 +73,44 @@ impl Dropout {
     /// # Errors
     /// When candle fails.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        if !mode.train || self.p == 0.0 {
-            return Ok(x.clone());
+        match self.mask(mode) {
+            Some(mask) => mask.apply(x),
+            None => Ok(x.clone()),
         }
-        let stream = self.stream.at(mode.draw);
-        if kernels::fast(x)? {
-            return fast::dropout(&x.contiguous()?, self.p, stream);
-        }
-        self.composed(x, stream)
     }
 
-    fn composed(&self, x: &Tensor, stream: Stream) -> Result<Tensor> {
-        let words = stream.words(x.elem_count());
+    /// The mask of a pass; nothing in evaluation and for `p = 0`. For operations that drop what they do not
+    /// show, as [`Attention`](super::Attention) does.
+    ///
+    /// ```
+    /// use sala_models::{Mode, Rng, ops::Dropout};
+    ///
+    /// let dropout = Dropout::new(0.5, Rng::new(0).stream("shares"))?;
+    /// assert!(dropout.mask(Mode::train(0)).is_some());
+    /// assert!(dropout.mask(Mode::eval()).is_none());
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    pub fn mask(&self, mode: Mode) -> Option<DropoutMask> {
+        (mode.train && self.p > 0.0).then(|| DropoutMask {
+            p: self.p,
+            stream: self.stream.at(mode.draw),
+        })
+    }
+}
+
+/// What [`Dropout`] drops in one pass: entry `i` of a tensor, in row-major order, by word `i` of a stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DropoutMask {
+    pub(crate) p: f64,
+    pub(crate) stream: Stream,
+}
+
+impl DropoutMask {
+    pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
+        if kernels::fast(x)? {
+            return fast::dropout(&x.contiguous()?, self);
+        }
+        let words = self.stream.words(x.elem_count());
         let keep: Vec<u8> = words
             .into_iter()
             .map(|word| u8::from(f64::from(word) >= self.p * WORDS))

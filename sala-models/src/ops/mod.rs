@@ -30,7 +30,7 @@ pub use attention::Attention;
 pub use batch_norm::BatchNorm;
 pub use conv::{Conv2d, Conv2dConfig, conv2d};
 pub use cross_entropy::{CrossEntropy, cross_entropy};
-pub use dropout::Dropout;
+pub use dropout::{Dropout, DropoutMask};
 pub use embedding::{Embedding, embedding};
 pub use format::ImageFormat;
 pub use gelu::{gelu, gelu_tanh};

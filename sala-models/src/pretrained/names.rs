@@ -10,6 +10,9 @@
 use super::{Architecture, ModelConfig, Task};
 use crate::{cnn::resnet_hub_name, transformer::Pooling};
 
+/// From the name of a network's tensor to what the hub calls it.
+pub type HubName<'a> = Box<dyn Fn(&str) -> String + 'a>;
+
 impl ModelConfig {
     /// The prefix that the hub's classes with a head give to the names of the network below it, and that a
     /// file of the network alone may leave out.
@@ -53,7 +56,8 @@ impl ModelConfig {
     }
 
     /// Patterns of the names of the parameters for `task` that the base model does not have: those of a
-    /// head. A file of the base model lacks them, so they start afresh.
+    /// head. A file of the base model lacks them, so they start afresh. BERT's pooler is not among them: the
+    /// base model has it.
     pub fn head_names(&self, task: Task) -> Vec<&'static str> {
         if task == Task::SentenceEmbedding {
             return vec![];

@@ -13,6 +13,7 @@ use tempfile::NamedTempFile;
 
 use super::{
     ModelConfig, Snapshot,
+    names::HubName,
     snapshot::CONFIG,
     weights::locate::{INDEX, SINGLE},
 };
@@ -27,7 +28,7 @@ pub struct SaveOptions<'a> {
     /// The dtype of its floats in the file; without one, each variable's own.
     pub dtype: Option<DType>,
     /// What the file calls the tensor that the network calls so; without it, the same.
-    pub hub_name: Option<Box<dyn Fn(&str) -> String + 'a>>,
+    pub hub_name: Option<HubName<'a>>,
     /// Whether a count of batches, 0, is written beside each running mean. Nothing here keeps or reads one, but
     /// PyTorch's batch norm has it.
     pub batch_counts: bool,

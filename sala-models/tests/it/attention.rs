@@ -2,17 +2,22 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use sala_core::testing::TRAJECTORY_F64;
-use sala_models::ops::Attention;
+use sala_models::{
+    Mode, Rng,
+    ops::{Attention, Dropout},
+};
 
 use crate::gradcheck::{check, check_half, normal, normal_var, refused, values, weighted_sum};
 
 const PLAIN: Attention = Attention {
     causal: false,
     scale: None,
+    dropout: None,
 };
 const CAUSAL: Attention = Attention {
     causal: true,
     scale: None,
+    dropout: None,
 };
 
 fn bytes<const N: usize>(rows: &[[u8; 3]; N]) -> Tensor {
@@ -54,6 +59,17 @@ fn gradients_agree_with_differences_under_every_mask() {
     ] {
         check_gradients(attention, queries, mask);
     }
+}
+
+#[test]
+fn gradients_agree_with_differences_under_dropout() {
+    let dropout = Dropout::new(0.3, Rng::new(1).stream("shares")).unwrap();
+    let dropping = Attention {
+        dropout: dropout.mask(Mode::train(2)),
+        ..CAUSAL
+    };
+    check_gradients(dropping, 3, None);
+    check_gradients(dropping, 2, None);
 }
 
 #[test]

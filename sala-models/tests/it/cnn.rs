@@ -1,5 +1,5 @@
 //! The published convolutional networks at small sizes: both formats of images, dropout, and what is refused.
-//! Their gradients are compared with PyTorch's in `cnn_reference` and `transformer_reference`.
+//! Their gradients are compared with PyTorch's in `cnn_reference` and `published`.
 
 use candle_core::{DType, Device, Tensor};
 use sala_core::testing::TRAJECTORY_F64;

@@ -174,7 +174,6 @@ fn wrong_arguments_are_refused() {
             dtype,
             &Device::Cpu,
         )
-        .map_err(Into::into)
     };
     refused(
         new(3, 5, 10., DType::F32),

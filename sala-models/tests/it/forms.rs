@@ -4,8 +4,9 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use sala_core::testing::{TRAJECTORY_F64, assert_same_bits};
 use sala_models::{
+    Mode, Rng,
     kernels::{Choice, with_choice},
-    ops::{Attention, Conv2dConfig, ImageFormat, conv2d, linear},
+    ops::{Attention, Conv2dConfig, Dropout, ImageFormat, conv2d, linear},
 };
 
 use crate::gradcheck::normal;
@@ -119,6 +120,14 @@ fn attentions() {
                 agree(&what, &shapes, op);
                 repeatable(&what, &shapes, op);
             }
+            let dropout = Dropout::new(0.4, Rng::new(3).stream("shares")).unwrap();
+            let dropping = Attention {
+                dropout: dropout.mask(Mode::train(5)),
+                ..attention
+            };
+            let dropped = |t: &[Tensor]| dropping.forward(&t[0], &t[1], &t[2], Some(&padding));
+            agree("attention with dropout", &shapes, dropped);
+            repeatable("attention with dropout", &shapes, dropped);
             let added = |t: &[Tensor]| {
                 let bias = uniform.to_dtype(t[0].dtype())?;
                 attention.forward(&t[0], &t[1], &t[2], Some(&bias))

@@ -1,5 +1,7 @@
 //! Gradients against central differences, in f64.
 
+use std::fmt::Display;
+
 use candle_core::{DType, Device, Result, Tensor, Var};
 pub(crate) use sala_core::testing::values;
 use sala_core::testing::{assert_same_bits, gradcheck};
@@ -87,7 +89,7 @@ pub(crate) fn check_half(dims: &[usize], op: impl Fn(&Tensor) -> Result<Tensor>)
 
 /// Checks that an input is refused with a message that has all of `parts`.
 #[track_caller]
-pub(crate) fn refused<T>(result: Result<T>, parts: &[&str]) {
+pub(crate) fn refused<T, E: Display>(result: std::result::Result<T, E>, parts: &[&str]) {
     let Err(error) = result else {
         panic!("{parts:?}: an error was wanted");
     };

@@ -17,8 +17,8 @@ use sala_models::{
 };
 
 use crate::{
+    folders::{CLASSIFY, build, folder, published, store_bits},
     hub_server::{Files, ID, MAIN, OTHER, Request, Response, Server, hub},
-    published::{CLASSIFY, build, folder, published, store_bits},
     weight_files::write_shards,
 };
 
@@ -170,7 +170,7 @@ fn shards_are_fetched_by_their_index_which_comes_last() {
     let (other, _) = build(&config, CLASSIFY, 1, DType::F32);
     for (store, path) in [
         (&one, snapshot.folder()),
-        (&other, &*crate::published::folder("bert")),
+        (&other, &*crate::folders::folder("bert")),
     ] {
         let weights = Weights::open(path).unwrap();
         weights

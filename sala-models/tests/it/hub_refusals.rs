@@ -1,9 +1,6 @@
 //! What a hub may refuse or get wrong, and what a user is told.
 
-use sala_models::{
-    Error,
-    pretrained::{HubError, Snapshot},
-};
+use sala_models::pretrained::{HubError, Snapshot};
 
 use crate::{
     hub::{assert_all, client, files, refused, with_storage},

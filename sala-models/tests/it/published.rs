@@ -1,21 +1,128 @@
-//! What the tests of published models share: the folders of `tests/reference/transformers`, networks built
-//! from them, and files made for a test.
+//! Models as Hugging Face's `transformers` saves them, in `tests/reference/transformers`: built from their
+//! `config.json`, with its names, against its logits, losses, gradients and running statistics.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use sala_core::testing::{Tolerance, values};
 use sala_models::{
-    Rng, VarStore,
-    pretrained::{Built, ModelConfig, Task},
-    transformer::Pooling,
+    Mode, Rng, VarStore,
+    kernels::with_choice,
+    ops::cross_entropy,
+    pretrained::{Built, ModelConfig, Task, names::matches},
+    transformer::{Tokens, next_token_loss},
 };
 
-/// The folders, one for each architecture.
-pub(crate) const MODELS: [&str; 8] = [
+use crate::{gradcheck::FORMS, single};
+
+pub(crate) const DEEP_F64: Tolerance = Tolerance {
+    atol: 1e-9,
+    rtol: 1e-9,
+};
+/// For language models: in the library, a model of f64 has a loss, and Llama's norms and angles, of f32.
+pub(crate) const PARTLY_F32: Tolerance = Tolerance {
+    atol: 1e-7,
+    rtol: 1e-6,
+};
+
+pub(crate) type Tensors = HashMap<String, Tensor>;
+
+pub(crate) fn path(file: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference/transformers");
+    folder.join(file)
+}
+
+pub(crate) fn load(model: &str, file: &str) -> Tensors {
+    candle_core::safetensors::load(path(model).join(file), &Device::Cpu).unwrap()
+}
+
+pub(crate) fn config(model: &str) -> ModelConfig {
+    ModelConfig::read(path(model).join("config.json")).unwrap()
+}
+
+pub(crate) fn tokens(expected: &Tensors) -> Tokens {
+    let tokens = Tokens::new(expected["input.input_ids"].clone());
+    match expected.get("input.attention_mask") {
+        Some(mask) => tokens.with_mask(mask.clone()),
+        None => tokens,
+    }
+}
+
+/// Gives a store the published weights, which must be exactly its own but for those said to be ignored.
+pub(crate) fn set_parameters(store: &VarStore, config: &ModelConfig, task: Task, model: &str) {
+    let weights = load(model, "model.safetensors");
+    let ignored = config.ignored_names(task);
+    let kept = |name: &&String| !ignored.iter().any(|pattern| matches(pattern, name));
+    let mut wanted: Vec<String> = weights.keys().filter(kept).cloned().collect();
+    wanted.sort();
+    let own = store.all();
+    let mut names: Vec<String> = own.iter().map(|(name, _)| config.hub_name(name)).collect();
+    names.sort();
+    assert_eq!(names, wanted);
+    for (name, var) in own {
+        let weight = &weights[&config.hub_name(&name)];
+        assert_eq!(weight.dims(), var.dims(), "{name}");
+        var.set(&weight.to_dtype(var.dtype()).unwrap()).unwrap();
+    }
+}
+
+/// The logits of a network, for the inputs of the reference.
+pub(crate) fn logits(network: &Built, expected: &Tensors, dtype: DType, mode: Mode) -> Tensor {
+    match network {
+        Built::Tokens(network) => network.forward_tokens(&tokens(expected), mode),
+        Built::Images(network) => {
+            let images = expected["input.pixel_values"].to_dtype(dtype).unwrap();
+            network.forward(&images, mode)
+        }
+    }
+    .unwrap()
+}
+
+/// What a network makes of the reference's inputs, called as there.
+fn everything(model: &str, dtype: DType) -> Tensors {
+    let config = config(model);
+    let task = config.task().unwrap();
+    let store = VarStore::new(0, dtype, &Device::Cpu);
+    let network = config.build(task, &store, Rng::new(0)).unwrap();
+    set_parameters(&store, &config, task, model);
+    let expected = load(model, "expected.safetensors");
+    let logits = logits(&network, &expected, dtype, Mode::train(0));
+    let labels = &expected["input.labels"];
+    let loss = match task {
+        Task::CausalLm => next_token_loss(&logits, labels),
+        _ => cross_entropy(&logits, labels),
+    }
+    .unwrap();
+    let gradients = loss.backward().unwrap();
+    let mut all = Tensors::from([("logits".into(), logits), ("loss".into(), loss)]);
+    for (name, var) in store.trainable() {
+        let gradient = gradients.get(&var).unwrap_or_else(|| panic!("no {name}"));
+        all.insert(format!("grad.{}", config.hub_name(&name)), gradient.clone());
+    }
+    for (name, buffer) in store.buffers() {
+        let key = format!("buffer.{}", config.hub_name(&name));
+        all.insert(key, buffer.as_tensor().clone());
+    }
+    all
+}
+
+/// What a file of the reference has; counts of batches have no counterpart here.
+fn wanted(model: &str, file: &str) -> Tensors {
+    let mut wanted = load(model, file);
+    wanted.retain(|key, _| !key.starts_with("input.") && !key.ends_with("num_batches_tracked"));
+    wanted
+}
+
+fn check(model: &str, file: &str, tolerance: Tolerance) {
+    let got = everything(model, DType::F64);
+    let wanted = wanted(model, file);
+    assert_eq!(got.len(), wanted.len());
+    for (key, wanted) in wanted {
+        tolerance.assert_tensors(&format!("{model}: {key}"), &got[&key], &wanted);
+    }
+}
+
+const ALL: [&str; 8] = [
     "bert",
     "roberta",
     "distilbert",
@@ -26,72 +133,39 @@ pub(crate) const MODELS: [&str; 8] = [
     "llama",
 ];
 
-/// Classifying texts as BERT does.
-pub(crate) const CLASSIFY: Task = Task::TextClassification {
-    pooling: Pooling::First,
-};
-
-pub(crate) type Tensors = BTreeMap<String, Tensor>;
-
-pub(crate) fn folder(model: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference/transformers");
-    folder.join(model)
+/// The file with what a model computes in f64 throughout.
+fn exact(model: &str) -> &'static str {
+    match model {
+        "gpt2" | "llama" => "exact.safetensors",
+        _ => "expected.safetensors",
+    }
 }
 
-pub(crate) fn config(model: &str) -> ModelConfig {
-    ModelConfig::read(folder(model).join("config.json")).unwrap()
+#[test]
+fn all_eight_are_the_published_ones() {
+    for model in ALL {
+        for form in FORMS {
+            with_choice(form, || check(model, exact(model), DEEP_F64));
+        }
+    }
 }
 
-/// The task that a model was published for.
-pub(crate) fn task(config: &ModelConfig) -> Task {
-    config.task().unwrap()
+#[test]
+fn language_models_are_the_librarys_as_far_as_it_computes_in_f64() {
+    for model in ["gpt2", "llama"] {
+        check(model, "expected.safetensors", PARTLY_F32);
+    }
 }
 
-/// A network as its configuration says, with initial weights of that seed.
-pub(crate) fn build(
-    config: &ModelConfig,
-    task: Task,
-    seed: u64,
-    dtype: DType,
-) -> (VarStore, Built) {
-    let store = VarStore::new(seed, dtype, &Device::Cpu);
-    let network = config.build(task, &store, Rng::new(0)).unwrap();
-    (store, network)
-}
-
-/// The tensors of a published file.
-pub(crate) fn published(model: &str) -> Tensors {
-    read(&folder(model).join("model.safetensors"))
-}
-
-pub(crate) fn read(path: &Path) -> Tensors {
-    let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
-    tensors.into_iter().collect()
-}
-
-/// Writes tensors as published files are written.
-pub(crate) fn write(path: &Path, tensors: &Tensors) {
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(tensors, Some(metadata)).unwrap();
-    fs::write(path, bytes).unwrap();
-}
-
-/// The same tensors under other names; those that get none are left out.
-pub(crate) fn renamed(tensors: &Tensors, name: impl Fn(&str) -> Option<String>) -> Tensors {
-    let pairs = tensors.iter();
-    (pairs.filter_map(|(old, t)| Some((name(old)?, t.clone())))).collect()
-}
-
-/// A tensor's dtype, shape and bytes.
-pub(crate) type Bits = (String, Vec<usize>, Vec<u8>);
-
-pub(crate) fn bits(t: &Tensor) -> Bits {
-    let view = safetensors::View::data(&t).into_owned();
-    (format!("{:?}", t.dtype()), t.dims().to_vec(), view)
-}
-
-/// Every variable of a store, bit by bit.
-pub(crate) fn store_bits(store: &VarStore) -> BTreeMap<String, Bits> {
-    let all = store.all().into_iter();
-    all.map(|(name, var)| (name, bits(&var))).collect()
+#[test]
+fn all_eight_are_as_close_in_single_precision_as_the_librarys() {
+    let numbers = |tensors: Tensors| {
+        let numbers = tensors.iter().map(|(key, t)| (key.clone(), values(t)));
+        numbers.collect()
+    };
+    for model in ALL {
+        let got = numbers(everything(model, DType::F32));
+        let exact = numbers(wanted(model, exact(model)));
+        single::check(model, &got, &exact, &path("single.json"));
+    }
 }

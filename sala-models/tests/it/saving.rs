@@ -11,7 +11,7 @@ use sala_models::{
 };
 use serde_json::json;
 
-use crate::published::{
+use crate::folders::{
     CLASSIFY, MODELS, bits, build, config, folder, published, read, store_bits, task, write,
 };
 

@@ -9,8 +9,8 @@ use sala_models::{
 };
 
 use crate::{
-    published::{CLASSIFY, Tensors, bits, build, config, folder, published, read, write},
-    weights::refused,
+    folders::{CLASSIFY, Tensors, bits, build, folder, published, read, write},
+    weights::{bert, refused},
 };
 
 fn open(path: &Path) -> Weights {
@@ -135,6 +135,10 @@ fn pickles_are_not_read() {
         "{text}"
     );
     assert!(text.contains("safe_serialization=True"), "{text}");
+    let text = Weights::open(path.join("pytorch_model.bin"))
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("only pytorch_model.bin, which"), "{text}");
     let error = Snapshot::local(path.join("absent")).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
 }
@@ -143,7 +147,7 @@ fn pickles_are_not_read() {
 fn a_damaged_file_is_named_with_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    let whole = fs::read(crate::published::folder("bert").join("model.safetensors")).unwrap();
+    let whole = fs::read(crate::folders::folder("bert").join("model.safetensors")).unwrap();
     let fails = |bytes: &[u8], part: &str| {
         fs::write(&path, bytes).unwrap();
         let error = Weights::open(&path).unwrap_err();

@@ -1,17 +1,17 @@
 //! Published weights into networks: names, dtypes, shards, and all that does not fit.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use sala_models::{
     Error, Rng, VarStore,
-    pretrained::{LoadOptions, ModelConfig, Snapshot, Task, Weights},
+    pretrained::{LoadOptions, ModelConfig, Task, Weights},
     transformer::{Bert, Pooling},
 };
 
-use crate::published::{
-    CLASSIFY, MODELS, Tensors, bits, build, config, folder, published, read, renamed, store_bits,
-    task, write,
+use crate::folders::{
+    CLASSIFY, MODELS, Tensors, bits, build, config, folder, published, renamed, store_bits, task,
+    write,
 };
 
 /// A folder with these tensors as `model.safetensors`.
@@ -26,7 +26,7 @@ fn open(path: &Path) -> Weights {
 }
 
 /// A BERT classifier in f32, with initial weights.
-fn bert() -> (ModelConfig, VarStore) {
+pub(crate) fn bert() -> (ModelConfig, VarStore) {
     let config = config("bert");
     let (store, _) = build(&config, CLASSIFY, 0, DType::F32);
     (config, store)

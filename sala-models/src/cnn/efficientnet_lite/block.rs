@@ -6,7 +6,7 @@ use candle_nn::{Init, VarBuilder};
 use super::super::parts::norm;
 use crate::{
     Mode,
-    ops::{BatchNorm, Conv2d, Conv2dConfig, Dropout, ImageFormat, conv2d, relu6},
+    ops::{BatchNorm, Conv2d, Conv2dConfig, Dropout, ImageFormat, add, conv2d, relu6},
 };
 
 const EPS: f64 = 1e-3;
@@ -85,9 +85,9 @@ impl Block {
             Some(drop_path) if mode.train && drop_path.p() > 0.0 => {
                 // One number for each image, in every format.
                 let ones = Tensor::ones((x.dim(0)?, 1, 1, 1), x.dtype(), x.device())?;
-                x + y.broadcast_mul(&drop_path.forward(&ones, mode)?)?
+                add(x, &y.broadcast_mul(&drop_path.forward(&ones, mode)?)?)
             }
-            Some(_) => x + y,
+            Some(_) => add(x, &y),
         }
     }
 }

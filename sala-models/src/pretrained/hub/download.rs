@@ -112,7 +112,7 @@ impl Download<'_> {
         {
             let piece = match piece {
                 Ok(piece) => piece,
-                Err(error) => return self.broken(&file, path, error.to_string()),
+                Err(error) => return Self::broken(&file, path, error.to_string()),
             };
             received += piece.len() as u64;
             if received > size {
@@ -123,13 +123,13 @@ impl Download<'_> {
             progress(received);
         }
         if received < size {
-            return self.broken(&file, path, "the connection was closed".into());
+            return Self::broken(&file, path, "the connection was closed".into());
         }
         file.sync_all().map_err(io)?;
         Ok(End::Whole)
     }
 
-    fn broken(&self, file: &File, path: &Path, reason: String) -> Result<End> {
+    fn broken(file: &File, path: &Path, reason: String) -> Result<End> {
         file.sync_all()
             .map_err(|source| failed("write", path, source))?;
         Ok(End::Broken(reason))

@@ -8,7 +8,8 @@ use super::{Hub, HubError, download::Patience};
 use crate::Result;
 
 /// Settings of a [`Hub`]; what is not set comes from the environment.
-#[derive(Debug, Clone, Default)]
+// Not `Debug`: the token would be printed.
+#[derive(Clone, Default)]
 pub struct HubBuilder {
     endpoint: Option<String>,
     token: Option<String>,

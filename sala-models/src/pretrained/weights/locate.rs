@@ -22,7 +22,13 @@ const OTHER_FORMS: [&str; 8] = ["bin", "pt", "pth", "ckpt", "h5", "msgpack", "on
 pub(crate) fn locate(path: &Path) -> Result<PathBuf> {
     let kind = fs::metadata(path).map_err(|source| unreadable(path, source))?;
     if !kind.is_dir() {
-        return Ok(path.to_path_buf());
+        return match path.file_name() {
+            Some(name) if is_other_form(name.as_ref()) => Err(Error::NoWeights {
+                folder: path.parent().unwrap_or(path).into(),
+                found: vec![name.display().to_string()],
+            }),
+            _ => Ok(path.to_path_buf()),
+        };
     }
     let candidates = [SINGLE, INDEX].map(|name| path.join(name));
     match candidates.into_iter().find(|candidate| candidate.is_file()) {
@@ -38,14 +44,18 @@ fn other_forms(folder: &Path) -> Result<Vec<String>> {
     let mut found = vec![];
     for entry in fs::read_dir(folder).map_err(|source| unreadable(folder, source))? {
         let name = entry.map_err(|source| unreadable(folder, source))?;
-        let name = PathBuf::from(name.file_name());
-        let ending = name.extension().and_then(|ending| ending.to_str());
-        if ending.is_some_and(|ending| OTHER_FORMS.contains(&ending)) {
+        let name = name.file_name();
+        if is_other_form(name.as_ref()) {
             found.push(name.display().to_string());
         }
     }
     found.sort();
     Ok(found)
+}
+
+fn is_other_form(name: &Path) -> bool {
+    let ending = name.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| OTHER_FORMS.contains(&ending))
 }
 
 /// The shards that an index lists, each with the names of its tensors.

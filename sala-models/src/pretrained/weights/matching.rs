@@ -149,9 +149,10 @@ fn old_name(name: &str) -> Option<String> {
 /// What keeps a tensor of the file from being the value of a variable.
 fn unfit(name: &str, hub_name: &str, var: &Var, entry: &Entry) -> Option<String> {
     let (shape, dtype) = (&*entry.info.shape, entry.info.dtype);
-    let convertible = match var.dtype().is_float() {
-        true => matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64),
-        false => DType::try_from(dtype).is_ok_and(|dtype| dtype == var.dtype()),
+    let convertible = if var.dtype().is_float() {
+        matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64)
+    } else {
+        DType::try_from(dtype).is_ok_and(|dtype| dtype == var.dtype())
     };
     if shape == var.dims() && convertible {
         return None;

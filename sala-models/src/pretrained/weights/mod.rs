@@ -24,7 +24,7 @@ use self::{
     matching::Plan,
     shard::Shard,
 };
-use super::{ModelConfig, Task};
+use super::{ModelConfig, Task, names::HubName};
 use crate::{Error, Result, VarStore};
 
 /// The weights of a model on disk, opened: what there is, and how to read it.
@@ -144,7 +144,7 @@ impl Weights {
         let Some(entry) = self.tensors.get(name) else {
             return Err(damaged(&self.path, format!("no tensor `{name}`")));
         };
-        let dtype = DType::try_from(entry.info.dtype).map_err(candle_core::Error::from)?;
+        let dtype = DType::try_from(entry.info.dtype)?;
         let bytes = self.bytes(entry)?;
         let shape = &*entry.info.shape;
         Ok(Tensor::from_raw_buffer(&bytes, dtype, shape, device)?)
@@ -223,7 +223,7 @@ pub struct LoadOptions<'a> {
     /// round.
     pub base_model_prefix: Option<&'a str>,
     /// What the file calls the tensor that the network calls so; without it, the same.
-    pub hub_name: Option<Box<dyn Fn(&str) -> String + 'a>>,
+    pub hub_name: Option<HubName<'a>>,
     /// Names, as the hub has them, of two tensors that are one in the network: another name, and the
     /// network's. The file may have either, or both if they are equal.
     pub tied: Vec<(&'a str, &'a str)>,
