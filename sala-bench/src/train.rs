@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
-use sala_core::{Minimizer, ParamSet, Pass, Resumable, schedule::Schedule};
+use sala_core::{Differentiated, Minimizer, ParamSet, Pass, Resumable, schedule::Schedule};
 use sala_models::{Mode, Network, Rng, VarStore};
 use sha2::{Digest, Sha256};
 
@@ -250,9 +250,9 @@ impl<'a> Run<'a> {
         let (network, step) = (&*self.network, self.tally.steps);
         self.optimizer
             .set_learning_rate(self.peak_lr * self.schedule.factor(step));
-        let report = self
-            .optimizer
-            .step(&mut |pass: Pass| loss(network, batch, pass, step))?;
+        let loss = |pass: Pass| loss(network, batch, pass, step);
+        let mut objective = Differentiated::by(sala_models::backward, loss);
+        let report = self.optimizer.step(&mut objective)?;
         self.tally.observe(&report);
         Ok(())
     }

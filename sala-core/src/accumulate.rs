@@ -14,7 +14,7 @@ use candle_core::{Result, Tensor};
 
 use crate::{
     kernels,
-    objective::{Evaluation, Objective, Pass},
+    objective::{Backward, Evaluation, Objective, Pass},
     params::{Param, ParamSet},
     vector,
 };
@@ -42,6 +42,7 @@ pub struct MicroBatches<'a, F> {
     count: usize,
     loss: &'a mut F,
     scale: f64,
+    backward: Backward,
 }
 
 impl<'a, F> MicroBatches<'a, F>
@@ -55,7 +56,16 @@ where
             count,
             loss,
             scale: 1.0,
+            backward: Tensor::backward,
         }
+    }
+
+    /// Differentiates each loss by another function than [`Tensor::backward`], as
+    /// [`Differentiated`](crate::Differentiated) does.
+    #[must_use]
+    pub fn differentiated_by(mut self, backward: Backward) -> Self {
+        self.backward = backward;
+        self
     }
 
     /// Multiplies each loss before its backward pass, as [`LossScaler`](crate::LossScaler) asks for.
@@ -126,8 +136,12 @@ where
     fn evaluate_micro_batch(&mut self, index: usize, pass: Pass) -> Result<Evaluation> {
         let loss = (self.loss)(index, pass)?;
         if (self.scale - 1.0).abs() > 0.0 {
-            return Evaluation::of_scaled_loss(loss, self.scale);
+            // The scaled loss may overflow: only its gradients are used.
+            let grads = (self.backward)(&(&loss * self.scale)?)?;
+            let scale = self.scale;
+            return Ok(Evaluation { loss, grads, scale });
         }
-        Evaluation::of_loss(loss)
+        let grads = (self.backward)(&loss)?;
+        Ok(Evaluation::new(loss, grads))
     }
 }

@@ -104,7 +104,7 @@ pub use gradients::Gradients;
 pub use loss_scale::{LossScaler, ParamsLossScaler};
 pub use memory::Memory;
 pub use minimizer::{Minimizer, Progress, Resumable, StepReport};
-pub use objective::{Evaluation, Objective, Pass};
+pub use objective::{Backward, Differentiated, Evaluation, Objective, Pass};
 pub use params::{Param, ParamSet};
 pub use slow::{
     Average, Averaged, Lookahead, MomentumAtPull, ParamsAveraged, ParamsLookahead, SlowInit,

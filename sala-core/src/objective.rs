@@ -170,3 +170,47 @@ where
         Evaluation::of_loss(self(pass)?)
     }
 }
+
+/// A backward pass: [`Tensor::backward`], or what stands for it.
+pub type Backward = fn(&Tensor) -> candle_core::Result<GradStore>;
+
+/// A loss that is differentiated by another function than [`Tensor::backward`], as by the `backward` of
+/// `sala_models`, which saves copies of the gradients.
+///
+/// ```
+/// use candle_core::{Device, Tensor, Var};
+/// use sala_core::{Differentiated, Minimizer, ParamSet, ParamsSgd, Pass, Sgd};
+///
+/// let w = Var::new(&[3f64, 4.0], &Device::Cpu)?;
+/// let mut sgd = Sgd::new(&ParamSet::new([("w", w.clone())])?, ParamsSgd { lr: 0.25, ..Default::default() })?;
+/// let loss = |_pass: Pass| w.sqr()?.sum_all();
+/// sgd.step(&mut Differentiated::by(Tensor::backward, loss))?;
+/// assert_eq!(w.to_vec1::<f64>()?, [1.5, 2.0]);
+/// # Ok::<(), sala_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Differentiated<F> {
+    backward: Backward,
+    loss: F,
+}
+
+impl<F> Differentiated<F>
+where
+    F: FnMut(Pass) -> candle_core::Result<Tensor>,
+{
+    /// From the backward pass and the loss.
+    pub fn by(backward: Backward, loss: F) -> Self {
+        Self { backward, loss }
+    }
+}
+
+impl<F> Objective for Differentiated<F>
+where
+    F: FnMut(Pass) -> candle_core::Result<Tensor>,
+{
+    fn evaluate(&mut self, pass: Pass) -> candle_core::Result<Evaluation> {
+        let loss = (self.loss)(pass)?;
+        let grads = (self.backward)(&loss)?;
+        Ok(Evaluation::new(loss, grads))
+    }
+}

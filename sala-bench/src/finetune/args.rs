@@ -40,7 +40,7 @@ pub(crate) struct FinetuneArgs {
     /// Name of the run directory [default: that of the model]
     #[arg(long)]
     name: Option<String>,
-    /// Model folder, or OWNER/NAME[@REVISION] of the Hugging Face hub (a build with `--features hub`)
+    /// Model folder, or OWNER/NAME of the Hugging Face hub, with @REVISION if wanted (a build with `--features hub`)
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// What the model is to learn

@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context, Result};
 use candle_core::Device;
 use sala_core::{
-    MicroBatches, Minimizer, ParamSet, Pass, Resumable, StepReport, checkpoint::write_atomically,
-    schedule::Schedule, state::State,
+    Differentiated, MicroBatches, Minimizer, ParamSet, Pass, Resumable, StepReport,
+    checkpoint::write_atomically, schedule::Schedule, state::State,
 };
 use sala_models::{Rng, VarStore, pretrained::Built};
 
@@ -290,8 +290,9 @@ impl<'a> Run<'a> {
             objective::loss(network, &batch.take(pass)?, mode(pass, draw))
         };
         if let [batch] = parts {
-            let mut whole = |pass: Pass| loss(batch, pass, draw);
-            return Ok(self.optimizer.step(&mut whole)?);
+            let whole = |pass: Pass| loss(batch, pass, draw);
+            let mut objective = Differentiated::by(sala_models::backward, whole);
+            return Ok(self.optimizer.step(&mut objective)?);
         }
         // The mean over the parts becomes the mean over the batch where parts count differently.
         let counted: usize = parts.iter().map(|p| p.counted).sum();
@@ -300,7 +301,8 @@ impl<'a> Run<'a> {
             let weight = (batch.counted * parts.len()) as f64 / counted as f64;
             loss(batch, pass, draw + index as u64)? * weight
         };
-        let mut objective = MicroBatches::new(&self.params, parts.len(), &mut part);
+        let mut objective = MicroBatches::new(&self.params, parts.len(), &mut part)
+            .differentiated_by(sala_models::backward);
         Ok(self.optimizer.step(&mut objective)?)
     }
 

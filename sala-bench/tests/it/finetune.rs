@@ -277,6 +277,27 @@ fn every_optimizer_meets_the_same_head_order_and_masks() {
 }
 
 #[test]
+fn a_batch_in_parts_has_the_gradient_of_the_whole() {
+    let place = reviews();
+    // Of 10 texts in 4 parts the last has one text, which must not count as much as three.
+    let words = "--batch-size 10 --epochs 1 --clip-norm 0 --keep none --set hidden_dropout_prob=0.0 \
+                 --set attention_probs_dropout_prob=0.0";
+    succeed(&mut place.finetune("whole", words));
+    succeed(&mut place.finetune("parts", &format!("{words} --accumulate 4")));
+    let epoch = |out: &str| -> Value {
+        let text = fs::read_to_string(place.path(out).join("runs/adamw-seed0.jsonl")).unwrap();
+        serde_json::from_str(text.lines().next().unwrap()).unwrap()
+    };
+    for field in ["train_loss", "grad_norm"] {
+        let [whole, parts] = ["whole", "parts"].map(|out| epoch(out)[field].as_f64().unwrap());
+        assert!(
+            (whole - parts).abs() < 1e-4 * whole,
+            "{field}: {whole} and {parts}"
+        );
+    }
+}
+
+#[test]
 fn what_is_frozen_keeps_its_bits() {
     let place = reviews();
     let frozen = "--freeze bert.embeddings.* bert.encoder.layer.0.* --epochs 1";

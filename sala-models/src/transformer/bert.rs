@@ -88,7 +88,7 @@ pub struct BertConfig {
     pub layer_norm_eps: f64,
     /// Dropout of the embeddings and after each part of a layer, in `[0, 1)`.
     pub hidden_dropout_prob: f64,
-    /// Dropout of the attention's shares, in `[0, 1)`. It costs the fast form of attention in training.
+    /// Dropout of the attention's shares, in `[0, 1)`.
     pub attention_probs_dropout_prob: f64,
     /// Dropout before the classifier; `hidden_dropout_prob` when it is not given.
     pub classifier_dropout: Option<f64>,

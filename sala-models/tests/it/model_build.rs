@@ -1,6 +1,8 @@
 //! From `config.json` to a network: tasks, names of parameters, and rotary angles, which are the library's.
 
-use candle_core::{DType, Device};
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
 use sala_core::testing::{FUSED_F32, values};
 use sala_models::{
     Mode, Rng, VarStore,
@@ -12,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     gradcheck::refused,
     model_config::CLASSIFICATION,
-    published::{PARTLY_F32, config, load, path, set_parameters, tokens},
+    published::{DEEP_F64, PARTLY_F32, Tensors, config, load, logits, path, set_parameters},
 };
 
 #[test]
@@ -131,14 +133,31 @@ fn patterns_tell_heads_and_leftovers_from_parameters() {
     }
 }
 
-#[test]
-fn stretched_angles_are_the_librarys() {
-    let file = path("rope.safetensors");
+/// The cases of a file: their names, the keys that each adds to a model's configuration, and the tensors.
+fn cases(file: &str) -> (HashMap<String, String>, Tensors) {
+    let file = path(file);
     let bytes = std::fs::read(&file).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let wanted = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+    let keys = header.metadata().clone().unwrap();
+    let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+    (keys, tensors)
+}
+
+/// What a model of the reference says with another configuration, in evaluation mode.
+fn logits_with(config: &ModelConfig, model: &str) -> Tensor {
+    let task = config.task().unwrap();
+    let store = VarStore::new(0, DType::F64, &Device::Cpu);
+    let network = config.build(task, &store, Rng::new(0)).unwrap();
+    set_parameters(&store, config, task, model);
+    let expected = load(model, "expected.safetensors");
+    logits(&network, &expected, DType::F64, Mode::eval())
+}
+
+#[test]
+fn stretched_angles_are_the_librarys() {
+    let (cases, wanted) = cases("rope.safetensors");
     let base = config("llama").to_json();
-    for (name, keys) in header.metadata().as_ref().unwrap() {
+    for (name, keys) in &cases {
         let mut json = base.clone();
         let keys: Map<String, Value> = serde_json::from_str(keys).unwrap();
         if !keys.contains_key("rope_parameters") {
@@ -157,17 +176,22 @@ fn stretched_angles_are_the_librarys() {
             FUSED_F32.assert(name, *got, wanted);
         }
         FUSED_F32.assert(name, scale, values(&wanted[&format!("{name}.scale")])[0]);
-        if let Some(logits) = wanted.get(&format!("{name}.logits")) {
-            let store = VarStore::new(0, DType::F64, &Device::Cpu);
-            let network = config.build(Task::CausalLm, &store, Rng::new(0)).unwrap();
-            set_parameters(&store, &config, Task::CausalLm, "llama");
-            let expected = load("llama", "expected.safetensors");
-            let network = network.tokens().unwrap();
-            let got = network
-                .forward_tokens(&tokens(&expected), Mode::eval())
-                .unwrap();
-            PARTLY_F32.assert_tensors(name, &got, logits);
+        if let Some(wanted) = wanted.get(&format!("{name}.logits")) {
+            PARTLY_F32.assert_tensors(name, &logits_with(&config, "llama"), wanted);
         }
+    }
+}
+
+#[test]
+fn strides_stand_where_the_configuration_says() {
+    let (cases, wanted) = cases("strides.safetensors");
+    for (name, keys) in &cases {
+        let mut json = config("resnet-bottleneck").to_json();
+        let keys: Map<String, Value> = serde_json::from_str(keys).unwrap();
+        json.as_object_mut().unwrap().extend(keys);
+        let config = ModelConfig::from_json(json).unwrap();
+        let got = logits_with(&config, "resnet-bottleneck");
+        DEEP_F64.assert_tensors(name, &got, &wanted[&format!("{name}.logits")]);
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) fn set_parameters(store: &VarStore, config: &ModelConfig, task: Task,
 }
 
 /// The logits of a network, for the inputs of the reference.
-fn logits(network: &Built, expected: &Tensors, dtype: DType, mode: Mode) -> Tensor {
+pub(crate) fn logits(network: &Built, expected: &Tensors, dtype: DType, mode: Mode) -> Tensor {
     match network {
         Built::Tokens(network) => network.forward_tokens(&tokens(expected), mode),
         Built::Images(network) => {

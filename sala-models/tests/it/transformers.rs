@@ -85,6 +85,24 @@ fn classifiers_of_means_train_every_parameter_and_leave_padding_out() {
 }
 
 #[test]
+fn a_mean_is_the_first_token_for_one_token_only() {
+    // These heads have the same parameters for both.
+    for model in ["roberta", "distilbert"] {
+        let store = store();
+        let logits = |pooling, length| {
+            let task = Task::TextClassification { pooling };
+            let network = config(model).build(task, &store, Rng::new(0)).unwrap();
+            let ids = Tensor::new(&[[5u32, 6, 7]], &Device::Cpu).unwrap();
+            let tokens = Tokens::new(ids.narrow(1, 0, length).unwrap());
+            let network = network.tokens().unwrap();
+            values(&network.forward_tokens(&tokens, Mode::eval()).unwrap())
+        };
+        assert_eq!(logits(Pooling::Mean, 1), logits(Pooling::First, 1));
+        assert_ne!(logits(Pooling::Mean, 3), logits(Pooling::First, 3));
+    }
+}
+
+#[test]
 fn sentence_encoders_are_the_means_of_their_encoders() {
     for (model, prefix) in [
         ("bert", "bert"),
