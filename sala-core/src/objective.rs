@@ -179,10 +179,12 @@ pub type Backward = fn(&Tensor) -> candle_core::Result<GradStore>;
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
-/// use sala_core::{Differentiated, Minimizer, ParamSet, ParamsSgd, Pass, Sgd};
+/// use sala_core::{Descend, Differentiated, Minimizer, ParamSet, ParamsSgd, Pass, Sgd};
 ///
 /// let w = Var::new(&[3f64, 4.0], &Device::Cpu)?;
-/// let mut sgd = Sgd::new(&ParamSet::new([("w", w.clone())])?, ParamsSgd { lr: 0.25, ..Default::default() })?;
+/// let params = ParamSet::new([("w", w.clone())])?;
+/// let base = Sgd::new(&params, ParamsSgd { lr: 0.25, ..Default::default() })?;
+/// let mut sgd = Descend::new(params, base);
 /// let loss = |_pass: Pass| w.sqr()?.sum_all();
 /// sgd.step(&mut Differentiated::by(Tensor::backward, loss))?;
 /// assert_eq!(w.to_vec1::<f64>()?, [1.5, 2.0]);
