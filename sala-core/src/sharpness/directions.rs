@@ -1,6 +1,6 @@
 //! Directions in the space of the parameters: one tensor for each, in the order of their names.
 //!
-//! Random ones are drawn on the CPU from ChaCha8, in f64, and rounded to the parameters' precision, so a
+//! Random ones are drawn on the CPU from `ChaCha8`, in f64, and rounded to the parameters' precision, so a
 //! seed gives the same direction on every device. Each direction has a stream of the generator of its
 //! own; it does not depend on how many were drawn before it.
 
@@ -70,10 +70,10 @@ pub fn gaussian(params: &ParamSet, seed: u64, number: u64) -> Result<Vec<Tensor>
 /// ```
 /// # use candle_core::{Device, Tensor, Var};
 /// # use sala_core::{ParamSet, sharpness::filter_normalised};
-/// let w = Var::new(&[[3f64, 4.0], [0.0, 2.0]], &Device::Cpu)?;
+/// let w = Var::new(&[[3f64, 4.0], [0.0, 5.0]], &Device::Cpu)?;
 /// let d = Tensor::new(&[[0f64, 1.0], [8.0, 6.0]], &Device::Cpu)?;
 /// let d = filter_normalised(&ParamSet::new([("w", w)])?, &[d])?;
-/// assert_eq!(d[0].to_vec2::<f64>()?, [[0.0, 5.0], [1.6, 1.2]]);
+/// assert_eq!(d[0].to_vec2::<f64>()?, [[0.0, 5.0], [4.0, 3.0]]);
 /// # Ok::<(), sala_core::Error>(())
 /// ```
 pub fn filter_normalised(params: &ParamSet, direction: &[Tensor]) -> Result<Vec<Tensor>> {
@@ -85,7 +85,7 @@ pub fn filter_normalised(params: &ParamSet, direction: &[Tensor]) -> Result<Vec<
         let rows = |x: &Tensor| x.flatten_from(1)?.sqr()?.sum_keepdim(1)?.sqrt();
         let weights = kernels::wide(&param.var().detach())?;
         // A row of zeros has no direction; it stays one.
-        let own = rows(&d)?.clamp(f64::from(f32::MIN_POSITIVE), f64::INFINITY)?;
+        let own = rows(d)?.clamp(f64::from(f32::MIN_POSITIVE), f64::INFINITY)?;
         let factors = (rows(&weights)? / own)?;
         let scaled = d.flatten_from(1)?.broadcast_mul(&factors)?;
         Ok(scaled.reshape(d.shape())?)

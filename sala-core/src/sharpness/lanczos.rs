@@ -4,7 +4,7 @@
 //! βⱼ qⱼ₊₁ = H qⱼ − αⱼ qⱼ − βⱼ₋₁ qⱼ₋₁,   αⱼ = qⱼᵀ H qⱼ          T = tridiag(β, α, β),  T s = θ s
 //! ```
 //!
-//! The eigenvalues θ of T (Ritz values) approach those of H from within, the extreme ones first, and |β s_last|
+//! The eigenvalues θ of T (Ritz values) approach those of H from within, the extreme ones first, and `|β s_last|`
 //! bounds the distance to one. In floating point the vectors q lose their orthogonality as soon as a Ritz
 //! value has converged, and copies of it appear; so each is made orthogonal to all before it, twice
 //! (Giraud et al. 2005: twice is enough).
@@ -81,7 +81,7 @@ pub struct SpectrumEnds {
     /// The largest eigenvalues, the largest first; fewer than asked for when the Krylov space has fewer
     /// dimensions.
     pub largest: Vec<Ritz>,
-    /// The smallest eigenvalue; negative at a saddle.
+    /// The smallest eigenvalue, negative at a saddle; converged or not, as its error tells.
     pub smallest: Ritz,
     /// Eigenvectors of `largest`, of length 1, if they were asked for.
     pub vectors: Vec<Vec<Tensor>>,
@@ -220,10 +220,10 @@ impl Krylov {
             self.make_orthogonal(&mut product)?;
         }
         let beta = vector::norm(&product)?;
-        // Below the rounding of T's own elements there is no direction left, only noise.
+        // Below what differences of gradients can resolve there is no direction left, only noise.
         let size = self.diagonal.iter().chain(&self.beside);
         let size = size.fold(0.0, |most: f64, x| most.max(x.abs()));
-        let goes_on = beta > 10.0 * surface.epsilon() * size;
+        let goes_on = beta > surface.epsilon().cbrt().powi(2) * size;
         self.beside.push(if goes_on { beta } else { 0.0 });
         if goes_on {
             self.basis.push(vector::scaled(&product, 1.0 / beta)?);

@@ -4,10 +4,10 @@
 //! Ḡ = 1/n Σ gᵢ      S = 1/(n − 1) Σ ‖gᵢ − Ḡ‖²      |G|² = ‖Ḡ‖² − S/n      B = b S / |G|²
 //! ```
 //!
-//! S is the trace of the covariance of a micro-batch's gradient, |G|² an estimate of the squared norm of the
-//! expected gradient without the part that noise has in ‖Ḡ‖², and B the simple noise scale (McCandlish et al. 2018,
-//! arXiv:1812.06162, appendix A.1): the batch size at which noise and gradient are equally large. Near a
-//! minimum the gradient vanishes and B grows without bound. Cost: 1 gradient.
+//! S is the trace of the covariance of a micro-batch's gradient, `|G|²` an estimate of the squared norm of the
+//! expected gradient, without what noise adds to that of the mean, and B the simple noise scale (`McCandlish`
+//! et al. 2018, arXiv:1812.06162, appendix A.1): the batch size at which noise and gradient are equally large.
+//! Near a minimum the gradient vanishes and B grows without bound. Cost: 1 gradient.
 
 use candle_core::Tensor;
 

@@ -4,7 +4,7 @@
 //! v ← P H v / ‖P H v‖,   λ = vᵀ H v,   P = I − Σ uᵢ uᵢᵀ over the eigenvectors found before
 //! ```
 //!
-//! This is what PyHessian (Yao et al. 2020, arXiv:1912.07145) calls its top eigenvalues. It needs two vectors
+//! This is what `PyHessian` (Yao et al. 2020, arXiv:1912.07145) calls its top eigenvalues. It needs two vectors
 //! and one more for each eigenvalue, where [`lanczos`](super::lanczos) keeps one for each product, and many
 //! more products. Cost: a Hessian-vector product for each iteration.
 
@@ -30,7 +30,7 @@ pub struct ParamsPower {
 }
 
 impl Default for ParamsPower {
-    /// One eigenvalue in at most 100 products to 1e-3, as in PyHessian.
+    /// One eigenvalue in at most 100 products to 1e-3, as in `PyHessian`.
     fn default() -> Self {
         Self {
             count: 1,

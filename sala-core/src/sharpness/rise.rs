@@ -24,7 +24,7 @@
 
 use candle_core::Tensor;
 
-use super::{Cost, Surface, directions, mean_and_error};
+use super::{Cost, Surface, directions, mean_and_error, surface::require_finite};
 use crate::{
     error::{Result, check},
     params::{Param, ParamSet},
@@ -228,7 +228,7 @@ fn climb(
         let delta = times(&next, scales)?;
         let loss = if step == config.steps {
             let loss = surface.at(&delta, 1.0, |surface| surface.loss_here(part))?;
-            surface.require_finite(loss)?
+            require_finite(loss)?
         } else {
             let read = surface.at(&delta, 1.0, |surface| surface.gradient_here(part))?;
             gradient = read.gradients.into_tensors();
@@ -279,7 +279,7 @@ pub fn average_sharpness(surface: &mut Surface, config: &ParamsAverage) -> Resul
     let mut at_weights = Vec::with_capacity(parts);
     for part in 0..parts {
         let loss = surface.loss_here(place(part))?;
-        at_weights.push(surface.require_finite(loss)?);
+        at_weights.push(require_finite(loss)?);
     }
     // The displacement goes outside: to draw one costs more than a small forward pass.
     let mut rises = vec![Vec::with_capacity(config.samples); parts];
@@ -293,7 +293,7 @@ pub fn average_sharpness(surface: &mut Surface, config: &ParamsAverage) -> Resul
                     .collect()
             })?;
             for (sum, loss) in sums.iter_mut().zip(losses) {
-                *sum += surface.require_finite(loss)?;
+                *sum += require_finite(loss)?;
             }
         }
         for ((rises, sum), at_weights) in rises.iter_mut().zip(sums).zip(&at_weights) {

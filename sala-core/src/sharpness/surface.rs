@@ -187,7 +187,7 @@ impl<'a> Surface<'a> {
     /// Those of the objective, and [`Error::NonFinite`].
     pub fn loss(&mut self) -> Result<f64> {
         let loss = self.loss_here(None)?;
-        self.require_finite(loss)
+        require_finite(loss)
     }
 
     /// ‖g‖₂ at the parameters, which tells how near they are to a stationary point: far from one,
@@ -282,17 +282,6 @@ impl<'a> Surface<'a> {
         Ok(vector::read_scalars(vec![Scalar::Device(loss)])?[0])
     }
 
-    pub(super) fn require_finite(&self, loss: f64) -> Result<f64> {
-        if loss.is_finite() {
-            return Ok(loss);
-        }
-        Err(Error::NonFinite {
-            pass: Pass::Probe,
-            what: "the loss".into(),
-            value: loss,
-        })
-    }
-
     pub(super) fn micro_batches(&self) -> usize {
         self.objective.micro_batches().max(1)
     }
@@ -348,4 +337,16 @@ impl Drop for Surface<'_> {
             }
         }
     }
+}
+
+/// The loss, or an error where it is infinite or NaN.
+pub(super) fn require_finite(loss: f64) -> Result<f64> {
+    if loss.is_finite() {
+        return Ok(loss);
+    }
+    Err(Error::NonFinite {
+        pass: Pass::Probe,
+        what: "the loss".into(),
+        value: loss,
+    })
 }

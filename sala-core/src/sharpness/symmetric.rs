@@ -151,7 +151,7 @@ mod tests {
         for i in 0..n {
             for j in 0..=i {
                 // Of sizes from 1e-3 to 1e3.
-                let size = 10f64.powi((i + j) as i32 % 7 - 3);
+                let size = 10f64.powf(((i + j) % 7) as f64 - 3.0);
                 matrix.set(i, j, size * ((3 * i + 5 * j) as f64).sin());
             }
         }

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use sala_core::{
     MicroBatches, ParamSet, Pass,
     sharpness::{
-        Ball, Cost, ParamsAverage, ParamsDensity, ParamsLanczos, ParamsPower, ParamsTrace,
+        Advance, Ball, Cost, ParamsAverage, ParamsDensity, ParamsLanczos, ParamsPower, ParamsTrace,
         ParamsWorst, Products, Step, Surface, average_sharpness, gradient_noise, lanczos,
         power_iteration, spectral_density, trace, worst_sharpness,
     },
@@ -372,20 +372,13 @@ fn progress_is_told_from_the_first_part_to_the_last() {
     let problem = Quadratic::new(bulk_and_outliers(20), DType::F64);
     let seen = std::cell::RefCell::new(Vec::new());
     let mut loss = |pass| problem.loss(pass);
-    let mut surface = Surface::new(&problem.params(), &mut loss).observed_by(|advance| {
-        seen.borrow_mut()
-            .push((advance.measure, advance.done, advance.total))
-    });
-    trace(
-        &mut surface,
-        &ParamsTrace {
-            samples: 3,
-            seed: 0,
-        },
-    )
-    .unwrap();
-    assert_eq!(
-        *seen.borrow(),
-        [("trace", 1, 3), ("trace", 2, 3), ("trace", 3, 3)]
-    );
+    let watch = |at: Advance| seen.borrow_mut().push((at.measure, at.done, at.total));
+    let mut surface = Surface::new(&problem.params(), &mut loss).observed_by(watch);
+    let config = ParamsTrace {
+        samples: 3,
+        seed: 0,
+    };
+    trace(&mut surface, &config).unwrap();
+    let wanted = [1, 2, 3].map(|done| ("trace", done, 3));
+    assert_eq!(*seen.borrow(), wanted);
 }
