@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
-    spec::Experiment,
+    logs::LogArgs,
+    spec::{Experiment, Running},
     speed::Workload,
 };
 
@@ -46,6 +47,8 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) compare: CompareArgs,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +56,12 @@ pub(crate) enum Command {
     /// Run every optimizer with every seed and print the table (the default command)
     #[command(after_help = EXAMPLES)]
     Compare(CompareArgs),
+    /// Train one network: one optimizer of an experiment with one seed; keeps its weights
+    #[command(
+        mut_arg("optimizers", |a| a.hide(true)),
+        mut_arg("seeds", |a| a.hide(true))
+    )]
+    Train(TrainArgs),
     /// Search each optimizer's hyper-parameters on the validation part, with equal budgets
     Tune(TuneArgs),
     /// Fine-tune a pretrained model on data of your own, and compare optimizers on it
@@ -70,6 +79,20 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Which optimizer of the experiment [default: its first]
+    #[arg(long, value_name = "NAME", conflicts_with = "optimizers")]
+    pub(crate) optimizer: Option<String>,
+    /// Decides validation part, label noise, initial weights, order and masks [default: the experiment's first]
+    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
+    pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) changes: Changes,
     #[command(flatten)]
@@ -179,6 +202,8 @@ pub(crate) struct Place {
     /// Runs at a time, which share the processors; 1 for the steadiest times [default: all processors]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZero<usize>>,
+    #[command(flatten)]
+    pub(crate) running: Running,
 }
 
 impl Changes {
@@ -207,6 +232,22 @@ impl Changes {
         experiment
             .validate()
             .context("the experiment with the options given cannot be run")?;
+        Ok(experiment)
+    }
+}
+
+impl TrainArgs {
+    /// The experiment of this one run, which keeps its weights.
+    pub(crate) fn experiment(&self) -> Result<Experiment> {
+        let mut experiment = self.changes.experiment()?;
+        match &self.optimizer {
+            Some(name) => experiment.select(std::slice::from_ref(name))?,
+            None => experiment.optimizers.truncate(1),
+        }
+        let seeds = &mut experiment.training.seeds;
+        seeds.truncate(1);
+        replace(seeds, self.seed.map(|seed| vec![seed]));
+        experiment.running.save_models = true;
         Ok(experiment)
     }
 }
@@ -295,6 +336,35 @@ mod tests {
             ]
         );
         crate::tune::Search::from_toml(DEFAULT_SEARCH, "built in").unwrap();
+    }
+
+    #[test]
+    fn train_takes_one_optimizer_and_one_seed() {
+        let parse = |words: &[&str]| {
+            let words = [&["sala-bench", "train"], words].concat();
+            match Cli::try_parse_from(words)?.command {
+                Some(Command::Train(args)) => args.experiment(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let of = |words: &[&str]| {
+            let experiment = parse(words).unwrap();
+            assert_eq!(experiment.optimizers.len(), 1);
+            assert!(experiment.running.save_models);
+            (
+                experiment.optimizers[0].name.clone(),
+                experiment.training.seeds,
+            )
+        };
+        assert_eq!(of(&[]), ("sgd".into(), vec![0]));
+        let words = ["--optimizer", "sala", "--seed", "7"];
+        assert_eq!(of(&words), ("sala".into(), vec![7]));
+        assert_eq!(
+            of(&["--optimizers", "sam,sala", "--seeds", "3,4"]),
+            ("sam".into(), vec![3])
+        );
+        assert!(parse(&["--optimizer", "adan"]).is_err());
+        assert!(parse(&["--seed", "1", "--seeds", "2"]).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod compare;
 mod data;
 mod finetune;
 mod hex;
+mod logs;
 mod metrics;
 mod progress;
 mod record;
@@ -22,7 +23,7 @@ mod runs;
 mod spec;
 mod speed;
 mod stats;
-mod tally;
+mod tensorboard;
 mod train;
 mod tune;
 
@@ -37,27 +38,24 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
-use cli::{Cli, Command, CompareArgs, Place, TuneArgs};
+use cli::{Cli, Command, CompareArgs, Place, TrainArgs, TuneArgs};
 use finetune::args::FinetuneArgs;
 use runs::{Outcome, Work};
+use spec::Running;
 
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_span_events(FmtSpan::CLOSE)
-        .with_writer(std::io::stderr)
-        .init();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    // The trace is complete once its guard is dropped, before the program ends.
+    let outcome = logs::begin(&cli.logs).and_then(|_trace| run(cli));
+    match outcome {
         Ok(Outcome::Complete) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            progress::complain(&error);
             ExitCode::FAILURE
         }
     }
@@ -67,6 +65,7 @@ fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         Some(Command::Compare(args)) => compare(&args),
         None => compare(&cli.compare),
+        Some(Command::Train(args)) => train(&args),
         Some(Command::Tune(args)) => tune(&args),
         Some(Command::Finetune(args)) => finetune(&args),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
@@ -81,7 +80,26 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
         Some(out) => out.clone(),
         None => compare::default_directory(&experiment.name, &experiment.fingerprint()?),
     };
-    compare::compare(&experiment, &out, args.place.fresh, &*work(&args.place)?)
+    compare::compare(
+        &experiment,
+        &out,
+        args.place.fresh,
+        &*work(&args.place, &experiment.running)?,
+    )
+}
+
+fn train(args: &TrainArgs) -> Result<Outcome> {
+    let experiment = args.experiment()?;
+    let out = match &args.place.out {
+        Some(out) => out.clone(),
+        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?),
+    };
+    compare::compare(
+        &experiment,
+        &out,
+        args.place.fresh,
+        &*work(&args.place, &experiment.running)?,
+    )
 }
 
 fn tune(args: &TuneArgs) -> Result<Outcome> {
@@ -98,7 +116,7 @@ fn tune(args: &TuneArgs) -> Result<Outcome> {
         &search,
         &out,
         args.place.fresh,
-        &*work(&args.place)?,
+        &*work(&args.place, &experiment.running)?,
     )
 }
 
@@ -108,17 +126,25 @@ fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
         Some(out) => out.clone(),
         None => compare::default_directory(&spec.name, &spec.fingerprint()?),
     };
-    finetune::finetune(&spec, &out, args.place.fresh, &*work(&args.place)?)
+    finetune::finetune(
+        &spec,
+        &out,
+        args.place.fresh,
+        &*work(&args.place, &spec.running)?,
+    )
 }
 
 /// Divides the processors among the runs and listens for Ctrl-C: the first one asks the runs to stop
 /// after their step, a second one ends the program.
-fn work(place: &Place) -> Result<Arc<Work>> {
+fn work(place: &Place, file: &Running) -> Result<Arc<Work>> {
+    let running = place.running.or(file);
+    running.validate()?;
     let processors = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
     let jobs = place.jobs.unwrap_or(processors).get();
     share_processors(processors.get(), jobs);
     let work = Arc::new(Work {
         jobs,
+        running,
         stop: AtomicBool::new(false),
     });
     let seen = Arc::clone(&work);

@@ -9,8 +9,8 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    compare::{TestPart, open, run_missing},
-    record::RunRecord,
+    compare::{TestPart, run_missing},
+    record::{RunDir, RunRecord},
     report::Report,
     runs::{Outcome, Work},
     spec::{Experiment, Optimizer},
@@ -121,8 +121,8 @@ pub(crate) fn tune(
     work: &Work,
 ) -> Result<Outcome> {
     let trials = search.trials(experiment)?;
-    let trainer = Trainer::new(&trials, Device::Cpu, &work.stop)?;
-    let dir = open(&trials.to_toml()?, out, fresh)?;
+    let trainer = Trainer::new(&trials, Device::Cpu)?;
+    let dir = RunDir::open(out, &trials.to_toml()?, "cpu", fresh)?;
     let (records, outcome) = run_missing(trainer, &dir, TestPart::Never, work)?;
     if outcome == Outcome::Interrupted {
         return Ok(outcome);

@@ -4,6 +4,7 @@
 mod data;
 mod network;
 mod optimizer;
+mod running;
 mod training;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +16,7 @@ use crate::{hex::hex, metrics::Metric, report::Heading};
 pub(crate) use data::Data;
 pub(crate) use network::Network;
 pub(crate) use optimizer::{Base, Method, Optimizer, RhoScale, check_optimizers};
+pub(crate) use running::Running;
 pub(crate) use training::{Schedule, Training, check_seeds};
 
 /// A comparison: every optimizer is run once with every seed.
@@ -28,6 +30,9 @@ pub(crate) struct Experiment {
     pub(crate) data: Data,
     pub(crate) network: Network,
     pub(crate) training: Training,
+    /// How the runs are made.
+    #[serde(default, skip_serializing)]
+    pub(crate) running: Running,
     /// The first one is the base that the others are compared with.
     pub(crate) optimizers: Vec<Optimizer>,
 }

@@ -4,6 +4,9 @@
 
 mod common;
 mod finetune;
+mod kill;
+#[cfg(unix)]
+mod trouble;
 
 use std::{
     collections::BTreeMap,
