@@ -2,30 +2,20 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
-use anyhow::{Context, Result};
-use candle_core::Device;
+use anyhow::Result;
 
 use crate::{
     metrics::Metric,
-    record::{PLAN, RunDir, RunRecord},
+    record::{Access, RunDir, RunRecord},
     report::Report,
     runs::{self, Maker, Observer, Outcome, Plan, Work, lock},
-    spec::{Experiment, Optimizer},
+    spec::{Experiment, Optimizer, TestPart},
     train::{SeedData, Trainer},
 };
-
-/// Whether the test part may be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TestPart {
-    /// Once a run, after its training has ended.
-    AtTheEnd,
-    Never,
-}
 
 /// Where records go unless `--out` says otherwise.
 pub(crate) fn default_directory(name: &str, fingerprint: &str) -> PathBuf {
@@ -39,10 +29,11 @@ pub(crate) fn compare(
     fresh: bool,
     work: &Work,
 ) -> Result<Outcome> {
-    let trainer = Trainer::new(experiment, Device::Cpu, &work.stop)?;
-    let dir = open(&experiment.to_toml()?, out, fresh)?;
+    let trainer = Trainer::new(experiment, &work.stop)?;
+    let device = experiment.device.to_string();
+    let dir = RunDir::open(out, &experiment.to_toml()?, Access::alone(&device, fresh))?;
     eprintln!("{}", experiment.description);
-    let (records, outcome) = run_missing(trainer, &dir, TestPart::AtTheEnd, work)?;
+    let (records, outcome) = run_missing(trainer, &dir, work)?;
     let report = Report::new(&experiment.heading()?, &records)?;
     report.write(&dir, &records, &experiment.description)?;
     println!("{}", report.terminal());
@@ -50,25 +41,10 @@ pub(crate) fn compare(
     Ok(outcome)
 }
 
-/// Opens the run directory of a plan, after removing the records of an earlier one if that is wished.
-pub(crate) fn open(plan: &str, out: &Path, fresh: bool) -> Result<RunDir> {
-    if fresh && out.join(PLAN).is_file() {
-        let runs = out.join("runs");
-        if runs.is_dir() {
-            fs::remove_dir_all(&runs)
-                .with_context(|| format!("cannot remove {}", runs.display()))?;
-        }
-        fs::remove_file(out.join(PLAN))
-            .with_context(|| format!("cannot begin anew in {}", out.display()))?;
-    }
-    RunDir::open(out, plan, "cpu")
-}
-
 /// Runs what is not complete yet of a trainer's experiment and returns all complete records.
 pub(crate) fn run_missing(
     trainer: Trainer,
     dir: &RunDir,
-    test: TestPart,
     work: &Work,
 ) -> Result<(Vec<RunRecord>, Outcome)> {
     let experiment = trainer.experiment();
@@ -82,7 +58,6 @@ pub(crate) fn run_missing(
     };
     let maker = Cells {
         trainer,
-        test,
         data: Mutex::default(),
     };
     runs::run_missing(&plan, &maker, dir, work)
@@ -91,7 +66,6 @@ pub(crate) fn run_missing(
 /// A trainer, with the data of the seeds that were begun last; every optimizer of a seed uses the same.
 struct Cells<'a> {
     trainer: Trainer<'a>,
-    test: TestPart,
     data: Mutex<HashMap<u64, Arc<SeedData>>>,
 }
 
@@ -117,7 +91,7 @@ impl Maker for Cells<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Option<RunRecord>> {
         let data = self.seed_data(seed)?;
-        let with_test = self.test == TestPart::AtTheEnd;
+        let with_test = self.trainer.experiment().test == TestPart::AtTheEnd;
         self.trainer.run(&data, optimizer, with_test, observer)
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! `cli` (what was typed) → `spec` (a checked experiment) → `registry` (names to networks and
 //! optimizers) → `train` (one run) → `record` (what stays on disk) → `stats` → `report`. The commands
-//! `compare` and `tune` put them together; `finetune` does it for pretrained models. `speed` times networks, beside PyTorch if it is there.
+//! `compare` and `sweep` put them together; `finetune` does it for pretrained models. `speed` times networks, beside PyTorch if it is there.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(all(unix, feature = "jemalloc"))]
 mod allocator;
+mod claim;
 mod cli;
 mod compare;
 mod data;
@@ -22,9 +23,9 @@ mod runs;
 mod spec;
 mod speed;
 mod stats;
+mod sweep;
 mod tally;
 mod train;
-mod tune;
 
 use std::{
     num::NonZero,
@@ -39,9 +40,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
-use cli::{Cli, Command, CompareArgs, Place, TuneArgs};
+use cli::{Cli, Command, CompareArgs, Place};
 use finetune::args::FinetuneArgs;
 use runs::{Outcome, Work};
+use sweep::Sweep;
 
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -67,7 +69,8 @@ fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         Some(Command::Compare(args)) => compare(&args),
         None => compare(&cli.compare),
-        Some(Command::Tune(args)) => tune(&args),
+        Some(Command::Sweep(args)) => sweep(&args.sweep()?, &args.tune.place),
+        Some(Command::Tune(args)) => sweep(&args.sweep()?, &args.place),
         Some(Command::Finetune(args)) => finetune(&args),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
         Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
@@ -84,22 +87,12 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
     compare::compare(&experiment, &out, args.place.fresh, &*work(&args.place)?)
 }
 
-fn tune(args: &TuneArgs) -> Result<Outcome> {
-    let experiment = args.changes.experiment()?;
-    let (text, origin) = args.search()?;
-    let search = tune::Search::from_toml(&text, &origin)?;
-    let out = match &args.place.out {
+fn sweep(sweep: &Sweep, place: &Place) -> Result<Outcome> {
+    let out = match &place.out {
         Some(out) => out.clone(),
-        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?)
-            .with_extension("search"),
+        None => sweep.default_directory()?,
     };
-    tune::tune(
-        &experiment,
-        &search,
-        &out,
-        args.place.fresh,
-        &*work(&args.place)?,
-    )
+    sweep::sweep(sweep, &out, place.fresh, &*work(place)?)
 }
 
 fn finetune(args: &FinetuneArgs) -> Result<Outcome> {

@@ -17,13 +17,14 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use sala_core::checkpoint::write_atomically;
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Score;
+use crate::{claim::Claim, metrics::Score};
 
 /// The file that says what is run.
 pub(crate) const PLAN: &str = "experiment.toml";
@@ -117,27 +118,61 @@ impl Environment {
     }
 }
 
-/// A run directory, locked against a second process while it is open.
+/// A run directory, locked while it is open.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
     _lock: File,
 }
 
+/// How a run directory is opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Access<'a> {
+    /// Where its runs compute, for `environment.json`.
+    pub(crate) device: &'a str,
+    pub(crate) sharing: Sharing,
+    /// Whether to remove the records of an earlier plan.
+    pub(crate) fresh: bool,
+}
+
+impl<'a> Access<'a> {
+    /// With nobody else in it.
+    pub(crate) fn alone(device: &'a str, fresh: bool) -> Self {
+        Self {
+            device,
+            sharing: Sharing::Alone,
+            fresh,
+        }
+    }
+}
+
+/// Who else may work in a run directory at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    Alone,
+    /// Other processes that share it too; each run is made by one of them.
+    Shared,
+}
+
 impl RunDir {
     /// Opens or makes the directory of what `plan` (TOML) says in full.
     ///
     /// # Errors
-    /// When it belongs to another experiment, when another process has it open, or when it cannot be
-    /// written.
-    pub(crate) fn open(path: &Path, plan: &str, device: &str) -> Result<Self> {
-        let runs = path.join("runs");
-        fs::create_dir_all(&runs)
-            .with_context(|| format!("cannot make the folder {}", runs.display()))?;
+    /// When it belongs to another experiment, when another process has it open and one of them does not share,
+    /// or when it cannot be written.
+    pub(crate) fn open(path: &Path, plan: &str, access: Access<'_>) -> Result<Self> {
+        let Access {
+            device,
+            sharing,
+            fresh,
+        } = access;
+        fs::create_dir_all(path)
+            .with_context(|| format!("cannot make the folder {}", path.display()))?;
         let lock_path = path.join(".lock");
         let lock = File::create(&lock_path)
             .with_context(|| format!("cannot write in the run directory {}", path.display()))?;
-        if lock.try_lock().is_err() {
+        let first = lock.try_lock().is_ok();
+        if !first && (fresh || sharing == Sharing::Alone || !join(&lock)) {
             bail!(
                 "{} is in use by another process; wait for it or choose another --out",
                 path.display()
@@ -147,10 +182,42 @@ impl RunDir {
             path: path.into(),
             _lock: lock,
         };
+        if fresh {
+            dir.forget()?;
+        }
+        let runs = path.join("runs");
+        fs::create_dir_all(&runs)
+            .with_context(|| format!("cannot make the folder {}", runs.display()))?;
         dir.claim(plan)?;
-        let environment = serde_json::to_vec_pretty(&Environment::here(device))?;
-        dir.write("environment.json", &environment)?;
+        if first {
+            let environment = serde_json::to_vec_pretty(&Environment::here(device))?;
+            dir.write("environment.json", &environment)?;
+        }
+        if first && sharing == Sharing::Shared {
+            dir._lock
+                .lock_shared()
+                .with_context(|| format!("cannot share {}", path.display()))?;
+        }
         Ok(dir)
+    }
+
+    /// Removes the records of an earlier plan; a folder that is no run directory is left as it is.
+    fn forget(&self) -> Result<()> {
+        let (plan, runs) = (self.path.join(PLAN), self.path.join("runs"));
+        if !plan.is_file() {
+            return Ok(());
+        }
+        if runs.is_dir() {
+            fs::remove_dir_all(&runs)
+                .with_context(|| format!("cannot remove {}", runs.display()))?;
+        }
+        fs::remove_file(&plan)
+            .with_context(|| format!("cannot begin anew in {}", self.path.display()))
+    }
+
+    /// Takes a run for this process; nothing while another one is at it.
+    pub(crate) fn claim_run(&self, optimizer: &str, seed: u64) -> Result<Option<Claim>> {
+        Claim::take(self.run_file(optimizer, seed).with_extension("lock"))
     }
 
     /// Writes the plan into a new directory, or checks that it is the one that is there.
@@ -248,6 +315,16 @@ impl RunDir {
     }
 }
 
+/// Joins those who share a directory. Whoever opens it first has it alone for a moment.
+fn join(lock: &File) -> bool {
+    (0..50).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        lock.try_lock_shared().is_ok()
+    })
+}
+
 /// The first line in which two plans differ.
 fn difference(there: &str, here: &str) -> String {
     let pair = there.lines().zip(here.lines()).find(|(a, b)| a != b);
@@ -320,8 +397,17 @@ pub(crate) mod tests {
     }
 
     fn open(path: &Path) -> Result<RunDir> {
-        RunDir::open(path, "epochs = 2\nlr = 0.1\n", "cpu")
+        RunDir::open(path, PLAN_TEXT, Access::alone("cpu", false))
     }
+
+    fn access(sharing: Sharing) -> Access<'static> {
+        Access {
+            sharing,
+            ..Access::alone("cpu", false)
+        }
+    }
+
+    const PLAN_TEXT: &str = "epochs = 2\nlr = 0.1\n";
 
     #[test]
     fn a_run_exists_only_once_it_is_complete_and_comes_back_exactly() {
@@ -361,12 +447,34 @@ pub(crate) mod tests {
         assert!(message.contains("in use by another process"), "{message}");
         drop(first);
         open(folder.path()).unwrap();
-        let message = RunDir::open(folder.path(), "epochs = 3\nlr = 0.1\n", "cpu")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("there: `epochs = 2`, here: `epochs = 3`"),
-            "{message}"
-        );
+        for sharing in [Sharing::Alone, Sharing::Shared] {
+            let plan = PLAN_TEXT.replace("2", "3");
+            let message = RunDir::open(folder.path(), &plan, access(sharing)).unwrap_err();
+            let message = message.to_string();
+            assert!(
+                message.contains("there: `epochs = 2`, here: `epochs = 3`"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_shared_directory_is_shared_with_those_who_share_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = || RunDir::open(folder.path(), PLAN_TEXT, access(Sharing::Shared));
+        let (first, second) = (shared().unwrap(), shared().unwrap());
+        assert!(open(folder.path()).is_err());
+        let claim = first.claim_run("sgd", 0).unwrap().unwrap();
+        assert!(second.claim_run("sgd", 0).unwrap().is_none());
+        assert!(second.claim_run("sgd", 1).unwrap().is_some());
+        drop(claim);
+        assert!(second.claim_run("sgd", 0).unwrap().is_some());
+        drop((first, second));
+        let alone = open(folder.path()).unwrap();
+        let fresh = Access::alone("cpu", true);
+        assert!(RunDir::open(folder.path(), PLAN_TEXT, fresh).is_err());
+        assert!(folder.path().join(PLAN).is_file(), "records of others stay");
+        assert!(shared().unwrap_err().to_string().contains("in use"));
+        drop(alone);
     }
 }

@@ -7,6 +7,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -70,6 +71,17 @@ pub(crate) trait Maker: Sync {
     fn recorded(&self, _record: &RunRecord) -> Result<()> {
         Ok(())
     }
+}
+
+/// How long to wait for what another process is making before looking again.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// What became of a run that was to be made.
+enum Taken {
+    Complete(RunRecord),
+    /// Another process is at it.
+    Elsewhere,
+    Stopped,
 }
 
 /// A run that is still to be made.
@@ -144,19 +156,32 @@ struct Queue<'a> {
 }
 
 impl<'a> Queue<'a> {
-    /// Makes runs until none is left or it is asked to stop; an error makes the others stop too.
+    /// Makes runs until none is left or it is asked to stop; an error makes the others stop too. What another
+    /// process is making is waited for, and made here should that process end without a record.
     fn work(&self) -> Result<Vec<RunRecord>> {
-        let mut records = Vec::new();
+        let (mut records, mut in_vain) = (Vec::new(), 0);
         while let Some((seed, optimizer)) = self.next() {
-            match self.make(seed, optimizer) {
-                Ok(Some(record)) => records.push(record),
-                Ok(None) => break,
+            match self.take(seed, optimizer) {
+                Ok(Taken::Complete(record)) => records.push(record),
+                Ok(Taken::Stopped) => break,
+                Ok(Taken::Elsewhere) => {
+                    in_vain += 1;
+                    if self.put_back((seed, optimizer)) <= in_vain {
+                        std::thread::sleep(PATIENCE);
+                        in_vain = 0;
+                    }
+                    if self.stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    continue;
+                }
                 Err(error) => {
                     self.stop.store(true, Ordering::Relaxed);
                     let run = format!("the run of {} with seed {seed}", optimizer.name);
                     return Err(error.context(run));
                 }
             }
+            in_vain = 0;
         }
         Ok(records)
     }
@@ -164,6 +189,31 @@ impl<'a> Queue<'a> {
     /// In a function of its own, so that the lock is released before the run begins.
     fn next(&self) -> Option<Cell<'a>> {
         lock(&self.missing).pop_front()
+    }
+
+    /// Puts a run behind all others; how many there are now.
+    fn put_back(&self, cell: Cell<'a>) -> usize {
+        let mut missing = lock(&self.missing);
+        missing.push_back(cell);
+        missing.len()
+    }
+
+    fn take(&self, seed: u64, optimizer: &Optimizer) -> Result<Taken> {
+        let Some(claim) = self.dir.claim_run(&optimizer.name, seed)? else {
+            return Ok(Taken::Elsewhere);
+        };
+        let record = match self.dir.finished(&optimizer.name, seed)? {
+            Some(record) => {
+                self.progress.finish(&record);
+                Some(record)
+            }
+            None => self.make(seed, optimizer)?,
+        };
+        let Some(record) = record else {
+            return Ok(Taken::Stopped);
+        };
+        claim.complete();
+        Ok(Taken::Complete(record))
     }
 
     fn make(&self, seed: u64, optimizer: &Optimizer) -> Result<Option<RunRecord>> {

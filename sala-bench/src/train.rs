@@ -25,7 +25,7 @@ use crate::{
     record::RunRecord,
     registry,
     runs::Observer,
-    spec::{Experiment, Optimizer, Training},
+    spec::{Budget, Experiment, Optimizer},
     tally::Tally,
 };
 
@@ -52,11 +52,8 @@ pub(crate) struct SeedData {
 
 impl<'a> Trainer<'a> {
     /// Loads the training part and checks that the experiment fits it.
-    pub(crate) fn new(
-        experiment: &'a Experiment,
-        device: Device,
-        stop: &'a AtomicBool,
-    ) -> Result<Self> {
+    pub(crate) fn new(experiment: &'a Experiment, stop: &'a AtomicBool) -> Result<Self> {
+        let device = experiment.device.open()?;
         let source = Source::parse(&experiment.data.source);
         let train = data::load_train(&source)?;
         let (validation, images) = (experiment.data.validation, train.len());
@@ -64,14 +61,16 @@ impl<'a> Trainer<'a> {
             validation < images,
             "data.validation must be below the {images} training images, got {validation}"
         );
-        Ok(Self {
+        let trainer = Self {
             experiment,
             source,
             train,
             test: OnceLock::new(),
             device,
             stop,
-        })
+        };
+        experiment.training.phases(trainer.steps_per_epoch())?;
+        Ok(trainer)
     }
 
     pub(crate) fn experiment(&self) -> &'a Experiment {
@@ -83,14 +82,15 @@ impl<'a> Trainer<'a> {
         self.train.title()
     }
 
-    /// Optimizer steps of one run.
+    /// Optimizer steps of a run whose steps take one gradient evaluation each.
     pub(crate) fn steps(&self) -> u64 {
-        let images = self
-            .train
-            .len()
-            .saturating_sub(self.experiment.data.validation);
-        let batches = images.div_ceil(self.experiment.training.batch_size) as u64;
-        batches * self.experiment.training.epochs
+        let budget = self.experiment.training.budget;
+        budget.steps(self.steps_per_epoch(), 1.0)
+    }
+
+    pub(crate) fn steps_per_epoch(&self) -> u64 {
+        let images = self.train.len() - self.experiment.data.validation;
+        images.div_ceil(self.experiment.training.batch_size) as u64
     }
 
     /// Cuts the validation part, then spoils labels of what remains.
@@ -152,7 +152,9 @@ impl<'a> Trainer<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Option<RunRecord>> {
         let mut run = Run::new(self, data, optimizer)?;
-        for epoch in 1..=self.experiment.training.epochs {
+        let mut epoch = 0;
+        while !run.is_over() {
+            epoch += 1;
             match run.epoch(epoch, observer) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
@@ -167,7 +169,7 @@ impl<'a> Trainer<'a> {
             let test = self.test(data)?;
             Some(
                 run.optimizer
-                    .with_slow_weights(|| evaluate(&*run.network, &test))?,
+                    .with_slow_weights(|| evaluate(&*run.network, &test, run.dtype))?,
             )
         } else {
             None
@@ -189,10 +191,13 @@ struct Run<'a> {
     data: &'a SeedData,
     batch_size: usize,
     stop: &'a AtomicBool,
+    dtype: DType,
     store: VarStore,
     network: Box<dyn Network>,
     optimizer: Box<dyn Resumable>,
     peak_lr: f64,
+    budget: Budget,
+    total: u64,
     schedule: Box<dyn Schedule>,
     tally: Tally,
     validation: Option<Score>,
@@ -202,37 +207,51 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(trainer: &'a Trainer<'a>, data: &'a SeedData, optimizer: &Optimizer) -> Result<Self> {
         let experiment = trainer.experiment;
-        let store = VarStore::new(data.seed, DType::F32, &trainer.device);
+        let dtype = experiment.precision.dtype();
+        let store = VarStore::new(data.seed, dtype, &trainer.device);
         let (shape, classes) = (trainer.train.shape(), trainer.train.classes());
         let network = registry::network(&experiment.network, shape, classes, &store)?;
         let params = ParamSet::new(store.trainable())?;
         let batch_size = experiment.training.batch_size;
-        let steps_per_epoch = data.train.len().div_ceil(batch_size) as u64;
+        let training = &experiment.training;
+        let (warm_up, total) = training.phases(trainer.steps_per_epoch())?;
         Ok(Self {
             data,
             batch_size,
             stop: trainer.stop,
+            dtype,
             network,
             optimizer: registry::optimizer(optimizer, params)?,
             store,
             peak_lr: optimizer.lr,
-            schedule: schedule(&experiment.training, steps_per_epoch)?,
+            budget: training.budget,
+            total,
+            schedule: registry::schedule(training.schedule, warm_up, total)?,
             tally: Tally::default(),
             validation: None,
             failure: None,
         })
     }
 
-    /// One pass over the training images and a score on the validation images. False when it was
-    /// asked to stop.
+    /// How much of the budget is spent.
+    fn spent(&self) -> u64 {
+        self.budget.spent(self.tally.steps, self.tally.evaluations)
+    }
+
+    fn is_over(&self) -> bool {
+        self.spent() >= self.total
+    }
+
+    /// One pass over the training images, or what the budget leaves of it, and a score on the validation
+    /// images. False when it was asked to stop.
     fn epoch(&mut self, epoch: u64, observer: &mut dyn Observer) -> Result<bool> {
         let order = Rng::new(self.data.seed).stream("data/order");
         let order = batches::order(order, epoch, self.data.train.len());
         let mut batches = self.data.train.batches(&order, self.batch_size)?;
-        loop {
+        while !self.is_over() {
             let start = Instant::now();
             let Some(batch) = batches.next() else { break };
-            self.step(&batch?)?;
+            self.step(&batch?.in_dtype(self.dtype)?)?;
             self.tally.add_time(start.elapsed());
             observer.step();
             if self.stop.load(Ordering::Relaxed) {
@@ -248,8 +267,8 @@ impl<'a> Run<'a> {
 
     fn step(&mut self, batch: &Batch) -> Result<()> {
         let (network, step) = (&*self.network, self.tally.steps);
-        self.optimizer
-            .set_learning_rate(self.peak_lr * self.schedule.factor(step));
+        let factor = self.schedule.factor(self.spent());
+        self.optimizer.set_learning_rate(self.peak_lr * factor);
         let loss = |pass: Pass| loss(network, batch, pass, step);
         let mut objective = Differentiated::by(sala_models::backward, loss);
         let report = self.optimizer.step(&mut objective)?;
@@ -263,7 +282,7 @@ impl<'a> Run<'a> {
         let start = Instant::now();
         let view = self.optimizer.slow_view()?;
         self.tally.add_time(start.elapsed());
-        let score = evaluate(&*self.network, &self.data.validation)?;
+        let score = evaluate(&*self.network, &self.data.validation, self.dtype)?;
         let start = Instant::now();
         if let Some(view) = view {
             view.restore()?;
@@ -290,12 +309,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The factor of the learning rate by optimizer step.
-fn schedule(spec: &Training, steps_per_epoch: u64) -> Result<Box<dyn Schedule>> {
-    let warm_up = spec.warm_up_epochs * steps_per_epoch;
-    registry::schedule(spec.schedule, warm_up, spec.epochs * steps_per_epoch)
-}
-
 /// How the network behaves in a pass of a step: the same masks in every pass, statistics tracked at
 /// unperturbed weights only.
 pub(crate) fn mode(pass: Pass, draw: u64) -> Mode {
@@ -315,19 +328,28 @@ fn loss(
     step: u64,
 ) -> candle_core::Result<Tensor> {
     let logits = network.forward(&pass.take(&batch.images)?, mode(pass, step))?;
-    candle_nn::loss::cross_entropy(&logits, &pass.take(&batch.labels)?)
+    candle_nn::loss::cross_entropy(&at_least_f32(&logits)?, &pass.take(&batch.labels)?)
+}
+
+/// Losses are sums over a batch, for which half precision is too coarse.
+fn at_least_f32(logits: &Tensor) -> candle_core::Result<Tensor> {
+    match logits.dtype() {
+        DType::F64 => Ok(logits.clone()),
+        _ => logits.to_dtype(DType::F32),
+    }
 }
 
 /// Mean loss and accuracy over a whole part.
-fn evaluate(network: &dyn Network, part: &Tensors) -> Result<Score> {
+fn evaluate(network: &dyn Network, part: &Tensors, dtype: DType) -> Result<Score> {
     ensure!(part.len() > 0, "there is no image to evaluate");
     let (mut loss, mut correct) = (0.0, 0.0);
     for batch in part.in_order(EVALUATION_BATCH)? {
-        let Batch { images, labels } = batch?;
+        let Batch { images, labels } = batch?.in_dtype(dtype)?;
         let logits = network.forward(&images, Mode::eval())?.detach();
+        let logits = at_least_f32(&logits)?;
         let n = images.dim(0)? as f64;
         let mean = candle_nn::loss::cross_entropy(&logits, &labels)?;
-        loss += n * f64::from(mean.to_scalar::<f32>()?);
+        loss += n * mean.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let hits = logits
             .argmax(D::Minus1)?
             .eq(&labels)?
@@ -348,8 +370,16 @@ pub(crate) fn fingerprint(store: &VarStore) -> Result<String> {
     let mut hash = Sha256::new();
     for (name, var) in store.all() {
         hash.update(name.as_bytes());
-        for value in var.flatten_all()?.to_vec1::<f32>()? {
-            hash.update(value.to_le_bytes());
+        let values = var.flatten_all()?;
+        if values.dtype() == DType::F64 {
+            for value in values.to_vec1::<f64>()? {
+                hash.update(value.to_le_bytes());
+            }
+        } else {
+            // Half precision has its place within f32.
+            for value in values.to_dtype(DType::F32)?.to_vec1::<f32>()? {
+                hash.update(value.to_le_bytes());
+            }
         }
     }
     Ok(hex(&hash.finalize()))

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     metrics::Metric,
     record::PLAN,
-    spec::{Base, RhoScale, Schedule},
+    spec::{Base, RhoScale, Schedule, set::value_of},
 };
 
 /// Examples that stand at the end of the help.
@@ -293,9 +293,7 @@ fn key_and_value(pair: &str) -> Result<(String, toml::Value)> {
     let Some((key, value)) = pair.split_once('=') else {
         bail!("--set: wanted KEY=VALUE, got `{pair}`");
     };
-    let read = toml::from_str::<toml::Table>(&format!("value = {value}"));
-    let read = read.ok().and_then(|mut table| table.remove("value"));
-    Ok((key.into(), read.unwrap_or_else(|| value.into())))
+    Ok((key.into(), value_of(value)))
 }
 
 fn replace<T: Clone>(place: &mut T, value: Option<&T>) {

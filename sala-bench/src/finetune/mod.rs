@@ -20,7 +20,7 @@ use candle_core::Device;
 pub(crate) use predict::predict;
 
 use crate::{
-    compare::open,
+    record::{Access, RunDir},
     registry,
     report::Report,
     runs::{self, Outcome, Plan, Work},
@@ -35,7 +35,7 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
     let (model, parts) = prepare(spec)?;
     eprintln!("{}", check(spec, &model)?);
     let spec = &pinned(spec, &model);
-    let dir = open(&spec.to_toml()?, out, fresh)?;
+    let dir = RunDir::open(out, &spec.to_toml()?, Access::alone("cpu", fresh))?;
     if fresh {
         let models = out.join("models");
         if models.is_dir() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     metrics::Metric,
     report::Heading,
-    spec::{Optimizer, Schedule, check_optimizers, check_seeds, fingerprint, is_plain_name},
+    spec::{Optimizer, Schedule, check_optimizers, check_seeds, fingerprint, is_plain_name, read},
 };
 
 /// A fine-tuning: every optimizer is run once with every seed.
@@ -245,7 +245,7 @@ pub(crate) enum Keep {
 impl FineTune {
     /// Reads a specification; `origin` names it in errors.
     pub(crate) fn from_toml(text: &str, origin: &str) -> Result<Self> {
-        toml::from_str(text).with_context(|| format!("cannot read the fine-tuning {origin}"))
+        read::from_toml(text).with_context(|| format!("cannot read the fine-tuning {origin}"))
     }
 
     pub(crate) fn to_toml(&self) -> Result<String> {

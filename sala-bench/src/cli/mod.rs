@@ -1,5 +1,7 @@
 //! The command line, as it is typed.
 
+mod sweep;
+
 use std::{num::NonZero, path::PathBuf};
 
 use anyhow::{Context, Result};
@@ -7,14 +9,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
-    spec::Experiment,
+    spec::{
+        Budget, Device, Experiment, Precision, Schedule,
+        set::{self, Setting},
+    },
     speed::Workload,
 };
 
 /// The experiment that runs when none is named.
-const DEFAULT_EXPERIMENT: &str = include_str!("../experiments/fashion-mnist-noise.toml");
-/// Its search.
-const DEFAULT_SEARCH: &str = include_str!("../experiments/fashion-mnist-noise.search.toml");
+const DEFAULT_EXPERIMENT: &str = include_str!("../../experiments/fashion-mnist-noise.toml");
+
+pub(crate) use sweep::{SweepArgs, TuneArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,8 +58,12 @@ pub(crate) enum Command {
     /// Run every optimizer with every seed and print the table (the default command)
     #[command(after_help = EXAMPLES)]
     Compare(CompareArgs),
-    /// Search each optimizer's hyper-parameters on the validation part, with equal budgets
-    Tune(TuneArgs),
+    /// Search hyper-parameters on the validation part: a grid, random or quasi-random, with equal budgets
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(Box<SweepArgs>),
+    /// Search every combination of values that a file lists, which is `sweep` with a grid
+    #[command(after_help = sweep::TUNE_EXAMPLES)]
+    Tune(Box<TuneArgs>),
     /// Fine-tune a pretrained model on data of your own, and compare optimizers on it
     #[command(after_help = finetune::EXAMPLES, args_override_self = true)]
     Finetune(Box<FinetuneArgs>),
@@ -70,17 +79,6 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    #[command(flatten)]
-    pub(crate) changes: Changes,
-    #[command(flatten)]
-    pub(crate) place: Place,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TuneArgs {
-    /// TOML file with the values to try; for the default experiment its own search by default
-    #[arg(long, value_name = "FILE")]
-    pub(crate) search: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) changes: Changes,
     #[command(flatten)]
@@ -148,8 +146,20 @@ pub(crate) struct Changes {
     #[arg(long, value_name = "SEED,…", value_delimiter = ',')]
     pub(crate) seeds: Option<Vec<u64>>,
     /// Passes over the training images
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", group = "budget")]
     pub(crate) epochs: Option<u64>,
+    /// Optimizer steps of a run, in place of epochs
+    #[arg(long, value_name = "N", group = "budget")]
+    pub(crate) steps: Option<u64>,
+    /// Gradient evaluations of a run, in place of epochs: what costs more a step takes fewer steps
+    #[arg(long, value_name = "N", group = "budget")]
+    pub(crate) evaluations: Option<u64>,
+    /// How the learning rate moves
+    #[arg(long)]
+    pub(crate) schedule: Option<Schedule>,
+    /// Epochs in which the learning rate rises to its value, before the schedule
+    #[arg(long, value_name = "N")]
+    pub(crate) warm_up_epochs: Option<u64>,
     /// Images in a batch
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
@@ -165,6 +175,16 @@ pub(crate) struct Changes {
     /// Fashion-MNIST from the Hugging Face hub (needs a build with `--features hub`)
     #[arg(long, conflicts_with = "data_dir")]
     pub(crate) hub: bool,
+    /// Where to compute: cpu, cuda, cuda:N or metal, if the program was built for it
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<Device>,
+    /// Numbers to compute with
+    #[arg(long)]
+    pub(crate) precision: Option<Precision>,
+    /// Any field of the experiment by its path, such as training.seeds=[0,1] or optimizers.sala.rho=0.3 (`*` for
+    /// all optimizers); can be given several times
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub(crate) set: Vec<Setting>,
 }
 
 /// Where records go, and how the runs are made.
@@ -189,9 +209,16 @@ impl Changes {
             None => (DEFAULT_EXPERIMENT.to_owned(), "that is built in".to_owned()),
         };
         let mut experiment = Experiment::from_toml(&text, &origin)?;
+        if !self.set.is_empty() {
+            experiment = set::with(&experiment, &self.set)?;
+        }
+        replace(&mut experiment.device, self.device);
+        replace(&mut experiment.precision, self.precision);
         let training = &mut experiment.training;
         replace(&mut training.seeds, self.seeds.clone());
-        replace(&mut training.epochs, self.epochs);
+        replace(&mut training.budget, self.budget());
+        replace(&mut training.schedule, self.schedule);
+        replace(&mut training.warm_up_epochs, self.warm_up_epochs);
         replace(&mut training.batch_size, self.batch_size);
         let data = &mut experiment.data;
         replace(&mut data.label_noise, self.label_noise);
@@ -209,18 +236,12 @@ impl Changes {
             .context("the experiment with the options given cannot be run")?;
         Ok(experiment)
     }
-}
 
-impl TuneArgs {
-    /// The text of the search and where it is from.
-    pub(crate) fn search(&self) -> Result<(String, String)> {
-        match (&self.search, &self.changes.experiment) {
-            (Some(path), _) => Ok((read(path)?, path.display().to_string())),
-            (None, None) => Ok((DEFAULT_SEARCH.to_owned(), "that is built in".to_owned())),
-            (None, Some(_)) => {
-                anyhow::bail!("--search FILE is needed with an experiment of your own")
-            }
-        }
+    fn budget(&self) -> Option<Budget> {
+        let epochs = self.epochs.map(Budget::Epochs);
+        let steps = self.steps.map(Budget::Steps);
+        let evaluations = self.evaluations.map(Budget::Evaluations);
+        epochs.or(steps).or(evaluations)
     }
 }
 
@@ -294,7 +315,6 @@ mod tests {
                 "sala-quarter"
             ]
         );
-        crate::tune::Search::from_toml(DEFAULT_SEARCH, "built in").unwrap();
     }
 
     #[test]
@@ -313,10 +333,10 @@ mod tests {
         assert_eq!(experiment.training.seeds, [7, 8]);
         assert_eq!(
             (
-                experiment.training.epochs,
+                experiment.training.budget,
                 experiment.data.label_noise.to_bits()
             ),
-            (3, 0)
+            (Budget::Epochs(3), 0)
         );
         assert_eq!(experiment.optimizers[0].name, "sala");
         let message = format!(
