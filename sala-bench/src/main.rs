@@ -12,6 +12,8 @@ mod claim;
 mod cli;
 mod compare;
 mod data;
+mod doctor;
+mod estimate;
 mod finetune;
 mod hex;
 mod metrics;
@@ -20,6 +22,8 @@ mod record;
 mod registry;
 mod report;
 mod runs;
+mod shell;
+mod slurm;
 mod spec;
 mod speed;
 mod stats;
@@ -29,6 +33,7 @@ mod train;
 
 use std::{
     num::NonZero,
+    path::Path,
     process::ExitCode,
     sync::{
         Arc,
@@ -36,13 +41,17 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
-use cli::{Cli, Command, CompareArgs, Place};
+use cli::{Cli, Command, CompareArgs, DoctorArgs, Dry, Place, TuneArgs};
+use doctor::Findings;
+use estimate::Estimate;
 use finetune::args::FinetuneArgs;
+use record::{Access, RunDir};
 use runs::{Outcome, Work};
+use spec::Experiment;
 use sweep::Sweep;
 
 /// What shells return for a program that was ended by Ctrl-C.
@@ -69,8 +78,16 @@ fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         Some(Command::Compare(args)) => compare(&args),
         None => compare(&cli.compare),
-        Some(Command::Sweep(args)) => sweep(&args.sweep()?, &args.tune.place),
-        Some(Command::Tune(args)) => sweep(&args.sweep()?, &args.place),
+        Some(Command::Sweep(args)) => sweep(&args.sweep()?, &args.tune),
+        Some(Command::Tune(args)) => sweep(&args.sweep()?, &args),
+        Some(Command::Cell(args)) => {
+            slurm::cell(&args.out, args.index, &*work(NonZero::<usize>::MIN)?)
+        }
+        Some(Command::Doctor(args)) => doctor(&args).map(|()| Outcome::Complete),
+        Some(Command::Completions { shell }) => {
+            shell::completions(shell).map(|()| Outcome::Complete)
+        }
+        Some(Command::Man { out }) => shell::man(out.as_deref()).map(|()| Outcome::Complete),
         Some(Command::Finetune(args)) => finetune(&args),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
         Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
@@ -84,15 +101,76 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
         Some(out) => out.clone(),
         None => compare::default_directory(&experiment.name, &experiment.fingerprint()?),
     };
-    compare::compare(&experiment, &out, args.place.fresh, &*work(&args.place)?)
+    if args.dry.dry_run {
+        return dry_run(&experiment, &out, &args.place, &args.dry);
+    }
+    if args.emission.emit.is_some() {
+        let device = experiment.device.to_string();
+        let access = Access::alone(&device, args.place.fresh);
+        let dir = RunDir::open(&out, &experiment.to_toml()?, access)?;
+        print!(
+            "{}",
+            slurm::emit(&experiment, &dir, &args.emission.request())?
+        );
+        println!("Then run the same command without --emit for the report.");
+        return Ok(Outcome::Complete);
+    }
+    compare::compare(
+        &experiment,
+        &out,
+        args.place.fresh,
+        &*work(args.place.jobs())?,
+    )
 }
 
-fn sweep(sweep: &Sweep, place: &Place) -> Result<Outcome> {
+fn sweep(sweep: &Sweep, args: &TuneArgs) -> Result<Outcome> {
+    let place = &args.place;
     let out = match &place.out {
         Some(out) => out.clone(),
         None => sweep.default_directory()?,
     };
-    sweep::sweep(sweep, &out, place.fresh, &*work(place)?)
+    if args.dry.dry_run {
+        return dry_run(sweep.trials(), &out, place, &args.dry);
+    }
+    if args.emission.emit.is_some() {
+        let dir = sweep.open(&out, place.fresh)?;
+        print!(
+            "{}",
+            slurm::emit(sweep.trials(), &dir, &args.emission.request())?
+        );
+        println!(
+            "Then collect what they find: sala-bench sweep --resume --out {}",
+            out.display()
+        );
+        return Ok(Outcome::Complete);
+    }
+    sweep::sweep(sweep, &out, place.fresh, &*work(place.jobs())?)
+}
+
+/// Prints a plan and what it takes.
+fn dry_run(experiment: &Experiment, out: &Path, place: &Place, dry: &Dry) -> Result<Outcome> {
+    let jobs = place.jobs().get();
+    share_processors(cli::processors().get(), jobs);
+    let estimate = Estimate::of(experiment, out, jobs)?;
+    if dry.json {
+        println!("{}", serde_json::to_string_pretty(&estimate)?);
+    } else {
+        print!("{}", estimate.text()?);
+    }
+    Ok(Outcome::Complete)
+}
+
+/// Prints what was found; problems make it an error.
+fn doctor(args: &DoctorArgs) -> Result<()> {
+    let findings = Findings::gather(&args.data_dir, &args.out);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        print!("{}", findings.text());
+    }
+    let problems = findings.problems().len();
+    ensure!(problems == 0, "problems found: {problems}; see above");
+    Ok(())
 }
 
 fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
@@ -101,15 +179,14 @@ fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
         Some(out) => out.clone(),
         None => compare::default_directory(&spec.name, &spec.fingerprint()?),
     };
-    finetune::finetune(&spec, &out, args.place.fresh, &*work(&args.place)?)
+    finetune::finetune(&spec, &out, args.place.fresh, &*work(args.place.jobs())?)
 }
 
 /// Divides the processors among the runs and listens for Ctrl-C: the first one asks the runs to stop
 /// after their step, a second one ends the program.
-fn work(place: &Place) -> Result<Arc<Work>> {
-    let processors = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
-    let jobs = place.jobs.unwrap_or(processors).get();
-    share_processors(processors.get(), jobs);
+fn work(jobs: NonZero<usize>) -> Result<Arc<Work>> {
+    let jobs = jobs.get();
+    share_processors(cli::processors().get(), jobs);
     let work = Arc::new(Work {
         jobs,
         stop: AtomicBool::new(false),

@@ -122,7 +122,8 @@ impl Environment {
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
-    _lock: File,
+    /// Held until it is dropped.
+    lock: File,
 }
 
 /// How a run directory is opened.
@@ -180,7 +181,7 @@ impl RunDir {
         }
         let dir = Self {
             path: path.into(),
-            _lock: lock,
+            lock,
         };
         if fresh {
             dir.forget()?;
@@ -194,7 +195,7 @@ impl RunDir {
             dir.write("environment.json", &environment)?;
         }
         if first && sharing == Sharing::Shared {
-            dir._lock
+            dir.lock
                 .lock_shared()
                 .with_context(|| format!("cannot share {}", path.display()))?;
         }
@@ -258,9 +259,7 @@ impl RunDir {
     }
 
     fn run_file(&self, optimizer: &str, seed: u64) -> PathBuf {
-        self.path
-            .join("runs")
-            .join(format!("{}.jsonl", run_name(optimizer, seed)))
+        run_file(&self.path, optimizer, seed)
     }
 
     /// Where a run keeps what it takes to go on with it.
@@ -274,31 +273,8 @@ impl RunDir {
     /// # Errors
     /// When the file is there and not whole, with the line.
     pub(crate) fn finished(&self, optimizer: &str, seed: u64) -> Result<Option<RunRecord>> {
-        let path = self.run_file(optimizer, seed);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-        };
-        let mut run = None;
-        for (number, line) in text.lines().enumerate() {
-            let line: Line = serde_json::from_str(line).with_context(|| {
-                let place = format!("{}, line {}", path.display(), number + 1);
-                format!("{place}, is no record; delete the file to run it again")
-            })?;
-            if let Line::Run(record) = line {
-                run = Some(record);
-            }
-        }
-        let run = run.with_context(|| {
-            format!(
-                "{} has no last line; delete it to run it again",
-                path.display()
-            )
-        })?;
-        Ok(Some(run))
+        let run = read_run(&self.run_file(optimizer, seed))?;
+        Ok(run.map(|(_, record)| record))
     }
 
     /// Begins the record of a run.
@@ -313,6 +289,42 @@ impl RunDir {
             path,
         })
     }
+}
+
+/// Where the record of a run is, or would be.
+pub(crate) fn run_file(directory: &Path, optimizer: &str, seed: u64) -> PathBuf {
+    let name = format!("{}.jsonl", run_name(optimizer, seed));
+    directory.join("runs").join(name)
+}
+
+/// The epochs and the record of a complete run; nothing where there is no file.
+///
+/// # Errors
+/// When the file is there and not whole, with the line.
+pub(crate) fn read_run(path: &Path) -> Result<Option<(Vec<EpochRecord>, RunRecord)>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let (mut epochs, mut run) = (Vec::new(), None);
+    for (number, line) in text.lines().enumerate() {
+        let line: Line = serde_json::from_str(line).with_context(|| {
+            let place = format!("{}, line {}", path.display(), number + 1);
+            format!("{place}, is no record; delete the file to run it again")
+        })?;
+        match line {
+            Line::Epoch(record) => epochs.push(record),
+            Line::Run(record) => run = Some(record),
+        }
+    }
+    let run = run.with_context(|| {
+        format!(
+            "{} has no last line; delete it to run it again",
+            path.display()
+        )
+    })?;
+    Ok(Some((epochs, run)))
 }
 
 /// Joins those who share a directory. Whoever opens it first has it alone for a moment.
@@ -448,7 +460,7 @@ pub(crate) mod tests {
         drop(first);
         open(folder.path()).unwrap();
         for sharing in [Sharing::Alone, Sharing::Shared] {
-            let plan = PLAN_TEXT.replace("2", "3");
+            let plan = PLAN_TEXT.replace('2', "3");
             let message = RunDir::open(folder.path(), &plan, access(sharing)).unwrap_err();
             let message = message.to_string();
             assert!(

@@ -78,7 +78,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What became of a run that was to be made.
 enum Taken {
-    Complete(RunRecord),
+    Complete(Box<RunRecord>),
     /// Another process is at it.
     Elsewhere,
     Stopped,
@@ -162,7 +162,7 @@ impl<'a> Queue<'a> {
         let (mut records, mut in_vain) = (Vec::new(), 0);
         while let Some((seed, optimizer)) = self.next() {
             match self.take(seed, optimizer) {
-                Ok(Taken::Complete(record)) => records.push(record),
+                Ok(Taken::Complete(record)) => records.push(*record),
                 Ok(Taken::Stopped) => break,
                 Ok(Taken::Elsewhere) => {
                     in_vain += 1;
@@ -213,7 +213,7 @@ impl<'a> Queue<'a> {
             return Ok(Taken::Stopped);
         };
         claim.complete();
-        Ok(Taken::Complete(record))
+        Ok(Taken::Complete(Box::new(record)))
     }
 
     fn make(&self, seed: u64, optimizer: &Optimizer) -> Result<Option<RunRecord>> {

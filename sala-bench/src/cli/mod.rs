@@ -1,11 +1,13 @@
 //! The command line, as it is typed.
 
 mod sweep;
+mod tools;
 
 use std::{num::NonZero, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::{
     finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
@@ -19,7 +21,8 @@ use crate::{
 /// The experiment that runs when none is named.
 const DEFAULT_EXPERIMENT: &str = include_str!("../../experiments/fashion-mnist-noise.toml");
 
-pub(crate) use sweep::{SweepArgs, TuneArgs};
+pub(crate) use sweep::{CellArgs, Emission, SweepArgs, TuneArgs};
+pub(crate) use tools::DoctorArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,11 +30,16 @@ Examples:
   sala-bench --seeds 0,1 --epochs 5               a quicker look
   sala-bench --optimizers sgd,sala --label-noise 0
   sala-bench --data-dir /usr/share/datasets/fashion-mnist --validation 5000
+  sala-bench compare --experiment my.toml --dry-run
+  sala-bench compare --experiment my.toml --set 'optimizers.*.lr=0.1' --set training.schedule=linear
   sala-bench compare --experiment my.toml --out results/mine
   sala-bench tune                                 choose the hyper-parameters on the validation part
 
 Records go to runs/NAME-FINGERPRINT. Ctrl-C keeps what is complete; the same command continues.
-RUST_LOG=debug shows what the optimizers do, step by step.";
+
+Exit codes: 0 done, 1 an error (what, where and a way out on standard error), 2 a wrong command line,
+130 interrupted. Environment: RUST_LOG=debug shows what the optimizers do, step by step; NO_COLOR turns colours
+off; SALA_KERNELS, SALA_CONV, RAYON_NUM_THREADS and CANDLE_NUM_THREADS as `sala-bench doctor` shows them.";
 
 const SPEED_EXAMPLES: &str = "\
 Examples:
@@ -57,7 +65,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run every optimizer with every seed and print the table (the default command)
     #[command(after_help = EXAMPLES)]
-    Compare(CompareArgs),
+    Compare(Box<CompareArgs>),
     /// Search hyper-parameters on the validation part: a grid, random or quasi-random, with equal budgets
     #[command(after_help = sweep::EXAMPLES)]
     Sweep(Box<SweepArgs>),
@@ -68,10 +76,30 @@ pub(crate) enum Command {
     #[command(after_help = finetune::EXAMPLES, args_override_self = true)]
     Finetune(Box<FinetuneArgs>),
     /// Print what a trained model says of new texts or images
+    #[command(after_help = finetune::PREDICT_EXAMPLES)]
     Predict(PredictArgs),
     /// Time forward passes and training steps on the CPU, in turn with PyTorch where it is installed
     #[command(after_help = SPEED_EXAMPLES)]
     Speed(SpeedArgs),
+    /// Make one run of a directory that `--emit slurm` prepared, beside other processes that make others
+    #[command(after_help = sweep::CELL_EXAMPLES)]
+    Cell(CellArgs),
+    /// Print version, devices, features, threads, instructions and data found, and what is wrong
+    #[command(after_help = tools::DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = tools::COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each command into a folder
+    #[command(after_help = tools::MAN_EXAMPLES)]
+    Man {
+        /// Folder for the pages
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// The process that `speed` times
     #[command(hide = true)]
     SpeedWorker(SpeedWorkerArgs),
@@ -83,6 +111,10 @@ pub(crate) struct CompareArgs {
     pub(crate) changes: Changes,
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) emission: Emission,
+    #[command(flatten)]
+    pub(crate) dry: Dry,
 }
 
 #[derive(Debug, Args)]
@@ -199,6 +231,28 @@ pub(crate) struct Place {
     /// Runs at a time, which share the processors; 1 for the steadiest times [default: all processors]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZero<usize>>,
+}
+
+/// Whether the plan is only told of.
+#[derive(Debug, Args)]
+pub(crate) struct Dry {
+    /// Print what would be run and about how long it takes, and run nothing but a few steps of the base
+    #[arg(long, conflicts_with = "emit")]
+    pub(crate) dry_run: bool,
+    /// The same as JSON
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
+}
+
+impl Place {
+    /// Runs at a time.
+    pub(crate) fn jobs(&self) -> NonZero<usize> {
+        self.jobs.unwrap_or_else(processors)
+    }
+}
+
+pub(crate) fn processors() -> NonZero<usize> {
+    std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
 }
 
 impl Changes {

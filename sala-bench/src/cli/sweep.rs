@@ -1,12 +1,15 @@
 //! What was typed after `sweep` and `tune`.
 
-use std::path::PathBuf;
+use std::{num::NonZero, path::PathBuf};
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::{Changes, Place, read};
-use crate::sweep::{Search, Strategy, Sweep};
+use super::{Changes, Dry, Place, read};
+use crate::{
+    slurm::Request,
+    sweep::{Search, Strategy, Sweep},
+};
 
 /// The search of the experiment that runs when none is named.
 const DEFAULT_SEARCH: &str = include_str!("../../experiments/fashion-mnist-noise.search.toml");
@@ -16,6 +19,7 @@ Examples:
   sala-bench sweep --strategy sobol --trials 8    eight quasi-random trials of each optimizer
   sala-bench sweep --experiment my.toml --search space.toml --out results/search
   sala-bench sweep --resume --out results/search  go on; in several terminals at once if you like
+  sala-bench sweep --emit slurm --out results/search   a job array for a cluster
   sala-bench compare --experiment results/search/tuned.toml
 
 A search file says how trials are drawn and from what:
@@ -35,6 +39,15 @@ Examples:
   sala-bench tune                                 54 trials of the default experiment, some ten minutes
   sala-bench tune --experiment my.toml --search my.search.toml --out results/search
   sala-bench compare --experiment results/search/tuned.toml";
+
+pub(super) const CELL_EXAMPLES: &str = "\
+Examples:
+  sala-bench sweep --emit slurm --out results/search
+  sbatch results/search/slurm/array-0.sh
+  seq 0 53 | xargs -P 4 -n 1 sala-bench cell --out results/search --index   without Slurm
+
+slurm/cells.tsv in that folder says which run has which index. Afterwards the command that prepared the folder
+(or `sweep --resume`) collects what was found.";
 
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
@@ -66,6 +79,58 @@ pub(crate) struct TuneArgs {
     pub(crate) changes: Changes,
     #[command(flatten)]
     pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) emission: Emission,
+    #[command(flatten)]
+    pub(crate) dry: Dry,
+}
+
+/// For a scheduler in place of this process.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Clusters")]
+pub(crate) struct Emission {
+    /// Write a job array in which each task makes one run, and run nothing
+    #[arg(long, value_enum)]
+    pub(crate) emit: Option<Scheduler>,
+    /// Processors of each task
+    #[arg(long, value_name = "N", default_value = "2", requires = "emit")]
+    cpus_per_task: NonZero<usize>,
+    /// Tasks at a time [default: all that fit]
+    #[arg(long, value_name = "N", requires = "emit")]
+    tasks_at_once: Option<NonZero<usize>>,
+    /// An option of sbatch, such as --sbatch=--partition=short; can be given several times
+    #[arg(
+        long,
+        value_name = "OPTION",
+        requires = "emit",
+        allow_hyphen_values = true
+    )]
+    sbatch: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scheduler {
+    Slurm,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CellArgs {
+    /// Folder that was prepared
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Which run of its plan, from 0
+    #[arg(long, value_name = "N")]
+    pub(crate) index: usize,
+}
+
+impl Emission {
+    pub(crate) fn request(&self) -> Request {
+        Request {
+            processors: self.cpus_per_task.get(),
+            at_once: self.tasks_at_once.map(NonZero::get),
+            options: self.sbatch.clone(),
+        }
+    }
 }
 
 impl TuneArgs {

@@ -32,6 +32,11 @@ Optimizers: adamw, sgd, lookahead, sam, stable-sam, asam, sam-every, look-sam, g
 momentum-sam, sala. Records go to runs/NAME-FINGERPRINT. Ctrl-C keeps where every run is; the same command
 continues at the same bits. docs/finetuning.md explains the options.";
 
+pub(crate) const PREDICT_EXAMPLES: &str = "\
+Examples:
+  sala-bench predict --model results/reviews/models/sala-seed3 --input new.csv
+  echo 'Never again.' | sala-bench predict --model results/reviews/models/sala-seed3 --input -";
+
 #[derive(Debug, Args)]
 pub(crate) struct FinetuneArgs {
     /// TOML file with these settings; options given beside it replace what it says

@@ -108,6 +108,7 @@ pub(crate) enum Precision {
 }
 
 impl Precision {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
     pub(super) fn is_f32(&self) -> bool {
         *self == Self::F32
     }

@@ -54,6 +54,7 @@ pub(crate) enum TestPart {
 }
 
 impl TestPart {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
     fn is_read(&self) -> bool {
         *self == Self::AtTheEnd
     }

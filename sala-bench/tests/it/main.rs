@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod comfort;
 mod common;
 mod finetune;
+mod sweep;
 
 use std::{
     collections::BTreeMap,
