@@ -25,7 +25,7 @@ use crate::{
     record::RunRecord,
     registry,
     runs::Observer,
-    spec::{Budget, Experiment, Optimizer},
+    spec::{Budget, Experiment, Optimizer, Precision},
     tally::Tally,
 };
 
@@ -211,7 +211,10 @@ impl<'a> Run<'a> {
         let store = VarStore::new(data.seed, dtype, &trainer.device);
         let (shape, classes) = (trainer.train.shape(), trainer.train.classes());
         let network = registry::network(&experiment.network, shape, classes, &store)?;
-        let params = ParamSet::new(store.trainable())?;
+        let mut params = ParamSet::new(store.trainable())?;
+        if experiment.precision == Precision::Bf16 {
+            params = params.with_f32_masters()?;
+        }
         let batch_size = experiment.training.batch_size;
         let training = &experiment.training;
         let (warm_up, total) = training.phases(trainer.steps_per_epoch())?;
