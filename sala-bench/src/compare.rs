@@ -7,25 +7,16 @@ use std::{
 };
 
 use anyhow::Result;
-use candle_core::Device;
 
 use crate::{
     metrics::Metric,
     progress,
-    record::{RunDir, RunRecord, run_name},
+    record::{Access, RunDir, RunRecord, run_name},
     report::Report,
     runs::{self, Maker, Outcome, Plan, Work, lock, run::Site},
-    spec::Experiment,
+    spec::{Experiment, TestPart},
     train::{Ending, SeedData, Trainer},
 };
-
-/// Whether the test part may be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TestPart {
-    /// Once a run, after its training has ended.
-    AtTheEnd,
-    Never,
-}
 
 /// Where records go unless `--out` says otherwise.
 pub(crate) fn default_directory(name: &str, fingerprint: &str) -> PathBuf {
@@ -39,10 +30,11 @@ pub(crate) fn compare(
     fresh: bool,
     work: &Work,
 ) -> Result<Outcome> {
-    let trainer = Trainer::new(experiment, Device::Cpu)?;
-    let dir = RunDir::open(out, &experiment.to_toml()?, "cpu", fresh)?;
+    let trainer = Trainer::new(experiment)?;
+    let device = experiment.device.to_string();
+    let dir = RunDir::open(out, &experiment.to_toml()?, Access::alone(&device, fresh))?;
     progress::say(&experiment.description);
-    let (records, outcome) = run_missing(trainer, &dir, TestPart::AtTheEnd, work)?;
+    let (records, outcome) = run_missing(trainer, &dir, work)?;
     let report = Report::new(&experiment.heading()?, &records)?;
     report.write(&dir, &records, &experiment.description)?;
     println!("{}", report.terminal());
@@ -57,7 +49,6 @@ pub(crate) fn compare(
 pub(crate) fn run_missing(
     trainer: Trainer,
     dir: &RunDir,
-    test: TestPart,
     work: &Work,
 ) -> Result<(Vec<RunRecord>, Outcome)> {
     let experiment = trainer.experiment();
@@ -65,14 +56,13 @@ pub(crate) fn run_missing(
         seeds: &experiment.training.seeds,
         optimizers: &experiment.optimizers,
         title: trainer.title().into(),
-        epochs: experiment.training.epochs,
+        epochs: trainer.epochs(),
         steps: trainer.steps(),
         metric: Metric::Accuracy,
         long: false,
     };
     let maker = Cells {
         trainer,
-        test,
         models: (work.running.save_models)
             .then(|| dir.models())
             .transpose()?,
@@ -84,7 +74,6 @@ pub(crate) fn run_missing(
 /// A trainer, with the data of the seeds that were begun last; every optimizer of a seed uses the same.
 struct Cells<'a> {
     trainer: Trainer<'a>,
-    test: TestPart,
     /// The folder of the models, if they are kept.
     models: Option<PathBuf>,
     data: Mutex<HashMap<u64, Arc<SeedData>>>,
@@ -113,7 +102,7 @@ impl Maker for Cells<'_> {
         let data = self.seed_data(site.seed)?;
         let file = format!("{}.safetensors", run_name(&site.optimizer.name, site.seed));
         let ending = Ending {
-            test: self.test == TestPart::AtTheEnd,
+            test: self.trainer.experiment().test == TestPart::AtTheEnd,
             model: self.models.as_ref().map(|folder| folder.join(file)),
         };
         self.trainer.run(&data, ending, site)

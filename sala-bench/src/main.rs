@@ -2,15 +2,18 @@
 //!
 //! `cli` (what was typed) → `spec` (a checked experiment) → `registry` (names to networks and
 //! optimizers) → `train` (one run) → `record` (what stays on disk) → `stats` → `report`. The commands
-//! `compare` and `tune` put them together; `finetune` does it for pretrained models. `speed` times networks, beside PyTorch if it is there.
+//! `compare` and `sweep` put them together; `finetune` does it for pretrained models. `speed` times networks, beside PyTorch if it is there.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(all(unix, feature = "jemalloc"))]
 mod allocator;
+mod claim;
 mod cli;
 mod compare;
 mod data;
+mod doctor;
+mod estimate;
 mod finetune;
 mod hex;
 mod logs;
@@ -20,15 +23,18 @@ mod record;
 mod registry;
 mod report;
 mod runs;
+mod shell;
+mod slurm;
 mod spec;
 mod speed;
 mod stats;
+mod sweep;
 mod tensorboard;
 mod train;
-mod tune;
 
 use std::{
     num::NonZero,
+    path::Path,
     process::ExitCode,
     sync::{
         Arc,
@@ -36,13 +42,17 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use cli::{Cli, Command, CompareArgs, Place, TrainArgs, TuneArgs};
+use cli::{Cli, Command, CompareArgs, DoctorArgs, Dry, Place, TrainArgs, TuneArgs};
+use doctor::Findings;
+use estimate::Estimate;
 use finetune::args::FinetuneArgs;
+use record::{Access, RunDir};
 use runs::{Outcome, Work};
-use spec::Running;
+use spec::{Experiment, Running};
+use sweep::Sweep;
 
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
@@ -66,7 +76,17 @@ fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Compare(args)) => compare(&args),
         None => compare(&cli.compare),
         Some(Command::Train(args)) => train(&args),
-        Some(Command::Tune(args)) => tune(&args),
+        Some(Command::Sweep(args)) => sweep(&args.sweep()?, &args.tune),
+        Some(Command::Tune(args)) => sweep(&args.sweep()?, &args),
+        Some(Command::Cell(args)) => {
+            let work = work(NonZero::<usize>::MIN, args.running.clone())?;
+            slurm::cell(&args.out, args.index, &work)
+        }
+        Some(Command::Doctor(args)) => doctor(&args).map(|()| Outcome::Complete),
+        Some(Command::Completions { shell }) => {
+            shell::completions(shell).map(|()| Outcome::Complete)
+        }
+        Some(Command::Man { out }) => shell::man(out.as_deref()).map(|()| Outcome::Complete),
         Some(Command::Finetune(args)) => finetune(&args),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
         Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
@@ -80,11 +100,28 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
         Some(out) => out.clone(),
         None => compare::default_directory(&experiment.name, &experiment.fingerprint()?),
     };
+    if args.dry.dry_run {
+        return dry_run(&experiment, &out, &args.place, &args.dry);
+    }
+    if args.emission.emit.is_some() {
+        let device = experiment.device.to_string();
+        let access = Access::alone(&device, args.place.fresh);
+        let dir = RunDir::open(&out, &experiment.to_toml()?, access)?;
+        print!(
+            "{}",
+            slurm::emit(&experiment, &dir, &args.emission.request())?
+        );
+        println!("Then run the same command without --emit for the report.");
+        return Ok(Outcome::Complete);
+    }
     compare::compare(
         &experiment,
         &out,
         args.place.fresh,
-        &*work(&args.place, &experiment.running)?,
+        &*work(
+            args.place.jobs(),
+            args.place.running.or(&experiment.running),
+        )?,
     )
 }
 
@@ -98,26 +135,62 @@ fn train(args: &TrainArgs) -> Result<Outcome> {
         &experiment,
         &out,
         args.place.fresh,
-        &*work(&args.place, &experiment.running)?,
+        &*work(
+            args.place.jobs(),
+            args.place.running.or(&experiment.running),
+        )?,
     )
 }
 
-fn tune(args: &TuneArgs) -> Result<Outcome> {
-    let experiment = args.changes.experiment()?;
-    let (text, origin) = args.search()?;
-    let search = tune::Search::from_toml(&text, &origin)?;
-    let out = match &args.place.out {
+fn sweep(sweep: &Sweep, args: &TuneArgs) -> Result<Outcome> {
+    let place = &args.place;
+    let out = match &place.out {
         Some(out) => out.clone(),
-        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?)
-            .with_extension("search"),
+        None => sweep.default_directory()?,
     };
-    tune::tune(
-        &experiment,
-        &search,
-        &out,
-        args.place.fresh,
-        &*work(&args.place, &experiment.running)?,
-    )
+    if args.dry.dry_run {
+        return dry_run(sweep.trials(), &out, place, &args.dry);
+    }
+    if args.emission.emit.is_some() {
+        let dir = sweep.open(&out, place.fresh)?;
+        print!(
+            "{}",
+            slurm::emit(sweep.trials(), &dir, &args.emission.request())?
+        );
+        println!(
+            "Then collect what they find: sala-bench sweep --resume --out {}",
+            out.display()
+        );
+        return Ok(Outcome::Complete);
+    }
+    let running = place.running.or(&sweep.trials().running);
+    sweep::sweep(sweep, &out, place.fresh, &*work(place.jobs(), running)?)
+}
+
+/// Prints a plan and what it takes.
+fn dry_run(experiment: &Experiment, out: &Path, place: &Place, dry: &Dry) -> Result<Outcome> {
+    let jobs = place.jobs().get();
+    share_processors(cli::processors().get(), jobs);
+    let estimate = Estimate::of(experiment, out, jobs)?;
+    if dry.json {
+        println!("{}", serde_json::to_string_pretty(&estimate)?);
+    } else {
+        print!("{}", estimate.text()?);
+    }
+    Ok(Outcome::Complete)
+}
+
+/// Prints what was found; problems make it an error.
+fn doctor(args: &DoctorArgs) -> Result<()> {
+    let findings = Findings::gather(&args.data_dir, &args.out);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        print!("{}", findings.text());
+    }
+    let problems = findings.problems().len();
+    ensure!(problems == 0, "problems found: {problems}; see above");
+    Ok(())
 }
 
 fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
@@ -130,18 +203,16 @@ fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
         &spec,
         &out,
         args.place.fresh,
-        &*work(&args.place, &spec.running)?,
+        &*work(args.place.jobs(), args.place.running.or(&spec.running))?,
     )
 }
 
 /// Divides the processors among the runs and listens for Ctrl-C: the first one asks the runs to stop
 /// after their step, a second one ends the program.
-fn work(place: &Place, file: &Running) -> Result<Arc<Work>> {
-    let running = place.running.or(file);
+fn work(jobs: NonZero<usize>, running: Running) -> Result<Arc<Work>> {
     running.validate()?;
-    let processors = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
-    let jobs = place.jobs.unwrap_or(processors).get();
-    share_processors(processors.get(), jobs);
+    let jobs = jobs.get();
+    share_processors(cli::processors().get(), jobs);
     let work = Arc::new(Work {
         jobs,
         running,

@@ -17,7 +17,7 @@ use crate::{
     metrics::Metric,
     record::{EpochRecord, RunRecord},
     runs::{Plan, Step, checkpoint},
-    spec::{Method, Optimizer},
+    spec::Optimizer,
 };
 
 /// All bars of the program. Whoever writes to standard error meanwhile asks them to make way.
@@ -100,42 +100,13 @@ const UNITS: f64 = 16.0;
 /// How long a step takes relative to the base's, to divide the bar by; SALA's share of climbing
 /// cycles is not known beforehand and taken as one half.
 fn units(optimizer: &Optimizer) -> u64 {
-    let extra = match optimizer.method {
-        Method::Base {} | Method::Lookahead { .. } | Method::MomentumSam { .. } => 0.0,
-        Method::Sam {
-            direction_fraction, ..
-        }
-        | Method::Asam {
-            direction_fraction, ..
-        }
-        | Method::Gsam {
-            direction_fraction, ..
-        }
-        | Method::FriendlySam {
-            direction_fraction, ..
-        } => direction_fraction,
-        Method::SamEvery {
-            k,
-            direction_fraction,
-            ..
-        }
-        | Method::LookSam {
-            k,
-            direction_fraction,
-            ..
-        } => direction_fraction / k as f64,
-        Method::Sala {
-            k,
-            direction_fraction,
-            ..
-        } => 0.5 * direction_fraction / k as f64,
-    };
+    let (least, most) = optimizer.method.cost();
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a small positive number"
     )]
-    let units = (UNITS * (1.0 + extra)) as u64;
+    let units = (UNITS * 0.5 * (least + most)) as u64;
     units
 }
 

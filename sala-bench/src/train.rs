@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::OnceLock};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
-use sala_core::{Differentiated, ParamSet, Pass, Resumable, StepReport, schedule::Schedule};
+use sala_core::{Differentiated, ParamSet, Pass, Resumable, StepReport};
 use sala_models::{Mode, Network, Rng, VarStore};
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     record::RunRecord,
     registry,
     runs::run::{self, Setup, Site, Workload},
-    spec::{Experiment, Training},
+    spec::{Experiment, Precision},
 };
 
 /// Images evaluated at a time.
@@ -43,7 +43,8 @@ pub(crate) struct SeedData {
 
 impl<'a> Trainer<'a> {
     /// Loads the training part and checks that the experiment fits it.
-    pub(crate) fn new(experiment: &'a Experiment, device: Device) -> Result<Self> {
+    pub(crate) fn new(experiment: &'a Experiment) -> Result<Self> {
+        let device = experiment.device.open()?;
         let source = Source::parse(&experiment.data.source);
         let train = data::load_train(&source)?;
         let (validation, images) = (experiment.data.validation, train.len());
@@ -51,14 +52,16 @@ impl<'a> Trainer<'a> {
             validation < images,
             "data.validation must be below the {images} training images, got {validation}"
         );
-        Ok(Self {
+        let trainer = Self {
             experiment,
             source,
             fingerprint: train.fingerprint(),
             train,
             test: OnceLock::new(),
             device,
-        })
+        };
+        experiment.training.phases(trainer.steps_per_epoch())?;
+        Ok(trainer)
     }
 
     pub(crate) fn experiment(&self) -> &'a Experiment {
@@ -75,14 +78,20 @@ impl<'a> Trainer<'a> {
         self.train.title()
     }
 
-    /// Optimizer steps of one run.
+    /// Optimizer steps of a run whose steps take one gradient evaluation each.
     pub(crate) fn steps(&self) -> u64 {
-        let images = self
-            .train
-            .len()
-            .saturating_sub(self.experiment.data.validation);
-        let batches = images.div_ceil(self.experiment.training.batch_size) as u64;
-        batches * self.experiment.training.epochs
+        let budget = self.experiment.training.budget;
+        budget.steps(self.steps_per_epoch(), 1.0)
+    }
+
+    /// Epochs of such a run; the last may be cut short.
+    pub(crate) fn epochs(&self) -> u64 {
+        self.steps().div_ceil(self.steps_per_epoch())
+    }
+
+    pub(crate) fn steps_per_epoch(&self) -> u64 {
+        let images = self.train.len() - self.experiment.data.validation;
+        images.div_ceil(self.experiment.training.batch_size) as u64
     }
 
     /// Cuts the validation part, then spoils labels of what remains.
@@ -142,21 +151,27 @@ impl<'a> Trainer<'a> {
         site: Site<'_>,
     ) -> Result<Option<RunRecord>> {
         let experiment = self.experiment;
-        let store = VarStore::new(data.seed, DType::F32, &self.device);
+        let dtype = experiment.precision.dtype();
+        let store = VarStore::new(data.seed, dtype, &self.device);
         let (shape, classes) = (self.train.shape(), self.train.classes());
         let network = registry::network(&experiment.network, shape, classes, &store)?;
-        let params = ParamSet::new(store.trainable())?;
-        let batch_size = experiment.training.batch_size;
-        let steps_per_epoch = data.train.len().div_ceil(batch_size) as u64;
+        let mut params = ParamSet::new(store.trainable())?;
+        if experiment.precision == Precision::Bf16 {
+            params = params.with_f32_masters()?;
+        }
+        let training = &experiment.training;
+        let (warm_up, total) = training.phases(self.steps_per_epoch())?;
         let setup = Setup {
             optimizer: registry::optimizer(site.optimizer, params)?,
-            schedule: schedule(&experiment.training, steps_per_epoch)?,
-            epochs: experiment.training.epochs,
+            schedule: registry::schedule(training.schedule, warm_up, total)?,
+            budget: training.budget,
+            total,
             early_stopping: None,
             workload: Images {
                 trainer: self,
                 data,
-                batch_size,
+                batch_size: training.batch_size,
+                dtype,
                 network,
                 store: store.clone(),
                 ending,
@@ -180,6 +195,7 @@ struct Images<'a> {
     trainer: &'a Trainer<'a>,
     data: &'a SeedData,
     batch_size: usize,
+    dtype: DType,
     network: Box<dyn Network>,
     store: VarStore,
     ending: Ending,
@@ -199,7 +215,8 @@ impl Workload for Images<'_> {
         if rest.is_empty() {
             return Ok(Box::new(std::iter::empty()));
         }
-        Ok(Box::new(self.data.train.batches(rest, self.batch_size)?))
+        let batches = self.data.train.batches(rest, self.batch_size)?;
+        Ok(Box::new(batches.map(|batch| batch?.in_dtype(self.dtype))))
     }
 
     fn step(&self, optimizer: &mut dyn Resumable, batch: &Batch, step: u64) -> Result<StepReport> {
@@ -209,7 +226,7 @@ impl Workload for Images<'_> {
     }
 
     fn validate(&self) -> Result<Score> {
-        evaluate(&*self.network, &self.data.validation)
+        evaluate(&*self.network, &self.data.validation, self.dtype)
     }
 
     fn test(&self) -> Result<Option<Score>> {
@@ -217,7 +234,7 @@ impl Workload for Images<'_> {
             return Ok(None);
         }
         let test = self.trainer.test(self.data)?;
-        evaluate(&*self.network, &test).map(Some)
+        evaluate(&*self.network, &test, self.dtype).map(Some)
     }
 
     fn save(&self) -> Result<()> {
@@ -226,12 +243,6 @@ impl Workload for Images<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// The factor of the learning rate by optimizer step.
-fn schedule(spec: &Training, steps_per_epoch: u64) -> Result<Box<dyn Schedule>> {
-    let warm_up = spec.warm_up_epochs * steps_per_epoch;
-    registry::schedule(spec.schedule, warm_up, spec.epochs * steps_per_epoch)
 }
 
 /// How the network behaves in a pass of a step: the same masks in every pass, statistics tracked at
@@ -253,19 +264,28 @@ fn loss(
     step: u64,
 ) -> candle_core::Result<Tensor> {
     let logits = network.forward(&pass.take(&batch.images)?, mode(pass, step))?;
-    candle_nn::loss::cross_entropy(&logits, &pass.take(&batch.labels)?)
+    candle_nn::loss::cross_entropy(&at_least_f32(&logits)?, &pass.take(&batch.labels)?)
+}
+
+/// Losses are sums over a batch, for which half precision is too coarse.
+fn at_least_f32(logits: &Tensor) -> candle_core::Result<Tensor> {
+    match logits.dtype() {
+        DType::F64 => Ok(logits.clone()),
+        _ => logits.to_dtype(DType::F32),
+    }
 }
 
 /// Mean loss and accuracy over a whole part.
-fn evaluate(network: &dyn Network, part: &Tensors) -> Result<Score> {
+fn evaluate(network: &dyn Network, part: &Tensors, dtype: DType) -> Result<Score> {
     ensure!(part.len() > 0, "there is no image to evaluate");
     let (mut loss, mut correct) = (0.0, 0.0);
     for batch in part.in_order(EVALUATION_BATCH)? {
-        let Batch { images, labels } = batch?;
+        let Batch { images, labels } = batch?.in_dtype(dtype)?;
         let logits = network.forward(&images, Mode::eval())?.detach();
+        let logits = at_least_f32(&logits)?;
         let n = images.dim(0)? as f64;
         let mean = candle_nn::loss::cross_entropy(&logits, &labels)?;
-        loss += n * f64::from(mean.to_scalar::<f32>()?);
+        loss += n * mean.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let hits = logits
             .argmax(D::Minus1)?
             .eq(&labels)?

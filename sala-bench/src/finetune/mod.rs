@@ -20,7 +20,7 @@ pub(crate) use predict::predict;
 
 use crate::{
     progress,
-    record::RunDir,
+    record::{Access, RunDir},
     registry,
     report::Report,
     runs::{self, Outcome, Plan, Work},
@@ -35,7 +35,7 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
     let (model, parts) = prepare(spec)?;
     progress::say(&check(spec, &model)?);
     let spec = &pinned(spec, &model);
-    let dir = RunDir::open(out, &spec.to_toml()?, "cpu", fresh)?;
+    let dir = RunDir::open(out, &spec.to_toml()?, Access::alone("cpu", fresh))?;
     let trainer = Trainer {
         spec,
         model: &model,

@@ -25,6 +25,7 @@ use crate::{
         Maker, lock,
         run::{self, EarlyStopping, Setup, Site, Workload},
     },
+    spec::Budget,
     train::mode,
 };
 
@@ -112,7 +113,8 @@ impl Maker for Trainer<'_> {
         let setup = Setup {
             optimizer: registry::optimizer(site.optimizer, params.clone())?,
             schedule: registry::schedule(training.schedule, warm_up, total)?,
-            epochs: training.epochs,
+            budget: Budget::Epochs(training.epochs),
+            total,
             early_stopping: (training.early_stopping)
                 .map(|patience| EarlyStopping { patience, metric }),
             workload: Pretrained {

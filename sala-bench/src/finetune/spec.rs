@@ -12,6 +12,7 @@ use crate::{
     report::Heading,
     spec::{
         Optimizer, Running, Schedule, check_optimizers, check_seeds, fingerprint, is_plain_name,
+        read,
     },
 };
 
@@ -246,7 +247,7 @@ pub(crate) enum Keep {
 impl FineTune {
     /// Reads a specification; `origin` names it in errors.
     pub(crate) fn from_toml(text: &str, origin: &str) -> Result<Self> {
-        toml::from_str(text).with_context(|| format!("cannot read the fine-tuning {origin}"))
+        read::from_toml(text).with_context(|| format!("cannot read the fine-tuning {origin}"))
     }
 
     pub(crate) fn to_toml(&self) -> Result<String> {

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{ErrorKind, Read, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,10 +12,11 @@ use sala_core::checkpoint::write_atomically;
 
 use super::{
     Environment, RunRecord,
-    file::{self, RunWriter},
+    file::{RunWriter, read_run},
     run_name,
 };
 use crate::{
+    claim::Claim,
     runs::checkpoint::{CheckpointFile, Owner},
     spec::fingerprint,
 };
@@ -26,43 +28,85 @@ const MODELS: &str = "models";
 const TENSORBOARD: &str = "tensorboard";
 const LOCK: &str = ".lock";
 
-/// A run directory, locked against a second process while it is open.
+/// A run directory, locked while it is open.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
     /// Fingerprint of the plan.
     experiment: String,
-    _lock: File,
+    /// Held until it is dropped.
+    lock: File,
+}
+
+/// How a run directory is opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Access<'a> {
+    /// Where its runs compute, for `environment.json`.
+    pub(crate) device: &'a str,
+    pub(crate) sharing: Sharing,
+    /// Whether to remove first what an earlier plan has left there.
+    pub(crate) fresh: bool,
+}
+
+impl<'a> Access<'a> {
+    /// With nobody else in it.
+    pub(crate) fn alone(device: &'a str, fresh: bool) -> Self {
+        Self {
+            device,
+            sharing: Sharing::Alone,
+            fresh,
+        }
+    }
+}
+
+/// Who else may work in a run directory at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    Alone,
+    /// Other processes that share it too; each run is made by one of them.
+    Shared,
 }
 
 impl RunDir {
-    /// Opens or makes the directory of what `plan` (TOML) says in full; `fresh` removes first what an earlier
-    /// plan has left there.
+    /// Opens or makes the directory of what `plan` (TOML) says in full.
     ///
     /// # Errors
-    /// When it belongs to another experiment, when another process has it open, or when it cannot be
-    /// written.
-    pub(crate) fn open(path: &Path, plan: &str, device: &str, fresh: bool) -> Result<Self> {
+    /// When it belongs to another experiment, when another process has it open and one of them does not share,
+    /// or when it cannot be written.
+    pub(crate) fn open(path: &Path, plan: &str, access: Access<'_>) -> Result<Self> {
         let runs = path.join(RUNS);
-        fs::create_dir_all(&runs).with_context(|| {
+        let no_folder = || {
             format!(
                 "cannot make the folder {}; choose another --out",
                 runs.display()
             )
-        })?;
+        };
+        fs::create_dir_all(&runs).with_context(no_folder)?;
+        let (lock, first) = lock(path, access)?;
         let dir = Self {
             path: path.into(),
             experiment: fingerprint(plan),
-            _lock: lock(path)?,
+            lock,
         };
-        if fresh {
+        if access.fresh {
             dir.clear()?;
         }
         dir.claim(plan)?;
-        dir.sweep()?;
-        let environment = serde_json::to_vec_pretty(&Environment::here(device))?;
-        dir.write("environment.json", &environment)?;
+        if first {
+            dir.sweep()?;
+            let environment = serde_json::to_vec_pretty(&Environment::here(access.device))?;
+            dir.write("environment.json", &environment)?;
+            if access.sharing == Sharing::Shared {
+                (dir.lock.lock_shared())
+                    .with_context(|| format!("cannot share {}", path.display()))?;
+            }
+        }
         Ok(dir)
+    }
+
+    /// Takes a run for this process; nothing while another one is at it.
+    pub(crate) fn claim_run(&self, optimizer: &str, seed: u64) -> Result<Option<Claim>> {
+        Claim::take(self.run_file(optimizer, seed).with_extension("lock"))
     }
 
     /// Removes runs, models, events and last the plan, if there is one: a folder without is none of this program's.
@@ -111,7 +155,7 @@ impl RunDir {
         }
     }
 
-    /// Removes what processes that were killed had begun to write aside.
+    /// Removes what processes that were killed have left: contents written aside, claims of runs.
     fn sweep(&self) -> Result<()> {
         for folder in [
             self.path.clone(),
@@ -119,7 +163,10 @@ impl RunDir {
             self.path.join(MODELS),
         ] {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                if is_left_aside(&entry.file_name().to_string_lossy()) {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                let claim = folder.ends_with(RUNS) && name.ends_with(LOCK);
+                if claim || is_left_aside(&name) {
                     fs::remove_file(entry.path())
                         .with_context(|| format!("cannot remove {}", entry.path().display()))?;
                 }
@@ -148,8 +195,7 @@ impl RunDir {
     }
 
     fn run_file(&self, optimizer: &str, seed: u64) -> PathBuf {
-        let name = format!("{}.jsonl", run_name(optimizer, seed));
-        self.path.join(RUNS).join(name)
+        run_file(&self.path, optimizer, seed)
     }
 
     /// Where a run on the data with this fingerprint keeps what it takes to go on with it.
@@ -183,7 +229,7 @@ impl RunDir {
     /// When the file is there and not whole, with the line, or holds another run.
     pub(crate) fn finished(&self, optimizer: &str, seed: u64) -> Result<Option<RunRecord>> {
         let path = self.run_file(optimizer, seed);
-        let record = file::read(&path)?;
+        let record = read_run(&path)?.map(|(_, record)| record);
         if let Some(record) = &record {
             ensure!(
                 (record.optimizer.as_str(), record.seed) == (optimizer, seed),
@@ -201,8 +247,15 @@ impl RunDir {
     }
 }
 
-/// Locks a run directory for this process; the system releases it however the process ends.
-fn lock(folder: &Path) -> Result<File> {
+/// Where the record of a run is, or would be.
+pub(crate) fn run_file(directory: &Path, optimizer: &str, seed: u64) -> PathBuf {
+    let name = format!("{}.jsonl", run_name(optimizer, seed));
+    directory.join(RUNS).join(name)
+}
+
+/// Locks a run directory for this process, and says whether it has it alone (who shares it has it so for a moment).
+/// The system releases the lock however the process ends.
+fn lock(folder: &Path, access: Access<'_>) -> Result<(File, bool)> {
     let path = folder.join(LOCK);
     let no_folder = || {
         format!(
@@ -219,7 +272,12 @@ fn lock(folder: &Path) -> Result<File> {
             file.set_len(0)
                 .and_then(|()| file.write_all(holder.as_bytes()))
                 .with_context(no_folder)?;
-            Ok(file)
+            Ok((file, true))
+        }
+        Err(TryLockError::WouldBlock)
+            if access.sharing == Sharing::Shared && !access.fresh && join(&file) =>
+        {
+            Ok((file, false))
         }
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
@@ -240,6 +298,16 @@ fn lock(folder: &Path) -> Result<File> {
             )
         }),
     }
+}
+
+/// Joins those who share a directory. Whoever opens it first has it alone for a moment.
+fn join(lock: &File) -> bool {
+    (0..50).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        lock.try_lock_shared().is_ok()
+    })
 }
 
 /// Whether a file has a name under which contents are written before they get their own.
@@ -264,7 +332,14 @@ mod tests {
     const TOML: &str = "epochs = 2\nlr = 0.1\n";
 
     fn open(path: &Path) -> Result<RunDir> {
-        RunDir::open(path, TOML, "cpu", false)
+        RunDir::open(path, TOML, Access::alone("cpu", false))
+    }
+
+    fn access(sharing: Sharing) -> Access<'static> {
+        Access {
+            sharing,
+            ..Access::alone("cpu", false)
+        }
     }
 
     #[test]
@@ -273,20 +348,40 @@ mod tests {
         let first = open(folder.path()).unwrap();
         let wanted = format!("is in use by process {}; wait", std::process::id());
         for fresh in [false, true] {
-            let message = RunDir::open(folder.path(), TOML, "cpu", fresh)
+            let message = RunDir::open(folder.path(), TOML, Access::alone("cpu", fresh))
                 .unwrap_err()
                 .to_string();
             assert!(message.contains(&wanted), "{message}");
         }
         drop(first);
         open(folder.path()).unwrap();
-        let message = RunDir::open(folder.path(), "epochs = 3\nlr = 0.1\n", "cpu", false)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("there: `epochs = 2`, here: `epochs = 3`"),
-            "{message}"
-        );
+        for sharing in [Sharing::Alone, Sharing::Shared] {
+            let plan = TOML.replace('2', "3");
+            let message = RunDir::open(folder.path(), &plan, access(sharing))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                message.contains("there: `epochs = 2`, here: `epochs = 3`"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_shared_directory_is_shared_with_those_who_share_it_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = || RunDir::open(folder.path(), TOML, access(Sharing::Shared));
+        let (first, second) = (shared().unwrap(), shared().unwrap());
+        assert!(open(folder.path()).is_err());
+        let claim = first.claim_run("sgd", 0).unwrap().unwrap();
+        assert!(second.claim_run("sgd", 0).unwrap().is_none());
+        assert!(second.claim_run("sgd", 1).unwrap().is_some());
+        drop(claim);
+        assert!(second.claim_run("sgd", 0).unwrap().is_some());
+        drop((first, second));
+        let alone = open(folder.path()).unwrap();
+        assert!(shared().unwrap_err().to_string().contains("in use"));
+        drop(alone);
     }
 
     #[test]
@@ -297,10 +392,10 @@ mod tests {
         let model = dir.models().unwrap().join("sgd-seed0.safetensors");
         fs::write(&model, "weights").unwrap();
         fs::write(folder.path().join("notes.txt"), "mine").unwrap();
-        RunDir::open(folder.path(), TOML, "cpu", true).unwrap_err();
+        RunDir::open(folder.path(), TOML, Access::alone("cpu", true)).unwrap_err();
         assert_eq!(dir.finished("sgd", 0).unwrap(), Some(run("sgd", 0)));
         drop(dir);
-        let dir = RunDir::open(folder.path(), "epochs = 3\n", "cpu", true).unwrap();
+        let dir = RunDir::open(folder.path(), "epochs = 3\n", Access::alone("cpu", true)).unwrap();
         assert_eq!(dir.finished("sgd", 0).unwrap(), None);
         assert!(!model.exists() && folder.path().join("notes.txt").exists());
     }
@@ -329,7 +424,12 @@ mod tests {
     fn what_a_killed_process_had_written_aside_is_swept_away() {
         let folder = tempfile::tempdir().unwrap();
         drop(open(folder.path()).unwrap());
-        let left = ["runs/.tmpX1.partial", ".tmpX2.partial", "runs/.X3.tmp"];
+        let left = [
+            "runs/.tmpX1.partial",
+            ".tmpX2.partial",
+            "runs/.X3.tmp",
+            "runs/sgd-seed0.lock",
+        ];
         let kept = ["runs/sgd-seed0.jsonl.partial", "runs/a.tmp", ".lock"];
         for name in left.iter().chain(&kept) {
             fs::write(folder.path().join(name), "x").unwrap();

@@ -19,38 +19,38 @@ enum Line {
     Run(RunRecord),
 }
 
-/// The record of a complete run; nothing where there is no file.
+/// The epochs and the record of a complete run; nothing where there is no file.
 ///
 /// # Errors
 /// When the file is there and not whole, with the line.
-pub(super) fn read(path: &Path) -> Result<Option<RunRecord>> {
+pub(crate) fn read_run(path: &Path) -> Result<Option<(Vec<EpochRecord>, RunRecord)>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    let mut run = None;
+    let (mut epochs, mut run) = (Vec::new(), None);
     for (number, line) in text.lines().enumerate() {
         let place = || format!("{}, line {}", path.display(), number + 1);
         let line: Line = serde_json::from_str(line).with_context(|| {
-            format!("{}, is no record; delete the file to run it again", place())
+            let place = place();
+            format!("{place}, is no record; delete the file to run it again")
         })?;
         ensure!(
             run.is_none(),
             "{}, comes after the last line; delete the file to run it again",
             place()
         );
-        if let Line::Run(record) = line {
-            run = Some(record);
+        match line {
+            Line::Epoch(record) => epochs.push(record),
+            Line::Run(record) => run = Some(record),
         }
     }
     let run = run.with_context(|| {
-        format!(
-            "{} has no last line; delete it to run it again",
-            path.display()
-        )
+        let place = path.display();
+        format!("{place} has no last line; delete it to run it again")
     })?;
-    Ok(Some(run))
+    Ok(Some((epochs, run)))
 }
 
 /// Writes a run line by line.
@@ -132,9 +132,9 @@ mod tests {
     fn a_run_exists_only_once_it_is_complete_and_comes_back_exactly() {
         let folder = tempfile::tempdir().unwrap();
         let (writer, path) = begin(folder.path());
-        assert_eq!(read(&path).unwrap(), None);
+        assert_eq!(read_run(&path).unwrap(), None);
         writer.finish(&run("sgd", 0)).unwrap();
-        assert_eq!(read(&path).unwrap(), Some(run("sgd", 0)));
+        assert_eq!(read_run(&path).unwrap(), Some((Vec::new(), run("sgd", 0))));
         assert!(!partial(&path).exists());
     }
 
@@ -155,7 +155,7 @@ mod tests {
         ];
         for (text, words) in cases {
             fs::write(&path, text).unwrap();
-            let message = format!("{:#}", read(&path).unwrap_err());
+            let message = format!("{:#}", read_run(&path).unwrap_err());
             assert!(message.contains(words), "{words} in {message}");
             assert!(message.contains("to run it again"), "{message}");
         }

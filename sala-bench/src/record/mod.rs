@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::Score;
 
-pub(crate) use dir::{PLAN, RunDir};
-pub(crate) use file::RunWriter;
+pub(crate) use dir::{Access, PLAN, RunDir, Sharing, run_file};
+pub(crate) use file::{RunWriter, read_run};
 
 /// One epoch of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

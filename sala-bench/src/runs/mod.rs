@@ -3,7 +3,7 @@
 //! `run` is the loop of one of them; `cadence` says when it is saved, `checkpoint` how; `tally` adds up, `watch`
 //! tells of it.
 
-mod cadence;
+pub(crate) mod cadence;
 pub(crate) mod checkpoint;
 pub(crate) mod run;
 pub(crate) mod tally;
@@ -16,6 +16,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -101,6 +102,17 @@ pub(crate) trait Maker: Sync {
     }
 }
 
+/// How long to wait for what another process is making before looking again.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// What became of a run that was to be made.
+enum Taken {
+    Complete(Box<RunRecord>),
+    /// Another process is at it.
+    Elsewhere,
+    Stopped,
+}
+
 /// A run that is still to be made.
 type Cell<'a> = (u64, &'a Optimizer);
 
@@ -183,19 +195,32 @@ struct Queue<'a> {
 }
 
 impl<'a> Queue<'a> {
-    /// Makes runs until none is left or it is asked to stop; an error makes the others stop too.
+    /// Makes runs until none is left or it is asked to stop; an error makes the others stop too. What another
+    /// process is making is waited for, and made here should that process end without a record.
     fn work(&self) -> Result<Vec<RunRecord>> {
-        let mut records = Vec::new();
+        let (mut records, mut in_vain) = (Vec::new(), 0);
         while let Some((seed, optimizer)) = self.next() {
-            match self.make(seed, optimizer) {
-                Ok(Some(record)) => records.push(record),
-                Ok(None) => break,
+            match self.take(seed, optimizer) {
+                Ok(Taken::Complete(record)) => records.push(*record),
+                Ok(Taken::Stopped) => break,
+                Ok(Taken::Elsewhere) => {
+                    in_vain += 1;
+                    if self.put_back((seed, optimizer)) <= in_vain {
+                        std::thread::sleep(PATIENCE);
+                        in_vain = 0;
+                    }
+                    if self.work.stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    continue;
+                }
                 Err(error) => {
                     self.work.stop.store(true, Ordering::Relaxed);
                     let run = format!("the run of {} with seed {seed}", optimizer.name);
                     return Err(error.context(run));
                 }
             }
+            in_vain = 0;
         }
         Ok(records)
     }
@@ -203,6 +228,31 @@ impl<'a> Queue<'a> {
     /// In a function of its own, so that the lock is released before the run begins.
     fn next(&self) -> Option<Cell<'a>> {
         lock(&self.missing).pop_front()
+    }
+
+    /// Puts a run behind all others; how many there are now.
+    fn put_back(&self, cell: Cell<'a>) -> usize {
+        let mut missing = lock(&self.missing);
+        missing.push_back(cell);
+        missing.len()
+    }
+
+    fn take(&self, seed: u64, optimizer: &Optimizer) -> Result<Taken> {
+        let Some(claim) = self.dir.claim_run(&optimizer.name, seed)? else {
+            return Ok(Taken::Elsewhere);
+        };
+        let record = match self.dir.finished(&optimizer.name, seed)? {
+            Some(record) => {
+                self.progress.finish(&record);
+                Some(record)
+            }
+            None => self.make(seed, optimizer)?,
+        };
+        let Some(record) = record else {
+            return Ok(Taken::Stopped);
+        };
+        claim.complete();
+        Ok(Taken::Complete(Box::new(record)))
     }
 
     fn make(&self, seed: u64, optimizer: &Optimizer) -> Result<Option<RunRecord>> {
@@ -221,7 +271,7 @@ impl<'a> Queue<'a> {
         let site = Site {
             seed,
             optimizer,
-            checkpoint: checkpoint.clone(),
+            checkpoint: Some(checkpoint.clone()),
             cadence: Cadence::new(&self.work.running),
             stop: &self.work.stop,
             observer: &mut watch,

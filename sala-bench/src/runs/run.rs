@@ -23,7 +23,7 @@ use crate::{
     hex::hex,
     metrics::{Metric, Score},
     record::RunRecord,
-    spec::Optimizer,
+    spec::{Budget, Optimizer},
 };
 
 /// What is trained: the data and the objective of a run.
@@ -62,9 +62,11 @@ pub(crate) struct Setup<W> {
     /// The variables that `workload` has.
     pub(crate) store: VarStore,
     pub(crate) optimizer: Box<dyn Resumable>,
-    /// Factor of the learning rate by step.
+    /// Factor of the learning rate by what is spent of the budget.
     pub(crate) schedule: Box<dyn Schedule>,
-    pub(crate) epochs: u64,
+    pub(crate) budget: Budget,
+    /// Of the budget, in its unit.
+    pub(crate) total: u64,
     pub(crate) early_stopping: Option<EarlyStopping>,
 }
 
@@ -80,7 +82,8 @@ pub(crate) struct EarlyStopping {
 pub(crate) struct Site<'a> {
     pub(crate) seed: u64,
     pub(crate) optimizer: &'a Optimizer,
-    pub(crate) checkpoint: CheckpointFile,
+    /// What is made and thrown away has none.
+    pub(crate) checkpoint: Option<CheckpointFile>,
     pub(crate) cadence: Cadence,
     /// Set to stop after the step under way.
     pub(crate) stop: &'a AtomicBool,
@@ -104,7 +107,8 @@ pub(crate) fn make<W: Workload>(setup: Setup<W>, site: Site<'_>) -> Result<Optio
         store,
         optimizer,
         schedule,
-        epochs,
+        budget,
+        total,
         early_stopping,
     } = setup;
     let mut run = Run {
@@ -112,7 +116,8 @@ pub(crate) fn make<W: Workload>(setup: Setup<W>, site: Site<'_>) -> Result<Optio
         store,
         optimizer,
         schedule,
-        epochs,
+        budget,
+        total,
         early_stopping,
         site,
         progress: Progress::default(),
@@ -148,7 +153,8 @@ struct Run<'w, 'a, W: Workload> {
     store: VarStore,
     optimizer: Box<dyn Resumable>,
     schedule: Box<dyn Schedule>,
-    epochs: u64,
+    budget: Budget,
+    total: u64,
     early_stopping: Option<EarlyStopping>,
     site: Site<'a>,
     progress: Progress,
@@ -160,17 +166,21 @@ struct Run<'w, 'a, W: Workload> {
 impl<W: Workload> Run<'_, '_, W> {
     /// Goes to where a checkpoint left off, and tells what had happened until there.
     fn restore(&mut self) -> Result<()> {
-        let checkpoint = &self.site.checkpoint;
-        if let Some(found) = checkpoint.load(&self.store, &mut *self.optimizer)? {
+        if let Some(checkpoint) = &self.site.checkpoint
+            && let Some(found) = checkpoint.load(&self.store, &mut *self.optimizer)?
+        {
             (self.progress, self.best) = found;
         }
         self.site.observer.begin(&self.progress)
     }
 
     fn save_checkpoint(&mut self) -> Result<()> {
+        let Some(checkpoint) = &self.site.checkpoint else {
+            return Ok(());
+        };
         let _span = tracing::debug_span!("bench.checkpoint").entered();
         let start = Instant::now();
-        self.site.checkpoint.save(
+        checkpoint.save(
             &self.progress,
             &self.store,
             &*self.optimizer,
@@ -180,9 +190,12 @@ impl<W: Workload> Run<'_, '_, W> {
         Ok(())
     }
 
-    /// All epochs, or until the validation part says enough.
+    /// Until the budget is spent or the validation part says enough. An epoch that was interrupted after its
+    /// last step has still to be scored.
     fn train(&mut self) -> Result<Ended> {
-        while self.progress.epoch <= self.epochs && !self.has_stopped_early() {
+        while (!self.is_over() && !self.has_stopped_early())
+            || self.progress.tally.steps_of_epoch() > 0
+        {
             let epoch = self.progress.epoch;
             let ended = self.epoch(epoch)?;
             if ended == Ended::AskedToStop || self.failure.is_some() {
@@ -195,6 +208,16 @@ impl<W: Workload> Run<'_, '_, W> {
         Ok(Ended::Trained)
     }
 
+    /// How much of the budget is spent.
+    fn spent(&self) -> u64 {
+        let tally = &self.progress.tally;
+        self.budget.spent(tally.steps, tally.evaluations)
+    }
+
+    fn is_over(&self) -> bool {
+        self.spent() >= self.total
+    }
+
     fn has_stopped_early(&self) -> bool {
         match (self.early_stopping, &self.progress.best) {
             (Some(stopping), Some(best)) => self.progress.epoch > best.epoch + stopping.patience,
@@ -202,12 +225,12 @@ impl<W: Workload> Run<'_, '_, W> {
         }
     }
 
-    /// What remains of the epoch under way, and its score on the validation part.
+    /// What remains of the epoch under way, or what the budget leaves of it, and its score on the validation part.
     fn epoch(&mut self, epoch: u64) -> Result<Ended> {
         let _span = tracing::debug_span!("bench.epoch", epoch).entered();
         let done = usize::try_from(self.progress.tally.steps_of_epoch())?;
         let mut batches = self.workload.batches(epoch, done)?;
-        loop {
+        while !self.is_over() {
             let start = Instant::now();
             let Some(batch) = batches.next() else { break };
             let report = self.step(&batch?)?;
@@ -237,7 +260,7 @@ impl<W: Workload> Run<'_, '_, W> {
 
     fn step(&mut self, batch: &W::Batch) -> Result<StepReport> {
         let step = self.progress.tally.steps;
-        let lr = self.site.optimizer.lr * self.schedule.factor(step);
+        let lr = self.site.optimizer.lr * self.schedule.factor(self.spent());
         self.optimizer.set_learning_rate(lr);
         let report = self.workload.step(&mut *self.optimizer, batch, step)?;
         self.progress.tally.observe(&report);
@@ -332,8 +355,16 @@ fn fingerprint(store: &VarStore) -> Result<String> {
     let mut hash = Sha256::new();
     for (name, var) in store.all() {
         hash.update(name.as_bytes());
-        for value in var.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()? {
-            hash.update(value.to_le_bytes());
+        let values = var.flatten_all()?;
+        if values.dtype() == DType::F64 {
+            for value in values.to_vec1::<f64>()? {
+                hash.update(value.to_le_bytes());
+            }
+        } else {
+            // Half precision has its place within f32.
+            for value in values.to_dtype(DType::F32)?.to_vec1::<f32>()? {
+                hash.update(value.to_le_bytes());
+            }
         }
     }
     Ok(hex(&hash.finalize()))

@@ -152,7 +152,11 @@ fn assert_same(place: &Path, killed: &str, whole: &str) {
     let names = |folder: &Path| files(folder).into_keys().collect::<Vec<_>>();
     assert_eq!(names(&killed), names(&whole));
     for (name, path) in files(&whole.join("runs")) {
-        assert_eq!(lines(&killed.join("runs").join(&name)), lines(&path), "{name}");
+        assert_eq!(
+            lines(&killed.join("runs").join(&name)),
+            lines(&path),
+            "{name}"
+        );
         let run = name.trim_end_matches(".jsonl");
         let model = format!("models/{run}.safetensors");
         let model = |folder: &Path| fs::read(folder.join(&model)).unwrap();

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod comfort;
 mod common;
 mod finetune;
 mod kill;
+mod sweep;
 #[cfg(unix)]
 mod trouble;
 

@@ -30,7 +30,9 @@ fn says(message: &str, words: &[&str]) {
 
 /// Kills a run once it has been saved, and returns its checkpoint.
 fn interrupted(place: &Place, out: &str) -> Vec<u8> {
-    let path = place.path(out).join("runs/sala-seed1.checkpoint.safetensors");
+    let path = place
+        .path(out)
+        .join("runs/sala-seed1.checkpoint.safetensors");
     let mut command = place.compare(out, &ONE_RUN);
     command.args(["--epochs", "40"]);
     let mut child = (command.stdout(Stdio::null()).stderr(Stdio::null()))
@@ -46,7 +48,9 @@ fn interrupted(place: &Place, out: &str) -> Vec<u8> {
 fn with_small_files(command: &Command, blocks_of_512: u32) -> Command {
     let script = format!("trap '' XFSZ; ulimit -f {blocks_of_512}; exec \"$@\"");
     let mut limited = Command::new("sh");
-    limited.args(["-c", &script, "sh"]).arg(command.get_program());
+    limited
+        .args(["-c", &script, "sh"])
+        .arg(command.get_program());
     limited.args(command.get_args());
     limited.current_dir(command.get_current_dir().unwrap());
     limited
@@ -117,7 +121,12 @@ fn a_record_that_finds_the_disk_full_loses_no_other() {
 
 /// Without the power of root to write anywhere, if it is root's.
 fn without_privileges(command: Command) -> Command {
-    if Command::new("test").args(["-w", "/"]).status().unwrap().success() {
+    if Command::new("test")
+        .args(["-w", "/"])
+        .status()
+        .unwrap()
+        .success()
+    {
         let mut plain = Command::new("setpriv");
         plain.args(["--inh-caps=-all", "--bounding-set=-all"]);
         plain.arg(command.get_program()).args(command.get_args());
@@ -146,8 +155,22 @@ fn a_folder_that_cannot_be_written_is_said_before_anything_runs() {
     for folder in ["shut", "done"] {
         set_mode(&place.path(folder), 0o755);
     }
-    says(&new, &["cannot make the folder shut/runs", "Permission denied", "--out"]);
-    says(&old, &["cannot write in the run directory done", "Permission denied", "--out"]);
+    says(
+        &new,
+        &[
+            "cannot make the folder shut/runs",
+            "Permission denied",
+            "--out",
+        ],
+    );
+    says(
+        &old,
+        &[
+            "cannot write in the run directory done",
+            "Permission denied",
+            "--out",
+        ],
+    );
     succeed(&mut place.compare("done", &quick));
 }
 
@@ -211,7 +234,10 @@ fn a_record_cut_short_is_refused_with_its_place_and_the_others_are_kept() {
     let text = fs::read_to_string(&record).unwrap();
     fs::write(&record, &text[..text.len() - 20]).unwrap();
     let message = fail(&mut place.compare("out", &words));
-    says(&message, &["sgd-seed1.jsonl, line 2, is no record", "delete the file"]);
+    says(
+        &message,
+        &["sgd-seed1.jsonl, line 2, is no record", "delete the file"],
+    );
     assert_eq!(fs::read_to_string(&record).unwrap().len(), text.len() - 20);
     fs::remove_file(&record).unwrap();
     let (_, progress) = succeed(&mut place.compare("out", &words));
