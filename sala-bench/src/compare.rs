@@ -10,11 +10,12 @@ use anyhow::Result;
 
 use crate::{
     metrics::Metric,
-    record::{Access, RunDir, RunRecord},
+    progress,
+    record::{Access, RunDir, RunRecord, run_name},
     report::Report,
-    runs::{self, Maker, Observer, Outcome, Plan, Work, lock},
-    spec::{Experiment, Optimizer, TestPart},
-    train::{SeedData, Trainer},
+    runs::{self, Maker, Outcome, Plan, Work, lock, run::Site},
+    spec::{Experiment, TestPart},
+    train::{Ending, SeedData, Trainer},
 };
 
 /// Where records go unless `--out` says otherwise.
@@ -29,15 +30,18 @@ pub(crate) fn compare(
     fresh: bool,
     work: &Work,
 ) -> Result<Outcome> {
-    let trainer = Trainer::new(experiment, &work.stop)?;
+    let trainer = Trainer::new(experiment)?;
     let device = experiment.device.to_string();
     let dir = RunDir::open(out, &experiment.to_toml()?, Access::alone(&device, fresh))?;
-    eprintln!("{}", experiment.description);
+    progress::say(&experiment.description);
     let (records, outcome) = run_missing(trainer, &dir, work)?;
     let report = Report::new(&experiment.heading()?, &records)?;
     report.write(&dir, &records, &experiment.description)?;
     println!("{}", report.terminal());
     println!("Records: {}", out.display());
+    if work.running.save_models {
+        println!("Models:  {}", dir.models()?.display());
+    }
     Ok(outcome)
 }
 
@@ -52,12 +56,16 @@ pub(crate) fn run_missing(
         seeds: &experiment.training.seeds,
         optimizers: &experiment.optimizers,
         title: trainer.title().into(),
+        epochs: trainer.epochs(),
         steps: trainer.steps(),
         metric: Metric::Accuracy,
         long: false,
     };
     let maker = Cells {
         trainer,
+        models: (work.running.save_models)
+            .then(|| dir.models())
+            .transpose()?,
         data: Mutex::default(),
     };
     runs::run_missing(&plan, &maker, dir, work)
@@ -66,6 +74,8 @@ pub(crate) fn run_missing(
 /// A trainer, with the data of the seeds that were begun last; every optimizer of a seed uses the same.
 struct Cells<'a> {
     trainer: Trainer<'a>,
+    /// The folder of the models, if they are kept.
+    models: Option<PathBuf>,
     data: Mutex<HashMap<u64, Arc<SeedData>>>,
 }
 
@@ -84,14 +94,17 @@ impl Cells<'_> {
 }
 
 impl Maker for Cells<'_> {
-    fn make(
-        &self,
-        seed: u64,
-        optimizer: &Optimizer,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<RunRecord>> {
-        let data = self.seed_data(seed)?;
-        let with_test = self.trainer.experiment().test == TestPart::AtTheEnd;
-        self.trainer.run(&data, optimizer, with_test, observer)
+    fn data(&self) -> &str {
+        self.trainer.fingerprint()
+    }
+
+    fn make(&self, site: Site<'_>) -> Result<Option<RunRecord>> {
+        let data = self.seed_data(site.seed)?;
+        let file = format!("{}.safetensors", run_name(&site.optimizer.name, site.seed));
+        let ending = Ending {
+            test: self.trainer.experiment().test == TestPart::AtTheEnd,
+            model: self.models.as_ref().map(|folder| folder.join(file)),
+        };
+        self.trainer.run(&data, ending, site)
     }
 }

@@ -3,10 +3,7 @@
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -14,10 +11,11 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
+    progress,
     record::{EpochRecord, PLAN, RunRecord, read_run, run_file},
-    runs::{Observer, lock},
-    spec::{Experiment, Optimizer},
-    train::Trainer,
+    runs::{Observer, Step, cadence::Cadence, checkpoint::Progress, run::Site},
+    spec::{Experiment, Optimizer, Running},
+    train::{Ending, Trainer},
 };
 
 /// Steps that are not timed, because the first ones fetch memory and fill caches.
@@ -79,7 +77,7 @@ impl Estimate {
     /// Reads what is complete in `out` and times a few steps of the base if nothing is. Writes nothing.
     pub(crate) fn of(experiment: &Experiment, out: &Path, jobs: usize) -> Result<Self> {
         let stop = AtomicBool::new(false);
-        let trainer = Trainer::new(experiment, &stop)?;
+        let trainer = Trainer::new(experiment)?;
         let records = complete(experiment, out)?;
         let timing = match from_records(&records) {
             Some(timing) => timing,
@@ -223,12 +221,23 @@ fn time_steps(trainer: &Trainer<'_>, stop: &AtomicBool) -> Result<Timing> {
     let (base, seed) = (&experiment.optimizers[0], experiment.training.seeds[0]);
     let mut watch = Stopwatch {
         stop,
-        state: Mutex::new(Watched::default()),
+        watched: Watched::default(),
     };
-    eprintln!("Timing a few steps of {} …", base.name);
-    trainer.run(&trainer.seed_data(seed)?, base, false, &mut watch)?;
-    let watched = *lock(&watch.state);
-    let (seconds, steps) = watched
+    progress::say(&format!("Timing a few steps of {} …", base.name));
+    let ending = Ending {
+        test: false,
+        model: None,
+    };
+    let site = Site {
+        seed,
+        optimizer: base,
+        checkpoint: None,
+        cadence: Cadence::new(&Running::default()),
+        stop,
+        observer: &mut watch,
+    };
+    trainer.run(&trainer.seed_data(seed)?, ending, site)?;
+    let (seconds, steps) = (watch.watched)
         .timed()
         .context("the base ended before its first step")?;
     let (least, most) = base.method.cost();
@@ -241,7 +250,7 @@ fn time_steps(trainer: &Trainer<'_>, stop: &AtomicBool) -> Result<Timing> {
 /// Times steps, and stops the run when it has seen enough.
 struct Stopwatch<'a> {
     stop: &'a AtomicBool,
-    state: Mutex<Watched>,
+    watched: Watched,
 }
 
 /// Ends of steps.
@@ -275,12 +284,16 @@ impl Watched {
 }
 
 impl Observer for Stopwatch<'_> {
-    fn step(&self) {
-        let mut state = lock(&self.state);
-        state.step(Instant::now());
-        if state.is_enough() {
+    fn begin(&mut self, _: &Progress) -> Result<()> {
+        Ok(())
+    }
+
+    fn step(&mut self, _: &Step) -> Result<()> {
+        self.watched.step(Instant::now());
+        if self.watched.is_enough() {
             self.stop.store(true, Ordering::Relaxed);
         }
+        Ok(())
     }
 
     fn epoch(&mut self, _: &EpochRecord) -> Result<()> {

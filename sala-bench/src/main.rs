@@ -16,6 +16,7 @@ mod doctor;
 mod estimate;
 mod finetune;
 mod hex;
+mod logs;
 mod metrics;
 mod progress;
 mod record;
@@ -28,7 +29,7 @@ mod spec;
 mod speed;
 mod stats;
 mod sweep;
-mod tally;
+mod tensorboard;
 mod train;
 
 use std::{
@@ -43,32 +44,28 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
-use cli::{Cli, Command, CompareArgs, DoctorArgs, Dry, Place, TuneArgs};
+use cli::{Cli, Command, CompareArgs, DoctorArgs, Dry, Place, TrainArgs, TuneArgs};
 use doctor::Findings;
 use estimate::Estimate;
 use finetune::args::FinetuneArgs;
 use record::{Access, RunDir};
 use runs::{Outcome, Work};
-use spec::Experiment;
+use spec::{Experiment, Running};
 use sweep::Sweep;
 
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_span_events(FmtSpan::CLOSE)
-        .with_writer(std::io::stderr)
-        .init();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    // The trace is complete once its guard is dropped, before the program ends.
+    let outcome = logs::begin(&cli.logs).and_then(|_trace| run(cli));
+    match outcome {
         Ok(Outcome::Complete) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            progress::complain(&error);
             ExitCode::FAILURE
         }
     }
@@ -78,10 +75,12 @@ fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         Some(Command::Compare(args)) => compare(&args),
         None => compare(&cli.compare),
+        Some(Command::Train(args)) => train(&args),
         Some(Command::Sweep(args)) => sweep(&args.sweep()?, &args.tune),
         Some(Command::Tune(args)) => sweep(&args.sweep()?, &args),
         Some(Command::Cell(args)) => {
-            slurm::cell(&args.out, args.index, &*work(NonZero::<usize>::MIN)?)
+            let work = work(NonZero::<usize>::MIN, args.running.clone())?;
+            slurm::cell(&args.out, args.index, &work)
         }
         Some(Command::Doctor(args)) => doctor(&args).map(|()| Outcome::Complete),
         Some(Command::Completions { shell }) => {
@@ -118,7 +117,27 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
         &experiment,
         &out,
         args.place.fresh,
-        &*work(args.place.jobs())?,
+        &*work(
+            args.place.jobs(),
+            args.place.running.or(&experiment.running),
+        )?,
+    )
+}
+
+fn train(args: &TrainArgs) -> Result<Outcome> {
+    let experiment = args.experiment()?;
+    let out = match &args.place.out {
+        Some(out) => out.clone(),
+        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?),
+    };
+    compare::compare(
+        &experiment,
+        &out,
+        args.place.fresh,
+        &*work(
+            args.place.jobs(),
+            args.place.running.or(&experiment.running),
+        )?,
     )
 }
 
@@ -140,7 +159,8 @@ fn sweep(sweep: &Sweep, args: &TuneArgs) -> Result<Outcome> {
         ))?;
         return Ok(Outcome::Complete);
     }
-    sweep::sweep(sweep, &out, place.fresh, &*work(place.jobs())?)
+    let running = place.running.or(&sweep.trials().running);
+    sweep::sweep(sweep, &out, place.fresh, &*work(place.jobs(), running)?)
 }
 
 fn say(text: &str) -> Result<()> {
@@ -179,16 +199,23 @@ fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
         Some(out) => out.clone(),
         None => compare::default_directory(&spec.name, &spec.fingerprint()?),
     };
-    finetune::finetune(&spec, &out, args.place.fresh, &*work(args.place.jobs())?)
+    finetune::finetune(
+        &spec,
+        &out,
+        args.place.fresh,
+        &*work(args.place.jobs(), args.place.running.or(&spec.running))?,
+    )
 }
 
 /// Divides the processors among the runs and listens for Ctrl-C: the first one asks the runs to stop
 /// after their step, a second one ends the program.
-fn work(jobs: NonZero<usize>) -> Result<Arc<Work>> {
+fn work(jobs: NonZero<usize>, running: Running) -> Result<Arc<Work>> {
+    running.validate()?;
     let jobs = jobs.get();
     share_processors(cli::processors().get(), jobs);
     let work = Arc::new(Work {
         jobs,
+        running,
         stop: AtomicBool::new(false),
     });
     let seen = Arc::clone(&work);

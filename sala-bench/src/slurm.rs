@@ -184,7 +184,7 @@ pub(crate) fn cell(out: &Path, index: usize, work: &Work) -> Result<Outcome> {
         let environment = serde_json::to_vec_pretty(&Environment::here(&device))?;
         dir.write(&format!("slurm/{node}.json"), &environment)?;
     }
-    let trainer = Trainer::new(&experiment, &work.stop)?;
+    let trainer = Trainer::new(&experiment)?;
     run_missing(trainer, &dir, work).map(|(_, outcome)| outcome)
 }
 

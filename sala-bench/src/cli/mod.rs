@@ -11,8 +11,9 @@ use clap_complete::Shell;
 
 use crate::{
     finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
+    logs::LogArgs,
     spec::{
-        Budget, Device, Experiment, Precision, Schedule,
+        Budget, Device, Experiment, Precision, Running, Schedule,
         set::{self, Setting},
     },
     speed::Workload,
@@ -41,6 +42,11 @@ Exit codes: 0 done, 1 an error (what, where and a way out on standard error), 2 
 130 interrupted. Environment: RUST_LOG=debug shows what the optimizers do, step by step; NO_COLOR turns colours
 off; SALA_KERNELS, SALA_CONV, RAYON_NUM_THREADS and CANDLE_NUM_THREADS as `sala-bench doctor` shows them.";
 
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  sala-bench train --optimizer sala --seed 3      the embedded images; weights in models/sala-seed3.safetensors
+  sala-bench train --experiment my.toml --epochs 5 --tensorboard";
+
 const SPEED_EXAMPLES: &str = "\
 Examples:
   sala-bench speed                                every workload, this project's side alone
@@ -59,6 +65,8 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) compare: CompareArgs,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,6 +74,13 @@ pub(crate) enum Command {
     /// Run every optimizer with every seed and print the table (the default command)
     #[command(after_help = EXAMPLES)]
     Compare(Box<CompareArgs>),
+    /// Train one network: one optimizer of an experiment with one seed; keeps its weights
+    #[command(
+        after_help = TRAIN_EXAMPLES,
+        mut_arg("optimizers", |a| a.hide(true)),
+        mut_arg("seeds", |a| a.hide(true))
+    )]
+    Train(Box<TrainArgs>),
     /// Search hyper-parameters on the validation part: a grid, random or quasi-random, with equal budgets
     #[command(after_help = sweep::EXAMPLES)]
     Sweep(Box<SweepArgs>),
@@ -103,6 +118,20 @@ pub(crate) enum Command {
     /// The process that `speed` times
     #[command(hide = true)]
     SpeedWorker(SpeedWorkerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Which optimizer of the experiment [default: its first]
+    #[arg(long, value_name = "NAME", conflicts_with = "optimizers")]
+    pub(crate) optimizer: Option<String>,
+    /// Decides validation part, label noise, initial weights, order and masks [default: the experiment's first]
+    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
+    pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 #[derive(Debug, Args)]
@@ -231,6 +260,8 @@ pub(crate) struct Place {
     /// Runs at a time, which share the processors; 1 for the steadiest times [default: all processors]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZero<usize>>,
+    #[command(flatten)]
+    pub(crate) running: Running,
 }
 
 /// Whether the plan is only told of.
@@ -253,6 +284,22 @@ impl Place {
 
 pub(crate) fn processors() -> NonZero<usize> {
     std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
+}
+
+impl TrainArgs {
+    /// The experiment of this one run, which keeps its weights.
+    pub(crate) fn experiment(&self) -> Result<Experiment> {
+        let mut experiment = self.changes.experiment()?;
+        match &self.optimizer {
+            Some(name) => experiment.select(std::slice::from_ref(name))?,
+            None => experiment.optimizers.truncate(1),
+        }
+        let seeds = &mut experiment.training.seeds;
+        seeds.truncate(1);
+        replace(seeds, self.seed.map(|seed| vec![seed]));
+        experiment.running.save_models = true;
+        Ok(experiment)
+    }
 }
 
 impl Changes {
@@ -369,6 +416,35 @@ mod tests {
                 "sala-quarter"
             ]
         );
+    }
+
+    #[test]
+    fn train_takes_one_optimizer_and_one_seed() {
+        let parse = |words: &[&str]| {
+            let words = [&["sala-bench", "train"], words].concat();
+            match Cli::try_parse_from(words)?.command {
+                Some(Command::Train(args)) => args.experiment(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let of = |words: &[&str]| {
+            let experiment = parse(words).unwrap();
+            assert_eq!(experiment.optimizers.len(), 1);
+            assert!(experiment.running.save_models);
+            (
+                experiment.optimizers[0].name.clone(),
+                experiment.training.seeds,
+            )
+        };
+        assert_eq!(of(&[]), ("sgd".into(), vec![0]));
+        let words = ["--optimizer", "sala", "--seed", "7"];
+        assert_eq!(of(&words), ("sala".into(), vec![7]));
+        assert_eq!(
+            of(&["--optimizers", "sam,sala", "--seeds", "3,4"]),
+            ("sam".into(), vec![3])
+        );
+        assert!(parse(&["--optimizer", "adan"]).is_err());
+        assert!(parse(&["--seed", "1", "--seeds", "2"]).is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use super::{Changes, Dry, Place, read};
 use crate::{
     slurm::Request,
+    spec::Running,
     sweep::{Search, Strategy, Sweep},
 };
 
@@ -121,6 +122,8 @@ pub(crate) struct CellArgs {
     /// Which run of its plan, from 0
     #[arg(long, value_name = "N")]
     pub(crate) index: usize,
+    #[command(flatten)]
+    pub(crate) running: Running,
 }
 
 impl Emission {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     metrics::Metric,
     record::PLAN,
-    spec::{Base, RhoScale, Schedule, set::value_of},
+    spec::{Base, RhoScale, Running, Schedule, set::value_of},
 };
 
 /// Examples that stand at the end of the help.
@@ -171,9 +171,6 @@ struct TrainingArgs {
     /// What validation chooses by [default: accuracy, or perplexity]
     #[arg(long, value_enum)]
     metric: Option<Metric>,
-    /// Steps between checkpoints [default: one an epoch]
-    #[arg(long, value_name = "STEPS")]
-    checkpoint_every: Option<u64>,
     /// Which models to keep [default: best]
     #[arg(long, value_enum)]
     keep: Option<Keep>,
@@ -264,6 +261,7 @@ impl FinetuneArgs {
             },
             data: Data::of(train),
             training: Training::default(),
+            running: Running::default(),
             optimizers: Vec::new(),
         })
     }
@@ -345,7 +343,6 @@ impl TrainingArgs {
         }
         training.early_stopping = self.early_stopping.or(training.early_stopping);
         training.metric = self.metric.or(training.metric);
-        training.checkpoint_every = self.checkpoint_every.or(training.checkpoint_every);
         replace(&mut training.keep, self.keep.as_ref());
         Ok(())
     }

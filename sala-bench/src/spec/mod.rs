@@ -6,6 +6,7 @@ mod device;
 mod network;
 mod optimizer;
 pub(crate) mod read;
+mod running;
 pub(crate) mod set;
 mod training;
 
@@ -19,6 +20,7 @@ pub(crate) use data::Data;
 pub(crate) use device::{Device, Precision};
 pub(crate) use network::Network;
 pub(crate) use optimizer::{Base, Method, Optimizer, RhoScale, check_optimizers};
+pub(crate) use running::Running;
 pub(crate) use training::{Budget, Schedule, Training, check_seeds};
 
 /// A comparison: every optimizer is run once with every seed.
@@ -38,6 +40,9 @@ pub(crate) struct Experiment {
     pub(crate) data: Data,
     pub(crate) network: Network,
     pub(crate) training: Training,
+    /// How the runs are made.
+    #[serde(default, skip_serializing)]
+    pub(crate) running: Running,
     /// The first one is the base that the others are compared with.
     pub(crate) optimizers: Vec<Optimizer>,
 }

@@ -104,7 +104,7 @@ pub(crate) fn sweep(sweep: &Sweep, out: &Path, fresh: bool, work: &Work) -> Resu
         search,
         trials,
     } = sweep;
-    let trainer = Trainer::new(trials, &work.stop)?;
+    let trainer = Trainer::new(trials)?;
     let dir = sweep.open(out, fresh)?;
     let (records, outcome) = run_missing(trainer, &dir, work)?;
     if outcome == Outcome::Interrupted {

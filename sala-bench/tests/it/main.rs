@@ -5,7 +5,10 @@
 mod comfort;
 mod common;
 mod finetune;
+mod kill;
 mod sweep;
+#[cfg(unix)]
+mod trouble;
 
 use std::{
     collections::BTreeMap,

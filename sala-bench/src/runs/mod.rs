@@ -1,4 +1,13 @@
 //! Makes the runs of a plan that are missing, several at a time.
+//!
+//! `run` is the loop of one of them; `cadence` says when it is saved, `checkpoint` how; `tally` adds up, `watch`
+//! tells of it.
+
+pub(crate) mod cadence;
+pub(crate) mod checkpoint;
+pub(crate) mod run;
+pub(crate) mod tally;
+mod watch;
 
 use std::{
     collections::VecDeque,
@@ -11,13 +20,19 @@ use std::{
 };
 
 use anyhow::Result;
+use sala_core::StepReport;
 
 use crate::{
     metrics::Metric,
-    progress::{Progress, RunProgress},
-    record::{EpochRecord, RunDir, RunRecord, RunWriter},
-    spec::Optimizer,
+    progress,
+    record::{EpochRecord, RunDir, RunRecord},
+    spec::{Optimizer, Running},
+    tensorboard::EventWriter,
 };
+use cadence::Cadence;
+use checkpoint::Progress;
+use run::Site;
+use watch::{Stage, Watch};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +46,28 @@ pub(crate) enum Outcome {
 pub(crate) struct Work {
     /// Runs at a time.
     pub(crate) jobs: usize,
+    /// What is kept of them.
+    pub(crate) running: Running,
     /// Set to stop after the step under way.
     pub(crate) stop: AtomicBool,
 }
 
+/// A step, for those who watch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    /// From 1.
+    pub(crate) epoch: u64,
+    /// Learning rate.
+    pub(crate) lr: f64,
+    pub(crate) report: StepReport,
+}
+
 /// What watches a run.
 pub(crate) trait Observer {
+    /// Before the first step of this process; earlier ones have got the run so far.
+    fn begin(&mut self, progress: &Progress) -> Result<()>;
     /// After every step.
-    fn step(&self);
+    fn step(&mut self, step: &Step) -> Result<()>;
     /// After every epoch.
     fn epoch(&mut self, record: &EpochRecord) -> Result<()>;
 }
@@ -49,7 +78,9 @@ pub(crate) struct Plan<'a> {
     pub(crate) optimizers: &'a [Optimizer],
     /// What is run, in words.
     pub(crate) title: String,
-    /// Steps of a run, for its bar.
+    /// Epochs of a run, at most.
+    pub(crate) epochs: u64,
+    /// Steps of a run, at most.
     pub(crate) steps: u64,
     /// What its progress is measured by.
     pub(crate) metric: Metric,
@@ -59,13 +90,11 @@ pub(crate) struct Plan<'a> {
 
 /// What makes runs; several threads ask it at once.
 pub(crate) trait Maker: Sync {
+    /// Fingerprint of the data.
+    fn data(&self) -> &str;
+
     /// Makes a run. Nothing when it was asked to stop in between.
-    fn make(
-        &self,
-        seed: u64,
-        optimizer: &Optimizer,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<RunRecord>>;
+    fn make(&self, site: Site<'_>) -> Result<Option<RunRecord>>;
 
     /// After the record of a run is complete on disk.
     fn recorded(&self, _record: &RunRecord) -> Result<()> {
@@ -99,7 +128,12 @@ pub(crate) fn run_missing(
     for &seed in plan.seeds {
         for optimizer in plan.optimizers {
             match dir.finished(&optimizer.name, seed)? {
-                Some(record) => records.push(record),
+                Some(record) => {
+                    // One that was killed between its record and this leaves its checkpoint.
+                    let checkpoint = dir.checkpoint(&optimizer.name, seed, maker.data());
+                    checkpoint.remove()?;
+                    records.push(record);
+                }
                 None => missing.push_back((seed, optimizer)),
             }
         }
@@ -107,23 +141,23 @@ pub(crate) fn run_missing(
     let (done, total) = (records.len(), records.len() + missing.len());
     if missing.is_empty() {
         let place = dir.path().display();
-        eprintln!("All {total} runs are complete in {place}; --fresh runs them again.");
+        progress::say(&format!(
+            "All {total} runs are complete in {place}; --fresh runs them again."
+        ));
         return Ok((records, Outcome::Complete));
     }
     let (title, steps, jobs) = (&plan.title, plan.steps, work.jobs);
-    eprintln!("{title}; {total} runs of {steps} steps, {done} complete already, {jobs} at a time");
-    let progress = Progress::new(
-        missing.iter().map(|(_, o)| *o),
-        steps,
-        plan.metric,
-        plan.long,
-    );
+    progress::say(&format!(
+        "{title}; {total} runs of {steps} steps, {done} complete already, {jobs} at a time"
+    ));
+    let progress = progress::Progress::new(plan, missing.iter().copied());
     let workers = jobs.min(missing.len());
     let queue = Queue {
         maker,
         dir,
-        stop: &work.stop,
+        work,
         progress,
+        steps,
         missing: Mutex::new(missing),
     };
     let outcomes = std::thread::scope(|scope| {
@@ -140,7 +174,10 @@ pub(crate) fn run_missing(
     let place = |name: &str| plan.optimizers.iter().position(|o| o.name == name);
     records.sort_by_key(|r| (r.seed, place(&r.optimizer)));
     if records.len() < total {
-        eprintln!("Stopped; {} of {total} runs are complete.", records.len());
+        let complete = records.len();
+        progress::say(&format!(
+            "Stopped; {complete} of {total} runs are complete. The same command goes on."
+        ));
         return Ok((records, Outcome::Interrupted));
     }
     Ok((records, Outcome::Complete))
@@ -150,8 +187,10 @@ pub(crate) fn run_missing(
 struct Queue<'a> {
     maker: &'a dyn Maker,
     dir: &'a RunDir,
-    stop: &'a AtomicBool,
-    progress: Progress,
+    work: &'a Work,
+    progress: progress::Progress,
+    /// Steps of a run.
+    steps: u64,
     missing: Mutex<VecDeque<Cell<'a>>>,
 }
 
@@ -170,13 +209,13 @@ impl<'a> Queue<'a> {
                         std::thread::sleep(PATIENCE);
                         in_vain = 0;
                     }
-                    if self.stop.load(Ordering::Relaxed) {
+                    if self.work.stop.load(Ordering::Relaxed) {
                         break;
                     }
                     continue;
                 }
                 Err(error) => {
-                    self.stop.store(true, Ordering::Relaxed);
+                    self.work.stop.store(true, Ordering::Relaxed);
                     let run = format!("the run of {} with seed {seed}", optimizer.name);
                     return Err(error.context(run));
                 }
@@ -217,16 +256,31 @@ impl<'a> Queue<'a> {
     }
 
     fn make(&self, seed: u64, optimizer: &Optimizer) -> Result<Option<RunRecord>> {
-        let mut writer = self.dir.begin(&optimizer.name, seed)?;
-        let bar = self.progress.begin(optimizer, seed);
+        let writer = self.dir.begin(&optimizer.name, seed)?;
+        let checkpoint = (self.dir).checkpoint(&optimizer.name, seed, self.maker.data());
+        let events = self.work.running.tensorboard.then(|| {
+            let folder = self.dir.tensorboard(&optimizer.name, seed);
+            EventWriter::open(&folder, self.steps)
+        });
         let mut watch = Watch {
-            bar,
-            writer: &mut writer,
+            bar: self.progress.begin(optimizer, seed),
+            writer,
+            events: events.transpose()?,
+            stage: optimizer.method.deciding_cycle().map(Stage::new),
         };
-        let Some(record) = self.maker.make(seed, optimizer, &mut watch)? else {
+        let site = Site {
+            seed,
+            optimizer,
+            checkpoint: Some(checkpoint.clone()),
+            cadence: Cadence::new(&self.work.running),
+            stop: &self.work.stop,
+            observer: &mut watch,
+        };
+        let Some(record) = self.maker.make(site)? else {
             return Ok(None);
         };
-        writer.finish(&record)?;
+        watch.writer.finish(&record)?;
+        checkpoint.remove()?;
         self.maker.recorded(&record)?;
         self.progress.finish(&record);
         Ok(Some(record))
@@ -236,21 +290,4 @@ impl<'a> Queue<'a> {
 /// A poisoned lock means that another thread panicked, which ends the program when it is joined.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Shows a run's progress and writes its record.
-struct Watch<'a> {
-    bar: RunProgress<'a>,
-    writer: &'a mut RunWriter,
-}
-
-impl Observer for Watch<'_> {
-    fn step(&self) {
-        self.bar.step();
-    }
-
-    fn epoch(&mut self, record: &EpochRecord) -> Result<()> {
-        self.bar.epoch(record);
-        self.writer.epoch(record)
-    }
 }
