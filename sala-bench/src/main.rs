@@ -107,11 +107,10 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
         let device = experiment.device.to_string();
         let access = Access::alone(&device, args.place.fresh);
         let dir = RunDir::open(&out, &experiment.to_toml()?, access)?;
-        print!(
-            "{}",
-            slurm::emit(&experiment, &dir, &args.emission.request())?
-        );
-        println!("Then run the same command without --emit for the report.");
+        let commands = slurm::emit(&experiment, &dir, &args.emission.request())?;
+        say(&format!(
+            "{commands}Then run the same command without --emit for the report.\n"
+        ))?;
         return Ok(Outcome::Complete);
     }
     compare::compare(
@@ -153,18 +152,19 @@ fn sweep(sweep: &Sweep, args: &TuneArgs) -> Result<Outcome> {
     }
     if args.emission.emit.is_some() {
         let dir = sweep.open(&out, place.fresh)?;
-        print!(
-            "{}",
-            slurm::emit(sweep.trials(), &dir, &args.emission.request())?
-        );
-        println!(
-            "Then collect what they find: sala-bench sweep --resume --out {}",
-            out.display()
-        );
+        let commands = slurm::emit(sweep.trials(), &dir, &args.emission.request())?;
+        let collect = format!("sala-bench sweep --resume --out {}", out.display());
+        say(&format!(
+            "{commands}Then collect what they find with\n  {collect}\n"
+        ))?;
         return Ok(Outcome::Complete);
     }
     let running = place.running.or(&sweep.trials().running);
     sweep::sweep(sweep, &out, place.fresh, &*work(place.jobs(), running)?)
+}
+
+fn say(text: &str) -> Result<()> {
+    shell::print(text.as_bytes())
 }
 
 /// Prints a plan and what it takes.
@@ -172,22 +172,22 @@ fn dry_run(experiment: &Experiment, out: &Path, place: &Place, dry: &Dry) -> Res
     let jobs = place.jobs().get();
     share_processors(cli::processors().get(), jobs);
     let estimate = Estimate::of(experiment, out, jobs)?;
-    if dry.json {
-        println!("{}", serde_json::to_string_pretty(&estimate)?);
+    say(&if dry.json {
+        serde_json::to_string_pretty(&estimate)? + "\n"
     } else {
-        print!("{}", estimate.text()?);
-    }
+        estimate.text()?
+    })?;
     Ok(Outcome::Complete)
 }
 
 /// Prints what was found; problems make it an error.
 fn doctor(args: &DoctorArgs) -> Result<()> {
     let findings = Findings::gather(&args.data_dir, &args.out);
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+    say(&if args.json {
+        serde_json::to_string_pretty(&findings)? + "\n"
     } else {
-        print!("{}", findings.text());
-    }
+        findings.text()
+    })?;
     let problems = findings.problems().len();
     ensure!(problems == 0, "problems found: {problems}; see above");
     Ok(())

@@ -194,6 +194,15 @@ mod tests {
     }
 
     #[test]
+    fn the_quasi_random_search_of_the_experiments_is_valid() {
+        let text = include_str!("../../experiments/fashion-mnist-noise.sobol.toml");
+        let search = Search::from_toml(text, "the folder").unwrap();
+        let experiment = args(&[]).tune.changes.experiment().unwrap();
+        let sweep = Sweep::new(experiment, search).unwrap();
+        assert_eq!(sweep.trials().optimizers.len(), 7 * 3 * 8);
+    }
+
+    #[test]
     fn what_is_typed_goes_before_what_the_search_file_says() {
         let words = ["--strategy", "random", "--trials", "2", "--studies", "3"];
         let first = args(&words).sweep().unwrap();

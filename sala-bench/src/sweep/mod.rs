@@ -28,6 +28,7 @@ use crate::{
     record::{Access, RunDir, Sharing},
     report::Report,
     runs::{Outcome, Work},
+    shell,
     spec::Experiment,
     train::Trainer,
 };
@@ -72,7 +73,8 @@ impl Sweep {
     /// Where records go unless `--out` says otherwise: the name tells experiments apart, and searches.
     pub(crate) fn default_directory(&self) -> Result<PathBuf> {
         let Experiment { name, .. } = &self.experiment;
-        Ok(default_directory(name, &self.trials.fingerprint()?).with_extension("search"))
+        let fingerprint = format!("{}.search", self.trials.fingerprint()?);
+        Ok(default_directory(name, &fingerprint))
     }
 
     /// Every trial as an optimizer of its own.
@@ -117,7 +119,7 @@ pub(crate) fn sweep(sweep: &Sweep, out: &Path, fresh: bool, work: &Work) -> Resu
     dir.write("search.md", table.as_bytes())?;
     let tuned = found.tuned(experiment, trials);
     dir.write("tuned.toml", tuned.to_toml()?.as_bytes())?;
-    println!("{table}");
-    println!("Chosen: {}", out.join("tuned.toml").display());
+    let tuned = out.join("tuned.toml");
+    shell::print(format!("{table}\nChosen: {}\n", tuned.display()).as_bytes())?;
     Ok(outcome)
 }
