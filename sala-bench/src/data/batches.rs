@@ -1,7 +1,7 @@
 //! From bytes on the CPU to batches on a device.
 
 use anyhow::{Result, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sala_models::rng::Stream;
 
 use super::Split;
@@ -68,10 +68,18 @@ pub(crate) struct Tensors {
 /// Images and labels that go through the model together.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
-    /// (B, C, H, W), f32, normalised.
+    /// (B, C, H, W), f32 unless changed, normalised.
     pub(crate) images: Tensor,
     /// (B), u32.
     pub(crate) labels: Tensor,
+}
+
+impl Batch {
+    /// The same with images of another precision.
+    pub(crate) fn in_dtype(self, dtype: DType) -> Result<Self> {
+        let images = self.images.to_dtype(dtype)?;
+        Ok(Self { images, ..self })
+    }
 }
 
 impl Tensors {

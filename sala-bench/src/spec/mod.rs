@@ -2,8 +2,12 @@
 //! and written beside the results.
 
 mod data;
+mod device;
 mod network;
 mod optimizer;
+pub(crate) mod read;
+mod running;
+pub(crate) mod set;
 mod training;
 
 use anyhow::{Context, Result, ensure};
@@ -13,9 +17,11 @@ use sha2::{Digest, Sha256};
 use crate::{hex::hex, metrics::Metric, report::Heading};
 
 pub(crate) use data::Data;
+pub(crate) use device::{Device, Precision};
 pub(crate) use network::Network;
 pub(crate) use optimizer::{Base, Method, Optimizer, RhoScale, check_optimizers};
-pub(crate) use training::{Schedule, Training, check_seeds};
+pub(crate) use running::Running;
+pub(crate) use training::{Budget, Schedule, Training, check_seeds};
 
 /// A comparison: every optimizer is run once with every seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,18 +31,45 @@ pub(crate) struct Experiment {
     pub(crate) name: String,
     /// One sentence for the head of the report.
     pub(crate) description: String,
+    #[serde(default, skip_serializing_if = "Device::is_cpu")]
+    pub(crate) device: Device,
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub(crate) precision: Precision,
+    #[serde(default, skip_serializing_if = "TestPart::is_read")]
+    pub(crate) test: TestPart,
     pub(crate) data: Data,
     pub(crate) network: Network,
     pub(crate) training: Training,
+    /// How the runs are made.
+    #[serde(default, skip_serializing)]
+    pub(crate) running: Running,
     /// The first one is the base that the others are compared with.
     pub(crate) optimizers: Vec<Optimizer>,
+}
+
+/// Whether the test part may be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum TestPart {
+    /// Once a run, after its training has ended.
+    #[default]
+    AtTheEnd,
+    /// As in searches.
+    Never,
+}
+
+impl TestPart {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+    fn is_read(&self) -> bool {
+        *self == Self::AtTheEnd
+    }
 }
 
 impl Experiment {
     /// Reads and checks an experiment; `origin` names it in errors.
     pub(crate) fn from_toml(text: &str, origin: &str) -> Result<Self> {
-        let experiment: Self =
-            toml::from_str(text).with_context(|| format!("cannot read the experiment {origin}"))?;
+        let experiment: Self = read::from_toml(text)
+            .with_context(|| format!("cannot read the experiment {origin}"))?;
         experiment
             .validate()
             .with_context(|| format!("the experiment {origin} cannot be run"))?;
@@ -69,10 +102,9 @@ impl Experiment {
                 .cloned()
                 .with_context(|| {
                     let known: Vec<_> = self.optimizers.iter().map(|o| o.name.as_str()).collect();
-                    format!(
-                        "no optimizer `{name}` in this experiment; it has {}",
-                        known.join(", ")
-                    )
+                    let hint = read::did_you_mean(name, known.iter().copied());
+                    let known = known.join(", ");
+                    format!("no optimizer `{name}` in this experiment; it has {known}{hint}")
                 })
         };
         self.optimizers = names.iter().map(find).collect::<Result<_>>()?;
@@ -164,7 +196,13 @@ pub(crate) mod tests {
     fn what_does_not_fit_is_named() {
         let cases = [
             ("epochs = 2", "epochs = 0", "training.epochs"),
-            ("epochs = 2", "epoch = 2", "epoch"),
+            ("epochs = 2", "epoch = 2", "Did you mean `epochs`?"),
+            ("epochs = 2", "epochs = 2\nsteps = 9", "one of `epochs`"),
+            (
+                "[data]",
+                "device = \"gpu\"\n[data]",
+                "cuda:N or metal wanted, got `gpu`",
+            ),
             ("seeds = [0, 1]", "seeds = [1, 1]", "twice"),
             ("label_noise = 0.0", "label_noise = 1.5", "data.label_noise"),
             ("name = \"sala\"", "name = \"sgd\"", "`sgd` is used twice"),
@@ -196,8 +234,10 @@ pub(crate) mod tests {
         assert_eq!(experiment.optimizers.len(), 1);
         let message = experiment.select(&["adam".into()]).unwrap_err().to_string();
         assert!(
-            message.contains("`adam`") && message.contains("it has sala"),
+            message.contains("`adam`") && message.ends_with("it has sala"),
             "{message}"
         );
+        let message = experiment.select(&["sla".into()]).unwrap_err().to_string();
+        assert!(message.ends_with("did you mean `sala`?"), "{message}");
     }
 }

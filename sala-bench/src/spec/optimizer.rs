@@ -128,6 +128,42 @@ impl Method {
         }
     }
 
+    /// Gradient evaluations of a whole batch per step, at least and at most.
+    pub(crate) fn cost(&self) -> (f64, f64) {
+        let (least, extra) = match *self {
+            Self::Base {} | Self::Lookahead { .. } | Self::MomentumSam { .. } => (1.0, 0.0),
+            Self::Sam {
+                direction_fraction, ..
+            }
+            | Self::Asam {
+                direction_fraction, ..
+            }
+            | Self::Gsam {
+                direction_fraction, ..
+            }
+            | Self::FriendlySam {
+                direction_fraction, ..
+            } => (1.0 + direction_fraction, 0.0),
+            Self::SamEvery {
+                k,
+                direction_fraction,
+                ..
+            }
+            | Self::LookSam {
+                k,
+                direction_fraction,
+                ..
+            } => (1.0 + direction_fraction / k as f64, 0.0),
+            // How many of its cycles climb is seen only as it goes.
+            Self::Sala {
+                k,
+                direction_fraction,
+                ..
+            } => (1.0, direction_fraction / k as f64),
+        };
+        (least, least + extra)
+    }
+
     /// The same with another radius, for methods that have one.
     pub(crate) fn with_rho(mut self, radius: f64) -> Self {
         match &mut self {

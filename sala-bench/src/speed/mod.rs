@@ -21,7 +21,8 @@ use crate::{
     cli::{Kernels, SpeedArgs, SpeedWorkerArgs},
     progress,
 };
-use machine::{Ceiling, Ceilings, Machine};
+pub(crate) use machine::Machine;
+use machine::{Ceiling, Ceilings};
 use protocol::{Hello, Worker};
 use report::{Measured, Participant, Report};
 

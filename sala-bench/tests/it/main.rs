@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod comfort;
 mod common;
 mod finetune;
+mod kill;
+mod live;
+mod sweep;
+#[cfg(unix)]
+mod trouble;
 
 use std::{
     collections::BTreeMap,

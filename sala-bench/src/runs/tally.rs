@@ -16,6 +16,8 @@ pub(crate) struct Tally {
     pub(crate) evaluations: f64,
     /// Steps that climbed.
     pub(crate) ascents: u64,
+    /// The last of them.
+    pub(crate) last_ascent: Option<u64>,
     /// Seconds of training.
     pub(crate) train_s: f64,
     epoch: Epoch,
@@ -39,6 +41,9 @@ impl Tally {
         self.steps = report.step;
         self.evaluations += report.evaluations;
         self.ascents += u64::from(report.ascent);
+        if report.ascent {
+            self.last_ascent = Some(report.step);
+        }
         let epoch = &mut self.epoch;
         epoch.steps += 1;
         epoch.loss += report.loss;

@@ -1,20 +1,29 @@
 //! The command line, as it is typed.
 
+mod sweep;
+mod tools;
+
 use std::{num::NonZero, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::{
     finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
-    spec::Experiment,
+    logs::LogArgs,
+    spec::{
+        Budget, Device, Experiment, Precision, Running, Schedule,
+        set::{self, Setting},
+    },
     speed::Workload,
 };
 
 /// The experiment that runs when none is named.
-const DEFAULT_EXPERIMENT: &str = include_str!("../experiments/fashion-mnist-noise.toml");
-/// Its search.
-const DEFAULT_SEARCH: &str = include_str!("../experiments/fashion-mnist-noise.search.toml");
+const DEFAULT_EXPERIMENT: &str = include_str!("../../experiments/fashion-mnist-noise.toml");
+
+pub(crate) use sweep::{CellArgs, Emission, SweepArgs, TuneArgs};
+pub(crate) use tools::DoctorArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,11 +31,21 @@ Examples:
   sala-bench --seeds 0,1 --epochs 5               a quicker look
   sala-bench --optimizers sgd,sala --label-noise 0
   sala-bench --data-dir /usr/share/datasets/fashion-mnist --validation 5000
+  sala-bench compare --experiment my.toml --dry-run
+  sala-bench compare --experiment my.toml --set 'optimizers.*.lr=0.1' --set training.schedule=linear
   sala-bench compare --experiment my.toml --out results/mine
   sala-bench tune                                 choose the hyper-parameters on the validation part
 
 Records go to runs/NAME-FINGERPRINT. Ctrl-C keeps what is complete; the same command continues.
-RUST_LOG=debug shows what the optimizers do, step by step.";
+
+Exit codes: 0 done, 1 an error (what, where and a way out on standard error), 2 a wrong command line,
+130 interrupted. Environment: RUST_LOG=debug shows what the optimizers do, step by step; NO_COLOR turns colours
+off; SALA_KERNELS, SALA_CONV, RAYON_NUM_THREADS and CANDLE_NUM_THREADS as `sala-bench doctor` shows them.";
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  sala-bench train --optimizer sala --seed 3      the embedded images; weights in models/sala-seed3.safetensors
+  sala-bench train --experiment my.toml --epochs 5 --tensorboard";
 
 const SPEED_EXAMPLES: &str = "\
 Examples:
@@ -46,26 +65,73 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) compare: CompareArgs,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run every optimizer with every seed and print the table (the default command)
     #[command(after_help = EXAMPLES)]
-    Compare(CompareArgs),
-    /// Search each optimizer's hyper-parameters on the validation part, with equal budgets
-    Tune(TuneArgs),
+    Compare(Box<CompareArgs>),
+    /// Train one network: one optimizer of an experiment with one seed; keeps its weights
+    #[command(
+        after_help = TRAIN_EXAMPLES,
+        mut_arg("optimizers", |a| a.hide(true)),
+        mut_arg("seeds", |a| a.hide(true))
+    )]
+    Train(Box<TrainArgs>),
+    /// Search hyper-parameters on the validation part: a grid, random or quasi-random, with equal budgets
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(Box<SweepArgs>),
+    /// Search every combination of values that a file lists, which is `sweep` with a grid
+    #[command(after_help = sweep::TUNE_EXAMPLES)]
+    Tune(Box<TuneArgs>),
     /// Fine-tune a pretrained model on data of your own, and compare optimizers on it
     #[command(after_help = finetune::EXAMPLES, args_override_self = true)]
     Finetune(Box<FinetuneArgs>),
     /// Print what a trained model says of new texts or images
+    #[command(after_help = finetune::PREDICT_EXAMPLES)]
     Predict(PredictArgs),
     /// Time forward passes and training steps on the CPU, in turn with PyTorch where it is installed
     #[command(after_help = SPEED_EXAMPLES)]
     Speed(SpeedArgs),
+    /// Make one run of a directory that `--emit slurm` prepared, beside other processes that make others
+    #[command(after_help = sweep::CELL_EXAMPLES)]
+    Cell(CellArgs),
+    /// Print version, devices, features, threads, instructions and data found, and what is wrong
+    #[command(after_help = tools::DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = tools::COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each command into a folder
+    #[command(after_help = tools::MAN_EXAMPLES)]
+    Man {
+        /// Folder for the pages
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// The process that `speed` times
     #[command(hide = true)]
     SpeedWorker(SpeedWorkerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Which optimizer of the experiment [default: its first]
+    #[arg(long, value_name = "NAME", conflicts_with = "optimizers")]
+    pub(crate) optimizer: Option<String>,
+    /// Decides validation part, label noise, initial weights, order and masks [default: the experiment's first]
+    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
+    pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 #[derive(Debug, Args)]
@@ -74,17 +140,10 @@ pub(crate) struct CompareArgs {
     pub(crate) changes: Changes,
     #[command(flatten)]
     pub(crate) place: Place,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TuneArgs {
-    /// TOML file with the values to try; for the default experiment its own search by default
-    #[arg(long, value_name = "FILE")]
-    pub(crate) search: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) changes: Changes,
+    pub(crate) emission: Emission,
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) dry: Dry,
 }
 
 #[derive(Debug, Args)]
@@ -148,8 +207,20 @@ pub(crate) struct Changes {
     #[arg(long, value_name = "SEED,…", value_delimiter = ',')]
     pub(crate) seeds: Option<Vec<u64>>,
     /// Passes over the training images
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", group = "budget")]
     pub(crate) epochs: Option<u64>,
+    /// Optimizer steps of a run, in place of epochs
+    #[arg(long, value_name = "N", group = "budget")]
+    pub(crate) steps: Option<u64>,
+    /// Gradient evaluations of a run, in place of epochs: what costs more a step takes fewer steps
+    #[arg(long, value_name = "N", group = "budget")]
+    pub(crate) evaluations: Option<u64>,
+    /// How the learning rate moves
+    #[arg(long)]
+    pub(crate) schedule: Option<Schedule>,
+    /// Epochs in which the learning rate rises to its value, before the schedule
+    #[arg(long, value_name = "N")]
+    pub(crate) warm_up_epochs: Option<u64>,
     /// Images in a batch
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
@@ -165,6 +236,16 @@ pub(crate) struct Changes {
     /// Fashion-MNIST from the Hugging Face hub (needs a build with `--features hub`)
     #[arg(long, conflicts_with = "data_dir")]
     pub(crate) hub: bool,
+    /// Where to compute: cpu, cuda, cuda:N or metal, if the program was built for it
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<Device>,
+    /// Numbers to compute with
+    #[arg(long)]
+    pub(crate) precision: Option<Precision>,
+    /// Any field of the experiment by its path, such as training.seeds=[0,1] or optimizers.sala.rho=0.3 (`*` for
+    /// all optimizers); can be given several times
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub(crate) set: Vec<Setting>,
 }
 
 /// Where records go, and how the runs are made.
@@ -179,6 +260,46 @@ pub(crate) struct Place {
     /// Runs at a time, which share the processors; 1 for the steadiest times [default: all processors]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<NonZero<usize>>,
+    #[command(flatten)]
+    pub(crate) running: Running,
+}
+
+/// Whether the plan is only told of.
+#[derive(Debug, Args)]
+pub(crate) struct Dry {
+    /// Print what would be run and about how long it takes, and run nothing but a few steps of the base
+    #[arg(long, conflicts_with = "emit")]
+    pub(crate) dry_run: bool,
+    /// The same as JSON
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
+}
+
+impl Place {
+    /// Runs at a time.
+    pub(crate) fn jobs(&self) -> NonZero<usize> {
+        self.jobs.unwrap_or_else(processors)
+    }
+}
+
+pub(crate) fn processors() -> NonZero<usize> {
+    std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
+}
+
+impl TrainArgs {
+    /// The experiment of this one run, which keeps its weights.
+    pub(crate) fn experiment(&self) -> Result<Experiment> {
+        let mut experiment = self.changes.experiment()?;
+        match &self.optimizer {
+            Some(name) => experiment.select(std::slice::from_ref(name))?,
+            None => experiment.optimizers.truncate(1),
+        }
+        let seeds = &mut experiment.training.seeds;
+        seeds.truncate(1);
+        replace(seeds, self.seed.map(|seed| vec![seed]));
+        experiment.running.save_models = true;
+        Ok(experiment)
+    }
 }
 
 impl Changes {
@@ -189,9 +310,16 @@ impl Changes {
             None => (DEFAULT_EXPERIMENT.to_owned(), "that is built in".to_owned()),
         };
         let mut experiment = Experiment::from_toml(&text, &origin)?;
+        if !self.set.is_empty() {
+            experiment = set::with(&experiment, &self.set)?;
+        }
+        replace(&mut experiment.device, self.device);
+        replace(&mut experiment.precision, self.precision);
         let training = &mut experiment.training;
         replace(&mut training.seeds, self.seeds.clone());
-        replace(&mut training.epochs, self.epochs);
+        replace(&mut training.budget, self.budget());
+        replace(&mut training.schedule, self.schedule);
+        replace(&mut training.warm_up_epochs, self.warm_up_epochs);
         replace(&mut training.batch_size, self.batch_size);
         let data = &mut experiment.data;
         replace(&mut data.label_noise, self.label_noise);
@@ -209,18 +337,12 @@ impl Changes {
             .context("the experiment with the options given cannot be run")?;
         Ok(experiment)
     }
-}
 
-impl TuneArgs {
-    /// The text of the search and where it is from.
-    pub(crate) fn search(&self) -> Result<(String, String)> {
-        match (&self.search, &self.changes.experiment) {
-            (Some(path), _) => Ok((read(path)?, path.display().to_string())),
-            (None, None) => Ok((DEFAULT_SEARCH.to_owned(), "that is built in".to_owned())),
-            (None, Some(_)) => {
-                anyhow::bail!("--search FILE is needed with an experiment of your own")
-            }
-        }
+    fn budget(&self) -> Option<Budget> {
+        let epochs = self.epochs.map(Budget::Epochs);
+        let steps = self.steps.map(Budget::Steps);
+        let evaluations = self.evaluations.map(Budget::Evaluations);
+        epochs.or(steps).or(evaluations)
     }
 }
 
@@ -294,7 +416,35 @@ mod tests {
                 "sala-quarter"
             ]
         );
-        crate::tune::Search::from_toml(DEFAULT_SEARCH, "built in").unwrap();
+    }
+
+    #[test]
+    fn train_takes_one_optimizer_and_one_seed() {
+        let parse = |words: &[&str]| {
+            let words = [&["sala-bench", "train"], words].concat();
+            match Cli::try_parse_from(words)?.command {
+                Some(Command::Train(args)) => args.experiment(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let of = |words: &[&str]| {
+            let experiment = parse(words).unwrap();
+            assert_eq!(experiment.optimizers.len(), 1);
+            assert!(experiment.running.save_models);
+            (
+                experiment.optimizers[0].name.clone(),
+                experiment.training.seeds,
+            )
+        };
+        assert_eq!(of(&[]), ("sgd".into(), vec![0]));
+        let words = ["--optimizer", "sala", "--seed", "7"];
+        assert_eq!(of(&words), ("sala".into(), vec![7]));
+        assert_eq!(
+            of(&["--optimizers", "sam,sala", "--seeds", "3,4"]),
+            ("sam".into(), vec![3])
+        );
+        assert!(parse(&["--optimizer", "adan"]).is_err());
+        assert!(parse(&["--seed", "1", "--seeds", "2"]).is_err());
     }
 
     #[test]
@@ -313,10 +463,10 @@ mod tests {
         assert_eq!(experiment.training.seeds, [7, 8]);
         assert_eq!(
             (
-                experiment.training.epochs,
+                experiment.training.budget,
                 experiment.data.label_noise.to_bits()
             ),
-            (3, 0)
+            (Budget::Epochs(3), 0)
         );
         assert_eq!(experiment.optimizers[0].name, "sala");
         let message = format!(
