@@ -2,11 +2,12 @@
 
 use std::{
     collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     metrics::Metric,
@@ -39,7 +40,7 @@ pub(crate) fn compare(
     report.write(&dir, &records, &experiment.description)?;
     println!("{}", report.terminal());
     println!("Records: {}", out.display());
-    if work.running.save_models {
+    if work.running.keeps_models() {
         println!("Models:  {}", dir.models()?.display());
     }
     Ok(outcome)
@@ -63,9 +64,10 @@ pub(crate) fn run_missing(
     };
     let maker = Cells {
         trainer,
-        models: (work.running.save_models)
+        models: (work.running.keeps_models())
             .then(|| dir.models())
             .transpose()?,
+        trajectory: work.running.save_trajectory,
         data: Mutex::default(),
     };
     runs::run_missing(&plan, &maker, dir, work)
@@ -76,6 +78,8 @@ struct Cells<'a> {
     trainer: Trainer<'a>,
     /// The folder of the models, if they are kept.
     models: Option<PathBuf>,
+    /// Whether the weights after every epoch are kept there, in a folder of each run.
+    trajectory: bool,
     data: Mutex<HashMap<u64, Arc<SeedData>>>,
 }
 
@@ -100,10 +104,17 @@ impl Maker for Cells<'_> {
 
     fn make(&self, site: Site<'_>) -> Result<Option<RunRecord>> {
         let data = self.seed_data(site.seed)?;
-        let file = format!("{}.safetensors", run_name(&site.optimizer.name, site.seed));
+        let name = run_name(&site.optimizer.name, site.seed);
+        let models = self.models.as_ref();
+        let trajectory = models.filter(|_| self.trajectory).map(|m| m.join(&name));
+        if let Some(folder) = &trajectory {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
         let ending = Ending {
             test: self.trainer.experiment().test == TestPart::AtTheEnd,
-            model: self.models.as_ref().map(|folder| folder.join(file)),
+            model: models.map(|folder| folder.join(format!("{name}.safetensors"))),
+            trajectory,
         };
         self.trainer.run(&data, ending, site)
     }

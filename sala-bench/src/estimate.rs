@@ -227,6 +227,7 @@ fn time_steps(trainer: &Trainer<'_>, stop: &AtomicBool) -> Result<Timing> {
     let ending = Ending {
         test: false,
         model: None,
+        trajectory: None,
     };
     let site = Site {
         seed,

@@ -23,6 +23,7 @@ mod record;
 mod registry;
 mod report;
 mod runs;
+mod sharpness;
 mod shell;
 mod slurm;
 mod spec;
@@ -89,6 +90,10 @@ fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Man { out }) => shell::man(out.as_deref()).map(|()| Outcome::Complete),
         Some(Command::Finetune(args)) => finetune(&args),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
+        Some(Command::Sharpness(args)) => {
+            let work = work(NonZero::<usize>::MIN, Running::default())?;
+            sharpness::sharpness(&args, &work)
+        }
         Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
         Some(Command::SpeedWorker(args)) => speed::speed_worker(&args).map(|()| Outcome::Complete),
     }

@@ -41,6 +41,17 @@ pub(crate) struct SeedData {
     statistics: batches::ChannelStats,
 }
 
+impl SeedData {
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What is trained on.
+    pub(crate) fn train(&self) -> &Tensors {
+        &self.train
+    }
+}
+
 impl<'a> Trainer<'a> {
     /// Loads the training part and checks that the experiment fits it.
     pub(crate) fn new(experiment: &'a Experiment) -> Result<Self> {
@@ -143,6 +154,19 @@ impl<'a> Trainer<'a> {
         Tensors::new(test, &all, &data.statistics, &self.device)
     }
 
+    /// The experiment's network with the initial weights of a seed, and the store that they are in.
+    pub(crate) fn network(&self, seed: u64) -> Result<(VarStore, Box<dyn Network>)> {
+        let store = VarStore::new(seed, self.dtype(), &self.device);
+        let (shape, classes) = (self.train.shape(), self.train.classes());
+        let network = registry::network(&self.experiment.network, shape, classes, &store)?;
+        Ok((store, network))
+    }
+
+    /// Of weights and images.
+    pub(crate) fn dtype(&self) -> DType {
+        self.experiment.precision.dtype()
+    }
+
     /// Makes a run on the data of its seed.
     pub(crate) fn run(
         &self,
@@ -151,10 +175,7 @@ impl<'a> Trainer<'a> {
         site: Site<'_>,
     ) -> Result<Option<RunRecord>> {
         let experiment = self.experiment;
-        let dtype = experiment.precision.dtype();
-        let store = VarStore::new(data.seed, dtype, &self.device);
-        let (shape, classes) = (self.train.shape(), self.train.classes());
-        let network = registry::network(&experiment.network, shape, classes, &store)?;
+        let (store, network) = self.network(data.seed)?;
         let mut params = ParamSet::new(store.trainable())?;
         if experiment.precision == Precision::Bf16 {
             params = params.with_f32_masters()?;
@@ -171,7 +192,7 @@ impl<'a> Trainer<'a> {
                 trainer: self,
                 data,
                 batch_size: training.batch_size,
-                dtype,
+                dtype: self.dtype(),
                 network,
                 store: store.clone(),
                 ending,
@@ -188,6 +209,8 @@ pub(crate) struct Ending {
     pub(crate) test: bool,
     /// The file that keeps them.
     pub(crate) model: Option<PathBuf>,
+    /// The folder that keeps the weights after each epoch.
+    pub(crate) trajectory: Option<PathBuf>,
 }
 
 /// A network on the images of a seed.
@@ -237,6 +260,15 @@ impl Workload for Images<'_> {
         evaluate(&*self.network, &test, self.dtype).map(Some)
     }
 
+    fn keep_point(&self, epoch: u64) -> Result<()> {
+        match &self.ending.trajectory {
+            Some(folder) => {
+                Ok((self.store).save(folder.join(format!("epoch-{epoch:04}.safetensors")))?)
+            }
+            None => Ok(()),
+        }
+    }
+
     fn save(&self) -> Result<()> {
         match &self.ending.model {
             Some(path) => Ok(self.store.save(path)?),
@@ -257,7 +289,7 @@ pub(crate) fn mode(pass: Pass, draw: u64) -> Mode {
 }
 
 /// The loss of one pass, on a fraction of the batch for the direction.
-fn loss(
+pub(crate) fn loss(
     network: &dyn Network,
     batch: &Batch,
     pass: Pass,

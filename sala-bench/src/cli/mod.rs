@@ -12,6 +12,7 @@ use clap_complete::Shell;
 use crate::{
     finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
     logs::LogArgs,
+    sharpness::{self, SharpnessArgs},
     spec::{
         Budget, Device, Experiment, Precision, Running, Schedule,
         set::{self, Setting},
@@ -93,6 +94,9 @@ pub(crate) enum Command {
     /// Print what a trained model says of new texts or images
     #[command(after_help = finetune::PREDICT_EXAMPLES)]
     Predict(PredictArgs),
+    /// Measure how the training loss lies around the solutions of comparisons: eigenvalues, m-sharpness, slices
+    #[command(after_help = sharpness::EXAMPLES)]
+    Sharpness(SharpnessArgs),
     /// Time forward passes and training steps on the CPU, in turn with PyTorch where it is installed
     #[command(after_help = SPEED_EXAMPLES)]
     Speed(SpeedArgs),

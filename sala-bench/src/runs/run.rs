@@ -52,7 +52,12 @@ pub(crate) trait Workload {
     /// Scores them on the test part, if that is to be read.
     fn test(&self) -> Result<Option<Score>>;
 
-    /// Keeps them, if that is wanted.
+    /// Keeps the weights as they are after an epoch (from 1), if the way of training is wanted.
+    fn keep_point(&self, _epoch: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Keeps the final ones, if that is wanted.
     fn save(&self) -> Result<()>;
 }
 
@@ -275,6 +280,8 @@ impl<W: Workload> Run<'_, '_, W> {
         let view = self.optimizer.slow_view()?;
         let mut training = start.elapsed();
         let score = self.workload.validate()?;
+        (self.workload.keep_point(self.progress.epoch))
+            .context("cannot keep an epoch's weights")?;
         if let Some(stopping) = self.early_stopping
             && is_best(stopping.metric, &score, self.progress.best.as_ref())
         {
@@ -351,7 +358,7 @@ fn is_best(metric: Metric, score: &Score, best: Option<&Best>) -> bool {
 }
 
 /// SHA-256 over every variable, running statistics too, in the order of their names.
-fn fingerprint(store: &VarStore) -> Result<String> {
+pub(crate) fn fingerprint(store: &VarStore) -> Result<String> {
     let mut hash = Sha256::new();
     for (name, var) in store.all() {
         hash.update(name.as_bytes());

@@ -14,6 +14,9 @@ pub(crate) struct Running {
     /// Keep the final weights of every run, in the folder `models`
     #[arg(long)]
     pub(crate) save_models: bool,
+    /// Keep the weights after every epoch of every run, too, for figures of `sharpness`
+    #[arg(long)]
+    pub(crate) save_trajectory: bool,
     /// Save where a run stands every so many seconds [default: 30, or less often if saving takes long]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) checkpoint_seconds: Option<f64>,
@@ -33,11 +36,17 @@ impl Running {
     pub(crate) fn or(&self, file: &Self) -> Self {
         Self {
             save_models: self.save_models || file.save_models,
+            save_trajectory: self.save_trajectory || file.save_trajectory,
             checkpoint_seconds: self.checkpoint_seconds.or(file.checkpoint_seconds),
             checkpoint_epochs: self.checkpoint_epochs.or(file.checkpoint_epochs),
             checkpoint_steps: self.checkpoint_steps.or(file.checkpoint_steps),
             tensorboard: self.tensorboard || file.tensorboard,
         }
+    }
+
+    /// Whether the final weights are kept; a trajectory is nothing without its end.
+    pub(crate) fn keeps_models(&self) -> bool {
+        self.save_models || self.save_trajectory
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

@@ -7,6 +7,7 @@ mod common;
 mod finetune;
 mod kill;
 mod live;
+mod sharpness;
 mod sweep;
 #[cfg(unix)]
 mod trouble;

@@ -1,0 +1,132 @@
+//! A saved solution: the network of its experiment with its weights, and images of its seed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
+use sala_core::{MicroBatches, Objective, ParamSet, Pass};
+use sala_models::Network;
+
+use crate::{
+    data::batches::Batch,
+    record::{read_run, run_file, run_name},
+    runs::run::fingerprint,
+    train::{SeedData, Trainer, loss},
+};
+
+/// The network that a run has left, with the images that its loss is measured on.
+pub(crate) struct Solution {
+    network: Box<dyn Network>,
+    pub(crate) params: ParamSet,
+    /// SHA-256 of the parameters, as in the run's record.
+    pub(crate) fingerprint: String,
+    batch: Batch,
+    m: usize,
+    folder: PathBuf,
+    name: String,
+}
+
+impl Solution {
+    /// Reads the weights of one run of `dir`.
+    pub(crate) fn load(
+        dir: &Path,
+        trainer: &Trainer<'_>,
+        data: &SeedData,
+        optimizer: &str,
+        (images, m): (usize, usize),
+    ) -> Result<Self> {
+        let seed = data.seed();
+        let (folder, name) = (dir.join("models"), run_name(optimizer, seed));
+        let record = read_run(&run_file(dir, optimizer, seed))?.map(|(_, run)| run);
+        let record =
+            record.with_context(|| format!("{} has no complete run {name}", dir.display()))?;
+        if let Some(failure) = record.failure {
+            bail!("{name} has no solution: {failure}; leave it out with --optimizers or --seeds");
+        }
+        let file = folder.join(format!("{name}.safetensors"));
+        ensure!(
+            file.is_file(),
+            "there are no weights of {name} in {}; `compare` keeps them with --save-models",
+            folder.display()
+        );
+        let (store, network) = trainer.network(seed)?;
+        store.load(&file)?;
+        let fingerprint = fingerprint(&store)?;
+        ensure!(
+            fingerprint == record.parameters,
+            "{} has other weights than the run's record tells of; run the comparison again with --fresh",
+            file.display()
+        );
+        let params = ParamSet::new(store.trainable())?;
+        let available = data.train().len();
+        ensure!(
+            images <= available,
+            "--images must be at most the {available} training images, got {images}"
+        );
+        let first: Vec<usize> = (0..images).collect();
+        let mut batches = data.train().batches(&first, images)?;
+        let batch = batches.next().context("no images to measure on")??;
+        Ok(Self {
+            network,
+            params,
+            fingerprint,
+            batch: batch.in_dtype(trainer.dtype())?,
+            m,
+            folder,
+            name,
+        })
+    }
+
+    /// Runs `work` on the loss: cross entropy in training mode (batch statistics, which are tracked nowhere, and one
+    /// fixed dropout mask), in micro-batches.
+    pub(crate) fn with_objective<T>(
+        &self,
+        work: impl FnOnce(&mut dyn Objective) -> T,
+    ) -> Result<T> {
+        let parts = self.batch.images.dim(0)? / self.m;
+        let mut of_part = |part: usize, pass: Pass| {
+            let rows = |x: &Tensor| x.narrow(0, part * self.m, self.m);
+            let batch = Batch {
+                images: rows(&self.batch.images)?,
+                labels: rows(&self.batch.labels)?,
+            };
+            loss(&*self.network, &batch, pass, 0)
+        };
+        let objective = MicroBatches::new(&self.params, parts, &mut of_part);
+        Ok(work(
+            &mut objective.differentiated_by(sala_models::backward),
+        ))
+    }
+
+    /// The weights after each epoch, if they were kept, ending with the solution; else none.
+    pub(crate) fn trajectory(&self) -> Result<Vec<Vec<Tensor>>> {
+        let folder = self.folder.join(&self.name);
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let entries = std::fs::read_dir(&folder)
+            .with_context(|| format!("cannot read {}", folder.display()))?;
+        let mut files: Vec<PathBuf> = entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<_>>()?;
+        files.retain(|file| file.extension().is_some_and(|e| e == "safetensors"));
+        files.sort();
+        // The last one is the solution itself.
+        files.pop();
+        let names: Vec<&str> = self.params.names().collect();
+        let device = self.batch.images.device();
+        let mut points = Vec::with_capacity(files.len() + 1);
+        for file in &files {
+            let mut all = candle_core::safetensors::load(file, device)
+                .with_context(|| format!("cannot read {}", file.display()))?;
+            let take = |name: &&str| {
+                let missing = || format!("{} has no `{name}`", file.display());
+                all.remove(*name).with_context(missing)
+            };
+            points.push(names.iter().map(take).collect::<Result<Vec<_>>>()?);
+        }
+        let own = self.params.vars();
+        points.push(own.iter().map(|v| v.as_tensor().detach()).collect());
+        Ok(points)
+    }
+}
