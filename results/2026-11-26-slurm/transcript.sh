@@ -1,3 +1,6 @@
+#!/usr/bin/env bash
+# What made transcript.txt and search/, in an empty folder with space.toml and `sala-bench` on the path, after
+# `scripts/slurm_local.sh start`:   bash transcript.sh > transcript.txt
 export SLURM_CONF=/tmp/slurm-local/slurm.conf COLUMNS=120
 say() { printf '$ %s\n' "$*"; eval "$*" 2>&1; }
 wait_for() { while [ "$(squeue --noheader | wc -l)" -gt 0 ]; do sleep 1; done; }
