@@ -6,14 +6,7 @@ use serde_json::Value;
 
 use crate::{EXPERIMENT, Place, common::succeed};
 
-const ONE_RUN: [&str; 6] = [
-    "--optimizers",
-    "sala",
-    "--seeds",
-    "1",
-    "--epochs",
-    "4",
-];
+const ONE_RUN: [&str; 6] = ["--optimizers", "sala", "--seeds", "1", "--epochs", "4"];
 
 /// What a terminal would be sent.
 #[cfg(target_os = "linux")]
@@ -67,7 +60,7 @@ fn logs_are_one_json_object_a_line_when_asked_and_hold_progress_too() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line}")))
         .collect();
-    let of = |target: &str| lines.iter().filter(move |line| line["target"] == target);
+    let of = |target: &'static str| lines.iter().filter(move |line| line["target"] == target);
     assert!(of("progress").any(|line| {
         let message = line["fields"]["message"].as_str().unwrap();
         message.starts_with("[ 1/1] sala, seed 1: validation ")
@@ -121,7 +114,10 @@ fn a_trace_nests_passes_in_steps_in_epochs_in_a_run() {
             deepest.clone_from(&open);
         }
     }
-    assert_eq!(deepest, ["bench.run", "bench.epoch", "sala.step", "sala.pass"]);
+    assert_eq!(
+        deepest,
+        ["bench.run", "bench.epoch", "sala.step", "sala.pass"]
+    );
     let count = |name: &str| {
         let begun = events.iter().filter(|e| named(e, name) && e["ph"] == "B");
         begun.count()
@@ -151,8 +147,12 @@ fn one_run_keeps_its_weights_and_is_the_comparisons() {
     succeed(&mut whole);
     let key = ("sala".to_owned(), 1);
     assert_eq!(place.parameters("single").len(), 1);
-    assert_eq!(place.parameters("single")[&key], place.parameters("whole")[&key]);
-    let model = |out: &str| fs::read(place.path(out).join("models/sala-seed1.safetensors")).unwrap();
+    assert_eq!(
+        place.parameters("single")[&key],
+        place.parameters("whole")[&key]
+    );
+    let model =
+        |out: &str| fs::read(place.path(out).join("models/sala-seed1.safetensors")).unwrap();
     assert!(model("single") == model("whole"));
     assert_eq!(fs::read_dir(place.path("whole/models")).unwrap().count(), 6);
 }
