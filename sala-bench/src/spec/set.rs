@@ -187,6 +187,12 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_in_another_unit_replaces_the_one_that_is_there() {
+        let training = changed(&["training.steps=9"]).unwrap().training;
+        assert_eq!(training.budget, super::super::Budget::Steps(9));
+    }
+
+    #[test]
     fn optimizers_are_reached_by_name_and_their_methods_fields_directly() {
         let experiment = changed(&[
             "optimizers.sala.rho=0.5",
