@@ -211,7 +211,7 @@ mod tests {
             // A kill in the middle of an event, too.
             let path = folder.path().join(NAME);
             let mut spoiled = fs::read(&path).unwrap();
-            spoiled.truncate(spoiled.len() - 3);
+            spoiled.extend(&event::scalars(1.0, 9, &[("train/loss", 0.5)])[..20]);
             fs::write(&path, spoiled).unwrap();
             let behind = match progress.tally.steps_of_epoch() {
                 // At the last step of an epoch, before its score.

@@ -6,6 +6,7 @@ mod comfort;
 mod common;
 mod finetune;
 mod kill;
+mod live;
 mod sweep;
 #[cfg(unix)]
 mod trouble;
