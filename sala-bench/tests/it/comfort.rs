@@ -36,7 +36,6 @@ fn the_file_of_a_run_directory_repeats_a_run_that_was_made_with_options() {
     succeed(&mut place.compare("typed", &words));
     let words = [
         "compare",
-        "train",
         "--experiment",
         "typed/experiment.toml",
         "--out",
