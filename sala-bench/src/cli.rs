@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
-    spec::Experiment,
+    spec::{Experiment, LabelNoise},
     speed::Workload,
 };
 
@@ -153,9 +153,10 @@ pub(crate) struct Changes {
     /// Images in a batch
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
-    /// Share of training labels drawn anew from all classes, 0 to 1
+    /// Share of training labels drawn anew from all classes, 0 to 1; with `pair-flip:` before it, the share that
+    /// gets the next class
     #[arg(long, value_name = "SHARE")]
-    pub(crate) label_noise: Option<f64>,
+    pub(crate) label_noise: Option<LabelNoise>,
     /// Training images held out for validation
     #[arg(long, value_name = "N")]
     pub(crate) validation: Option<usize>,
@@ -314,7 +315,7 @@ mod tests {
         assert_eq!(
             (
                 experiment.training.epochs,
-                experiment.data.label_noise.to_bits()
+                experiment.data.label_noise.share.to_bits()
             ),
             (3, 0)
         );

@@ -11,13 +11,15 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use sala_core::{Differentiated, Minimizer, ParamSet, Pass, Resumable, schedule::Schedule};
-use sala_models::{Mode, Network, Rng, VarStore};
+use sala_models::{Mode, Network, Rng, VarStore, ops::cross_entropy};
 use sha2::{Digest, Sha256};
 
 use crate::{
     data::{
         self, Source, Split,
-        batches::{self, Batch, Tensors},
+        augment::Pipeline,
+        batches::{self, Batch, Selection},
+        feed::Feed,
         noise, split,
     },
     hex::hex,
@@ -25,7 +27,7 @@ use crate::{
     record::RunRecord,
     registry,
     runs::Observer,
-    spec::{Experiment, Optimizer, Training},
+    spec::{Amount, Experiment, Optimizer, Training},
     tally::Tally,
 };
 
@@ -45,8 +47,8 @@ pub(crate) struct Trainer<'a> {
 /// What a seed makes of the data; the same for every optimizer.
 pub(crate) struct SeedData {
     seed: u64,
-    train: Tensors,
-    validation: Tensors,
+    train: Feed,
+    validation: Selection,
     statistics: batches::ChannelStats,
 }
 
@@ -57,7 +59,7 @@ impl<'a> Trainer<'a> {
         device: Device,
         stop: &'a AtomicBool,
     ) -> Result<Self> {
-        let source = Source::parse(&experiment.data.source);
+        let source = Source::of(&experiment.data)?;
         let train = data::load_train(&source)?;
         let (validation, images) = (experiment.data.validation, train.len());
         ensure!(
@@ -85,15 +87,17 @@ impl<'a> Trainer<'a> {
 
     /// Optimizer steps of one run.
     pub(crate) fn steps(&self) -> u64 {
-        let images = self
-            .train
-            .len()
-            .saturating_sub(self.experiment.data.validation);
+        let data = &self.experiment.data;
+        let images = match data.train {
+            None => self.train.len().saturating_sub(data.validation),
+            Some(Amount::Total(n)) => n,
+            Some(Amount::PerClass(n)) => n * self.train.classes(),
+        };
         let batches = images.div_ceil(self.experiment.training.batch_size) as u64;
         batches * self.experiment.training.epochs
     }
 
-    /// Cuts the validation part, then spoils labels of what remains.
+    /// Cuts the validation part, keeps what is wanted of the rest, and spoils labels of that.
     pub(crate) fn seed_data(&self, seed: u64) -> Result<SeedData> {
         let spec = &self.experiment.data;
         let rng = Rng::new(seed);
@@ -106,7 +110,14 @@ impl<'a> Trainer<'a> {
             spec.validation,
             rng.stream("data/validation"),
         )?;
-        let noisy = noise::symmetric(
+        let train = match spec.train {
+            Some(amount) => {
+                let stream = rng.stream("data/subset");
+                split::subset(&places, classes, &train, amount, stream)?
+            }
+            None => train,
+        };
+        let noisy = noise::spoil(
             labels,
             &train,
             classes,
@@ -121,16 +132,19 @@ impl<'a> Trainer<'a> {
         );
         let spoiled = self.train.clone().with_labels(noisy.labels)?;
         let statistics = batches::channel_stats(&spoiled, &train)?;
+        let select = |images| Selection::new(spoiled.clone(), images, &statistics, &self.device);
+        let pipeline = Pipeline::new(&spec.augment, seed)?;
+        let batch_size = self.experiment.training.batch_size;
         Ok(SeedData {
             seed,
-            train: Tensors::new(&spoiled, &train, &statistics, &self.device)?,
-            validation: Tensors::new(&spoiled, &validation, &statistics, &self.device)?,
+            train: Feed::new(select(train)?, pipeline, batch_size, seed)?,
+            validation: select(validation)?,
             statistics,
         })
     }
 
     /// The test part, read on the first call, normalised like the seed's training images.
-    fn test(&self, data: &SeedData) -> Result<Tensors> {
+    fn test(&self, data: &SeedData) -> Result<Selection> {
         if self.test.get().is_none() {
             let test = data::load_test(&self.source)?;
             self.train.ensure_like(&test)?;
@@ -138,8 +152,8 @@ impl<'a> Trainer<'a> {
             let _ = self.test.set(test);
         }
         let test = self.test.get().context("the test part was just loaded")?;
-        let all: Vec<usize> = (0..test.len()).collect();
-        Tensors::new(test, &all, &data.statistics, &self.device)
+        let all = (0..test.len()).collect();
+        Selection::new(test.clone(), all, &data.statistics, &self.device)
     }
 
     /// Trains to the end and scores the final weights; the test part is read only `with_test`.
@@ -187,7 +201,6 @@ pub(crate) fn diverged(error: &anyhow::Error) -> bool {
 /// A run under way.
 struct Run<'a> {
     data: &'a SeedData,
-    batch_size: usize,
     stop: &'a AtomicBool,
     store: VarStore,
     network: Box<dyn Network>,
@@ -206,11 +219,9 @@ impl<'a> Run<'a> {
         let (shape, classes) = (trainer.train.shape(), trainer.train.classes());
         let network = registry::network(&experiment.network, shape, classes, &store)?;
         let params = ParamSet::new(store.trainable())?;
-        let batch_size = experiment.training.batch_size;
-        let steps_per_epoch = data.train.len().div_ceil(batch_size) as u64;
+        let steps_per_epoch = data.train.batches() as u64;
         Ok(Self {
             data,
-            batch_size,
             stop: trainer.stop,
             network,
             optimizer: registry::optimizer(optimizer, params)?,
@@ -226,9 +237,7 @@ impl<'a> Run<'a> {
     /// One pass over the training images and a score on the validation images. False when it was
     /// asked to stop.
     fn epoch(&mut self, epoch: u64, observer: &mut dyn Observer) -> Result<bool> {
-        let order = Rng::new(self.data.seed).stream("data/order");
-        let order = batches::order(order, epoch, self.data.train.len());
-        let mut batches = self.data.train.batches(&order, self.batch_size)?;
+        let mut batches = self.data.train.epoch(epoch, 0)?;
         loop {
             let start = Instant::now();
             let Some(batch) = batches.next() else { break };
@@ -315,22 +324,26 @@ fn loss(
     step: u64,
 ) -> candle_core::Result<Tensor> {
     let logits = network.forward(&pass.take(&batch.images)?, mode(pass, step))?;
-    candle_nn::loss::cross_entropy(&logits, &pass.take(&batch.labels)?)
+    let targets = pass.take(&batch.targets)?;
+    if targets.dtype().is_float() {
+        return cross_entropy(&logits, &targets);
+    }
+    candle_nn::loss::cross_entropy(&logits, &targets)
 }
 
 /// Mean loss and accuracy over a whole part.
-fn evaluate(network: &dyn Network, part: &Tensors) -> Result<Score> {
+fn evaluate(network: &dyn Network, part: &Selection) -> Result<Score> {
     ensure!(part.len() > 0, "there is no image to evaluate");
     let (mut loss, mut correct) = (0.0, 0.0);
     for batch in part.in_order(EVALUATION_BATCH)? {
-        let Batch { images, labels } = batch?;
+        let Batch { images, targets } = batch?;
         let logits = network.forward(&images, Mode::eval())?.detach();
         let n = images.dim(0)? as f64;
-        let mean = candle_nn::loss::cross_entropy(&logits, &labels)?;
+        let mean = candle_nn::loss::cross_entropy(&logits, &targets)?;
         loss += n * f64::from(mean.to_scalar::<f32>()?);
         let hits = logits
             .argmax(D::Minus1)?
-            .eq(&labels)?
+            .eq(&targets)?
             .to_dtype(DType::F32)?
             .sum_all()?;
         correct += f64::from(hits.to_scalar::<f32>()?);
