@@ -14,6 +14,7 @@ mod data;
 mod finetune;
 mod hex;
 mod metrics;
+mod presets;
 mod progress;
 mod record;
 mod registry;
@@ -69,6 +70,8 @@ fn run(cli: Cli) -> Result<Outcome> {
         None => compare(&cli.compare),
         Some(Command::Tune(args)) => tune(&args),
         Some(Command::Finetune(args)) => finetune(&args),
+        Some(Command::Presets) => presets::list().map(|()| Outcome::Complete),
+        Some(Command::Data(args)) => data::commands::data(&args).map(|()| Outcome::Complete),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
         Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
         Some(Command::SpeedWorker(args)) => speed::speed_worker(&args).map(|()| Outcome::Complete),

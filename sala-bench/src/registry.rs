@@ -64,11 +64,7 @@ enum Sized {
     EfficientnetLite(EfficientNetLiteConfig),
 }
 
-fn sized(
-    spec: &Network,
-    [channels, height, width]: [usize; 3],
-    classes: usize,
-) -> Result<Sized> {
+fn sized(spec: &Network, [channels, height, width]: [usize; 3], classes: usize) -> Result<Sized> {
     Ok(match *spec {
         Network::Mlp {
             ref hidden,

@@ -124,7 +124,9 @@ impl<T: Send + 'static> Ahead<T> {
                 }
             };
             let thread = thread::Builder::new().name("data".into()).spawn(work);
-            ahead.threads.push(thread.context("cannot start a thread for the data")?);
+            ahead
+                .threads
+                .push(thread.context("cannot start a thread for the data")?);
         }
         Ok(ahead)
     }
@@ -134,7 +136,10 @@ impl<T: Send + 'static> Ahead<T> {
 fn said(panic: &(dyn Any + Send)) -> anyhow::Error {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    anyhow!("a thread for the data panicked: {}", text.unwrap_or("it did not say why"))
+    anyhow!(
+        "a thread for the data panicked: {}",
+        text.unwrap_or("it did not say why")
+    )
 }
 
 impl<T> Iterator for Ahead<T> {
@@ -219,7 +224,10 @@ mod tests {
         for taken in 0..4 {
             let start = std::time::Instant::now();
             while made.load(Ordering::SeqCst) < taken + 5 {
-                assert!(start.elapsed() < Duration::from_secs(10), "nothing is made ahead");
+                assert!(
+                    start.elapsed() < Duration::from_secs(10),
+                    "nothing is made ahead"
+                );
                 thread::yield_now();
             }
             thread::sleep(Duration::from_millis(5));
@@ -239,7 +247,10 @@ mod tests {
         let mut ahead = Ahead::new(0..10, 3, 10, make).unwrap();
         let before: Vec<usize> = (0..4).map(|_| ahead.next().unwrap().unwrap()).collect();
         assert_eq!(before, [0, 1, 2, 3]);
-        assert_eq!(ahead.next().unwrap().unwrap_err().to_string(), "number four");
+        assert_eq!(
+            ahead.next().unwrap().unwrap_err().to_string(),
+            "number four"
+        );
         assert!(ahead.next().is_none());
         assert_eq!(ahead.len(), 0);
     }
@@ -253,7 +264,10 @@ mod tests {
         let got: Vec<Result<usize>> = Ahead::new(0..5, 1, 2, make).unwrap().collect();
         assert_eq!(got.len(), 3);
         let message = got[2].as_ref().unwrap_err().to_string();
-        assert!(message.contains("panicked: the third is too many"), "{message}");
+        assert!(
+            message.contains("panicked: the third is too many"),
+            "{message}"
+        );
     }
 
     #[test]

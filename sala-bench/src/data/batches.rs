@@ -279,7 +279,9 @@ mod tests {
             mean: vec![0.0, 2.0 / 255.0],
             std: vec![1.0 / 255.0, 0.5 / 255.0],
         };
-        let images = batches(&selection(3, &[1], &stats).unwrap(), 1).swap_remove(0).images;
+        let images = batches(&selection(3, &[1], &stats).unwrap(), 1)
+            .swap_remove(0)
+            .images;
         assert_eq!(images.dims(), [1, 2, 1, 2]);
         let got: Vec<f32> = images.flatten_all().unwrap().to_vec1().unwrap();
         for (got, wanted) in got.iter().zip([4.0, 5.0, 8.0, 10.0]) {

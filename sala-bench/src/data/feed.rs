@@ -82,6 +82,28 @@ impl Feed {
         self.len().div_ceil(self.shared.batch_size)
     }
 
+    /// Images in a batch.
+    pub(crate) fn batch_size(&self) -> usize {
+        self.shared.batch_size
+    }
+
+    /// How many make batches.
+    pub(crate) const fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The values of an epoch's first batch, made by the caller's thread.
+    pub(crate) fn first_of(&self, epoch: u64) -> Result<Vec<f32>> {
+        let order = order(self.shared.order, epoch, self.len());
+        Ok(self.shared.batch(epoch, &order, 0)?.images)
+    }
+
+    /// The values of the first images of the list in their own order, as a batch of an epoch.
+    pub(crate) fn unshuffled(&self, epoch: u64) -> Result<Vec<f32>> {
+        let order: Vec<usize> = (0..self.len()).collect();
+        Ok(self.shared.batch(epoch, &order, 0)?.images)
+    }
+
     /// The batches of an epoch from number `first` on, counted from 0. They are made ahead from now on.
     ///
     /// # Errors
@@ -199,7 +221,14 @@ mod tests {
         feed.epoch(epoch, first).unwrap().map(flat).collect()
     }
 
-    const EVERYTHING: [&str; 6] = ["crop", "flip", "autoaugment", "cutout", "random-erasing", "mixup"];
+    const EVERYTHING: [&str; 6] = [
+        "crop",
+        "flip",
+        "autoaugment",
+        "cutout",
+        "random-erasing",
+        "mixup",
+    ];
 
     #[test]
     fn batches_are_the_same_for_any_number_of_threads_and_from_any_batch_on() {
@@ -246,9 +275,19 @@ mod tests {
 
     #[test]
     fn mixed_batches_have_shares_of_classes_and_others_classes() {
-        let mixed = feed(&["cutmix"], 5).epoch(1, 0).unwrap().next().unwrap().unwrap();
+        let mixed = feed(&["cutmix"], 5)
+            .epoch(1, 0)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
         assert_eq!(mixed.targets.dims(), [16, 10]);
-        let plain = feed(&["flip"], 5).epoch(1, 0).unwrap().next().unwrap().unwrap();
+        let plain = feed(&["flip"], 5)
+            .epoch(1, 0)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
         assert_eq!(plain.targets.dims(), [16]);
         assert_eq!(plain.images.dims(), [16, 3, 8, 8]);
     }

@@ -33,7 +33,10 @@ pub(super) fn load(set: HubSet, part: Part) -> Result<Split> {
     })?;
     if !split.is_known() {
         let fingerprint = split.fingerprint();
-        tracing::info!(fingerprint, "the hub's files are not among those that are recognised");
+        tracing::info!(
+            fingerprint,
+            "the hub's files are not among those that are recognised"
+        );
     }
     Ok(split)
 }

@@ -6,6 +6,7 @@
 mod ahead;
 pub(crate) mod augment;
 pub(crate) mod batches;
+pub(crate) mod commands;
 pub(crate) mod feed;
 pub(crate) mod files;
 #[cfg(feature = "hub")]
@@ -111,7 +112,9 @@ fn hub_set(name: &str) -> Result<HubSet> {
         Some(set) => Ok(set),
         None => bail!(
             "data.source: there is no `hub:{name}`; there are {}",
-            HubSet::ALL.map(|set| format!("hub:{}", set.name())).join(", ")
+            HubSet::ALL
+                .map(|set| format!("hub:{}", set.name()))
+                .join(", ")
         ),
     }
 }
@@ -388,7 +391,13 @@ mod tests {
             };
             Source::of(&data)
         };
-        for text in ["embedded", "hub:mnist", "hub:fashion-mnist", "hub:cifar-10", "hub:cifar-100"] {
+        for text in [
+            "embedded",
+            "hub:mnist",
+            "hub:fashion-mnist",
+            "hub:cifar-10",
+            "hub:cifar-100",
+        ] {
             assert_eq!(source(text).unwrap().to_string(), text);
         }
         assert_eq!(source("hub").unwrap(), source("hub:fashion-mnist").unwrap());

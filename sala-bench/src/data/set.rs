@@ -277,8 +277,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_fingerprint_changes_with_one_pixel_one_label_or_the_order() {
-        let part =
-            |images: &[u8], labels: &[u8]| split(images.to_vec(), labels.to_vec(), [1, 1, 2]).unwrap();
+        let part = |images: &[u8], labels: &[u8]| {
+            split(images.to_vec(), labels.to_vec(), [1, 1, 2]).unwrap()
+        };
         let base = part(&[1, 2, 3, 4], &[5, 6]);
         // printf '\001\002\003\004\005\006' | sha256sum
         assert_eq!(
@@ -350,7 +351,10 @@ pub(super) mod tests {
             "{message}"
         );
         let mixed = pictures(vec![grey(2), DynamicImage::new_rgb8(2, 2)]);
-        assert_eq!(Split::from_pictures(mixed, name).unwrap().shape(), [3, 2, 2]);
+        assert_eq!(
+            Split::from_pictures(mixed, name).unwrap().shape(),
+            [3, 2, 2]
+        );
         let grey = pictures(vec![grey(2)]);
         assert_eq!(Split::from_pictures(grey, name).unwrap().shape(), [1, 2, 2]);
     }

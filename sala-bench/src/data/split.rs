@@ -261,7 +261,10 @@ mod tests {
         let left = per_class(&labels, &among, 3);
         let kept = per_class(&labels, &total, 3);
         for (kept, left) in kept.iter().zip(left) {
-            assert!((*kept as f64 - left as f64 / 2.0).abs() < 1.0, "{kept} of {left}");
+            assert!(
+                (*kept as f64 - left as f64 / 2.0).abs() < 1.0,
+                "{kept} of {left}"
+            );
         }
         let each = keep(Amount::PerClass(5)).unwrap();
         assert_eq!(per_class(&labels, &each, 3), [5; 3]);

@@ -145,7 +145,10 @@ mod tests {
             assert_eq!(toml::from_str::<Augmentation>(&text).unwrap(), augmentation);
         }
         let message = "cutmx".parse::<Augmentation>().unwrap_err();
-        assert!(message.contains("`cutmx`") && message.contains("cutmix"), "{message}");
+        assert!(
+            message.contains("`cutmx`") && message.contains("cutmix"),
+            "{message}"
+        );
     }
 
     #[test]

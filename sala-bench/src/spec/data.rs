@@ -43,10 +43,7 @@ impl Data {
             ensure!(n > 0, "data.train must be >= 1, got 0");
         }
         let size = self.image_size;
-        ensure!(
-            size != Some(0),
-            "data.image_size must be >= 1, got 0"
-        );
+        ensure!(size != Some(0), "data.image_size must be >= 1, got 0");
         Pipeline::new(&self.augment, 0)?;
         Ok(())
     }
@@ -167,10 +164,14 @@ impl FromStr for LabelNoise {
     /// `0.4`, or `pair-flip:0.4`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, share) = match text.split_once(':') {
-            None | Some(("symmetric", _)) => (NoiseKind::Symmetric, text.trim_start_matches("symmetric:")),
+            None | Some(("symmetric", _)) => {
+                (NoiseKind::Symmetric, text.trim_start_matches("symmetric:"))
+            }
             Some(("pair-flip", share)) => (NoiseKind::PairFlip, share),
             Some((kind, _)) => {
-                return Err(format!("wanted `symmetric` or `pair-flip` before the colon, got `{kind}`"));
+                return Err(format!(
+                    "wanted `symmetric` or `pair-flip` before the colon, got `{kind}`"
+                ));
             }
         };
         let error = |_| format!("wanted a share such as 0.4 or pair-flip:0.4, got `{text}`");
@@ -202,13 +203,17 @@ mod tests {
 
     #[test]
     fn label_noise_is_a_share_or_a_table() {
-        let noise = |text: &str| read(&format!("label_noise = {text}")).map(|data| data.label_noise);
+        let noise =
+            |text: &str| read(&format!("label_noise = {text}")).map(|data| data.label_noise);
         assert_eq!(noise("0.4").unwrap(), LabelNoise::symmetric(0.4));
         assert_eq!(noise("0").unwrap(), LabelNoise::symmetric(0.0));
         let symmetric = noise("{ kind = \"symmetric\", share = 0.4 }").unwrap();
         assert_eq!(symmetric, LabelNoise::symmetric(0.4));
         let flip = noise("{ kind = \"pair-flip\", share = 0.2 }").unwrap();
-        assert_eq!((flip.kind, flip.share.to_bits()), (NoiseKind::PairFlip, 0.2_f64.to_bits()));
+        assert_eq!(
+            (flip.kind, flip.share.to_bits()),
+            (NoiseKind::PairFlip, 0.2_f64.to_bits())
+        );
         for (text, words) in [
             ("\"much\"", "a share from 0 to 1"),
             ("{ kind = \"pair\", share = 0.2 }", "pair-flip"),
@@ -227,7 +232,8 @@ mod tests {
 
     #[test]
     fn an_amount_is_a_number_or_one_of_each_class() {
-        let amount = |text: &str| read(&format!("label_noise = 0\ntrain = {text}")).map(|data| data.train);
+        let amount =
+            |text: &str| read(&format!("label_noise = 0\ntrain = {text}")).map(|data| data.train);
         assert_eq!(amount("5000").unwrap(), Some(Amount::Total(5000)));
         let each = Some(Amount::PerClass(500));
         assert_eq!(amount("{ per_class = 500 }").unwrap(), each);
@@ -247,7 +253,10 @@ mod tests {
         data.validate().unwrap();
         // What is not used leaves no trace, so that fingerprints of older experiments stay.
         let plain = toml::to_string(&read("label_noise = 0.4").unwrap()).unwrap();
-        assert_eq!(plain, "source = \"embedded\"\nlabel_noise = 0.4\nvalidation = 9\n");
+        assert_eq!(
+            plain,
+            "source = \"embedded\"\nlabel_noise = 0.4\nvalidation = 9\n"
+        );
     }
 
     #[test]
@@ -255,7 +264,10 @@ mod tests {
         for (text, words) in [
             ("train = 0", "data.train"),
             ("image_size = 8", "data.image_size"),
-            ("augment = [{ kind = \"flip\" }, { kind = \"flip\" }]", "listed twice"),
+            (
+                "augment = [{ kind = \"flip\" }, { kind = \"flip\" }]",
+                "listed twice",
+            ),
             ("augment = [{ kind = \"cutout\", size = 0 }]", "cutout.size"),
         ] {
             let data = read(&format!("label_noise = 0\n{text}")).unwrap();

@@ -128,14 +128,39 @@ mod tests {
             assert_eq!(named, toml::from_str(toml).unwrap(), "{name}");
         };
         same("resnet18", "kind = \"resnet\"\ndepth = 18");
-        same("resnet101", "kind = \"resnet\"\ndepth = 101\nwidth = 64\nstem = \"cifar\"");
+        same(
+            "resnet101",
+            "kind = \"resnet\"\ndepth = 101\nwidth = 64\nstem = \"cifar\"",
+        );
         same("resnet10-16", "kind = \"resnet\"\ndepth = 10\nwidth = 16");
-        same("wrn-28-10", "kind = \"wide-resnet\"\ndepth = 28\nwidening = 10");
-        same("pyramidnet-110-270", "kind = \"pyramidnet\"\ndepth = 110\nwidening = 270");
-        same("efficientnet-lite3", "kind = \"efficientnet-lite\"\nsize = 3");
-        same("mlp-512-256", "kind = \"mlp\"\nhidden = [512, 256]\ndropout = 0.0");
+        same(
+            "wrn-28-10",
+            "kind = \"wide-resnet\"\ndepth = 28\nwidening = 10",
+        );
+        same(
+            "pyramidnet-110-270",
+            "kind = \"pyramidnet\"\ndepth = 110\nwidening = 270",
+        );
+        same(
+            "efficientnet-lite3",
+            "kind = \"efficientnet-lite\"\nsize = 3",
+        );
+        same(
+            "mlp-512-256",
+            "kind = \"mlp\"\nhidden = [512, 256]\ndropout = 0.0",
+        );
         same("cnn-32", "kind = \"cnn\"\nwidths = [32]\ndropout = 0.0");
-        for name in ["resnet", "resnet18-", "wrn-28", "mlp", "mlp-x", "vgg16", "efficientnet-b0", "resnet-18", ""] {
+        for name in [
+            "resnet",
+            "resnet18-",
+            "wrn-28",
+            "mlp",
+            "mlp-x",
+            "vgg16",
+            "efficientnet-b0",
+            "resnet-18",
+            "",
+        ] {
             let message = name.parse::<Network>().unwrap_err();
             assert!(message.contains("resnet18"), "{name}");
         }

@@ -92,10 +92,16 @@ mod tests {
             let tenths: u32 = choices.map(|c| c.1).sum();
             let wanted = n as f64 * f64::from(tenths) / 250.0;
             let got = f64::from(counts[&format!("{operation:?}")]);
-            assert!((got - wanted).abs() < 5.0 * wanted.sqrt(), "{operation:?} {got} {wanted}");
+            assert!(
+                (got - wanted).abs() < 5.0 * wanted.sqrt(),
+                "{operation:?} {got} {wanted}"
+            );
         }
         let half = f64::from(all) / 2.0;
-        assert!((f64::from(negative) - half).abs() < 5.0 * half.sqrt(), "{negative} of {all}");
+        assert!(
+            (f64::from(negative) - half).abs() < 5.0 * half.sqrt(),
+            "{negative} of {all}"
+        );
     }
 
     #[test]

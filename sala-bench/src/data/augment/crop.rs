@@ -51,7 +51,9 @@ impl Crop {
         let sources = |start: usize, size: usize| -> Vec<Option<usize>> {
             let start = start.cast_signed() - self.padding.cast_signed();
             let places = (0..size).map(|i| start + i.cast_signed());
-            places.map(|place| self.border.source(place, size)).collect()
+            places
+                .map(|place| self.border.source(place, size))
+                .collect()
         };
         let (rows, columns) = (sources(top, height), sources(left, width));
         let mut cut = Vec::with_capacity(image.pixels().len());
@@ -115,7 +117,10 @@ mod tests {
         assert_eq!(cut(Border::Zero, 4, 4)[..9], lower_right);
         let up = [0, 0, 0, 1, 2, 3, 4, 5, 6];
         assert_eq!(cut(Border::Zero, 1, 2)[..9], up);
-        assert_eq!(cut(Border::Zero, 1, 2)[9..], up.map(|p| if p > 0 { p + 10 } else { 0 }));
+        assert_eq!(
+            cut(Border::Zero, 1, 2)[9..],
+            up.map(|p| if p > 0 { p + 10 } else { 0 })
+        );
     }
 
     #[test]
@@ -141,7 +146,10 @@ mod tests {
         }
         assert_eq!(counts.len(), 9);
         // 1,000 expected, standard deviation 30.
-        assert!(counts.values().all(|c| (850..1150).contains(c)), "{counts:?}");
+        assert!(
+            counts.values().all(|c| (850..1150).contains(c)),
+            "{counts:?}"
+        );
     }
 
     #[test]

@@ -62,7 +62,9 @@ impl OnBatch for CutMix {
         let [channels, height, width] = shape;
         let lambda = self.lambda.draw(draws.at(0));
         let (rows, columns) = rectangle(lambda, (height, width), draws.at(3));
-        let order = draws.at(1).permutation(images.len() / (channels * height * width));
+        let order = draws
+            .at(1)
+            .permutation(images.len() / (channels * height * width));
         let before = images.to_vec();
         let size = channels * height * width;
         for (image, &partner) in images.chunks_exact_mut(size).zip(&order) {
@@ -103,7 +105,10 @@ mod tests {
             for (image, row) in images.chunks(SIZE).zip(shares.chunks(5)) {
                 for (i, share) in (0_u8..).zip(row) {
                     let pixels = image.iter().filter(|&&p| p == f32::from(i)).count();
-                    assert!((pixels as f32 / SIZE as f32 - share).abs() < 1e-6, "{row:?}");
+                    assert!(
+                        (pixels as f32 / SIZE as f32 - share).abs() < 1e-6,
+                        "{row:?}"
+                    );
                 }
                 // The same rectangle in both channels.
                 let (one, other) = image.split_at(SIZE / 2);

@@ -57,13 +57,17 @@ mod tests {
         let wanted: Vec<Vec<usize>> = squares
             .map(|(y, columns)| {
                 let rows = sides[y].iter();
-                rows.flat_map(|r| columns.iter().map(move |c| 3 * r + c)).collect()
+                rows.flat_map(|r| columns.iter().map(move |c| 3 * r + c))
+                    .collect()
             })
             .collect();
         assert_eq!(counts.len(), 9);
         for square in wanted {
             // 1,000 expected, standard deviation 30.
-            assert!((850..1150).contains(&counts[&square]), "{square:?} {counts:?}");
+            assert!(
+                (850..1150).contains(&counts[&square]),
+                "{square:?} {counts:?}"
+            );
         }
         assert!(Cutout::new(0).is_err());
     }

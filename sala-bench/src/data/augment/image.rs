@@ -92,7 +92,11 @@ impl<'a> Values<'a> {
     pub(super) fn clear(&mut self, rows: Range<usize>, columns: Range<usize>) {
         let [_, height, width] = self.shape;
         for plane in self.values.chunks_exact_mut(height * width) {
-            for row in plane.chunks_exact_mut(width).take(rows.end).skip(rows.start) {
+            for row in plane
+                .chunks_exact_mut(width)
+                .take(rows.end)
+                .skip(rows.start)
+            {
                 row[columns.clone()].fill(0.0);
             }
         }

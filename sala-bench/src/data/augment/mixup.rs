@@ -133,7 +133,10 @@ mod tests {
             }
         }
         // 100 expected, standard deviation 9.
-        assert!(partners.iter().all(|n| (60..140).contains(n)), "{partners:?}");
+        assert!(
+            partners.iter().all(|n| (60..140).contains(n)),
+            "{partners:?}"
+        );
     }
 
     /// The largest distance between the distribution function of the draws and that of Beta(α, α).

@@ -231,10 +231,7 @@ mod tests {
         let mut list = all();
         list.reverse();
         let pipeline = Pipeline::new(&list, 0).unwrap();
-        assert_eq!(
-            (pipeline.on_pixels.len(), pipeline.on_values.len()),
-            (3, 2)
-        );
+        assert_eq!((pipeline.on_pixels.len(), pipeline.on_values.len()), (3, 2));
         assert!(pipeline.mixes());
         assert!(!Pipeline::new(&list[1..], 0).unwrap().mixes());
     }
@@ -249,7 +246,10 @@ mod tests {
         assert!(message(&["cutmix", "mixup"]).contains("got both"));
         let crop = Pipeline::new(&all(), 0).unwrap();
         let message = crop.check([1, 4, 30]).unwrap_err().to_string();
-        assert!(message.contains("crop") && message.contains("4×30"), "{message}");
+        assert!(
+            message.contains("crop") && message.contains("4×30"),
+            "{message}"
+        );
         crop.check([1, 5, 5]).unwrap();
     }
 }

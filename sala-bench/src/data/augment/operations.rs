@@ -68,7 +68,10 @@ impl Operation {
             Self::Solarize => {
                 let threshold = 255.0 * (1.0 - strength);
                 let inverted = |v: u8| if f64::from(v) < threshold { v } else { !v };
-                image.pixels_mut().iter_mut().for_each(|v| *v = inverted(*v));
+                image
+                    .pixels_mut()
+                    .iter_mut()
+                    .for_each(|v| *v = inverted(*v));
             }
             Self::AutoContrast => image.planes_mut().for_each(stretch),
             Self::Equalize => image.planes_mut().for_each(equalize),
@@ -115,7 +118,14 @@ fn rotate(image: &mut Image, degrees: f64) {
     let (height, width) = image.size();
     let (x, y) = (width as f64 / 2.0, height as f64 / 2.0);
     let (sin, cos) = (-degrees.to_radians()).sin_cos();
-    let map = [cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y];
+    let map = [
+        cos,
+        sin,
+        x - cos * x - sin * y,
+        -sin,
+        cos,
+        y + sin * x - cos * y,
+    ];
     warp(image, map);
 }
 
@@ -249,11 +259,17 @@ mod tests {
         assert_eq!(reference.cases.len(), 43);
         for case in reference.cases {
             let mut image = Image::new(reference.shape, bytes(&reference.pixels));
-            case.operation.apply(&mut image, case.strength, case.negative);
+            case.operation
+                .apply(&mut image, case.strength, case.negative);
             let wanted = bytes(&case.pixels);
             let wrong = image.pixels().iter().zip(&wanted).filter(|(a, b)| a != b);
             let (operation, strength) = (case.operation, case.strength);
-            assert_eq!(wrong.count(), 0, "{operation:?} {strength} {}", case.negative);
+            assert_eq!(
+                wrong.count(),
+                0,
+                "{operation:?} {strength} {}",
+                case.negative
+            );
         }
     }
 
@@ -275,11 +291,17 @@ mod tests {
         // At least 127.5 is inverted.
         assert_eq!(applied(Solarize, &row, 4, 0.5), [10, 100, 55, 0]);
         // Four bits stay.
-        assert_eq!(applied(Posterize, &[255, 0x1f, 16, 7], 4, 1.0), [240, 16, 16, 0]);
+        assert_eq!(
+            applied(Posterize, &[255, 0x1f, 16, 7], 4, 1.0),
+            [240, 16, 16, 0]
+        );
         assert_eq!(applied(Brightness, &row, 4, 1.0), [19, 190, 255, 255]);
         // The mean is 141.25, so 141.
         assert_eq!(applied(Contrast, &row, 4, 0.5), [0, 81, 226, 255]);
-        assert_eq!(applied(AutoContrast, &[100, 150, 200], 3, 0.0), [0, 127, 255]);
+        assert_eq!(
+            applied(AutoContrast, &[100, 150, 200], 3, 0.0),
+            [0, 127, 255]
+        );
         // Grey has no colour, and what has one value has no contrast.
         assert_eq!(applied(Color, &row, 4, 1.0), row);
         assert_eq!(applied(AutoContrast, &[9; 4], 2, 0.0), [9; 4]);

@@ -87,12 +87,17 @@ mod tests {
             let chosen: Vec<_> = augment.chosen(stream.at(i)).collect();
             assert_eq!(chosen.len(), 3);
             for (operation, negative) in chosen {
-                *counts.entry(format!("{operation:?} {negative}")).or_default() += 1;
+                *counts
+                    .entry(format!("{operation:?} {negative}"))
+                    .or_default() += 1;
             }
         }
         assert_eq!(counts.len(), 28);
         // 750 expected, standard deviation 27.
-        assert!(counts.values().all(|c| (640..860).contains(c)), "{counts:?}");
+        assert!(
+            counts.values().all(|c| (640..860).contains(c)),
+            "{counts:?}"
+        );
     }
 
     #[test]

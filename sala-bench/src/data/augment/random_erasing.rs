@@ -55,7 +55,10 @@ impl RandomErasing {
             reason = "the side of a rectangle in pixels"
         )]
         let pixels = |side: f64| side.round() as usize;
-        let sides = (pixels((area * aspect).sqrt()), pixels((area / aspect).sqrt()));
+        let sides = (
+            pixels((area * aspect).sqrt()),
+            pixels((area / aspect).sqrt()),
+        );
         (sides.0 < height && sides.1 < width).then_some(sides)
     }
 }
@@ -124,7 +127,9 @@ mod tests {
     #[test]
     fn as_many_are_erased_as_the_probability_says() {
         let erasing = RandomErasing::new(0.5, [0.02, 0.33], [0.3, 3.3]).unwrap();
-        let count = (0..2_000).filter(|&i| erased(&erasing, i).is_some()).count();
+        let count = (0..2_000)
+            .filter(|&i| erased(&erasing, i).is_some())
+            .count();
         // Standard deviation 22.
         assert!((900..1_100).contains(&count), "{count}");
     }

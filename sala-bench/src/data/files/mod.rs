@@ -60,7 +60,10 @@ impl<T: Send> Pictures<T> {
     }
 
     /// Makes something else of every picture, several at a time.
-    fn try_map<U: Send>(self, prepare: impl Fn(T) -> Result<U> + Send + Sync) -> Result<Pictures<U>> {
+    fn try_map<U: Send>(
+        self,
+        prepare: impl Fn(T) -> Result<U> + Send + Sync,
+    ) -> Result<Pictures<U>> {
         let items = self.items.into_par_iter();
         Ok(Pictures {
             items: items.map(prepare).collect::<Result<_>>()?,
@@ -77,7 +80,10 @@ enum Found {
     /// Files of pictures.
     Files(Pictures<PathBuf>),
     /// Pictures as the bytes of such files.
-    #[cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "nothing else has rows"))]
+    #[cfg_attr(
+        not(feature = "parquet"),
+        expect(dead_code, reason = "nothing else has rows")
+    )]
     Rows(Pictures<Row>),
 }
 
@@ -138,9 +144,8 @@ fn find(path: &Path, format: Format, part: Option<Part>, columns: Columns<'_>) -
         Format::Parquet => rows::read(path, part, columns),
         Format::PartFolders => {
             let part = wanted()?;
-            let folder = folders::of_part(path, part).with_context(|| {
-                format!("{} has no folder {}", path.display(), part.name())
-            })?;
+            let folder = folders::of_part(path, part)
+                .with_context(|| format!("{} has no folder {}", path.display(), part.name()))?;
             Ok(Found::Files(folders::classes(&folder)?))
         }
         Format::ClassFolders => Ok(Found::Files(folders::classes(path)?)),
@@ -208,7 +213,8 @@ fn together(found: Found, resize: Option<Resize>) -> Result<Split> {
             let names: Vec<String> = (files.items.iter())
                 .map(|file| file.display().to_string())
                 .collect();
-            let pictures = files.try_map(|file| Ok(folders::resized(folders::open(&file)?, resize)));
+            let pictures =
+                files.try_map(|file| Ok(folders::resized(folders::open(&file)?, resize)));
             Split::from_pictures(pictures?, |i| names[i].clone())
         }
         Found::Rows(rows) => {

@@ -12,7 +12,10 @@ use crate::data::Part;
 
 /// The names that columns of pictures and of labels may have; the first that is there is taken.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "nothing else has columns"))]
+#[cfg_attr(
+    not(feature = "parquet"),
+    expect(dead_code, reason = "nothing else has columns")
+)]
 pub(crate) struct Columns<'a> {
     pub(crate) image: &'a [&'a str],
     pub(crate) label: &'a [&'a str],
@@ -56,7 +59,12 @@ fn of_part(path: &Path, part: Option<Part>) -> Result<Vec<PathBuf>> {
     }
     let part = part.context("a folder of Parquet files has no part for validation of its own")?;
     let mut files = super::entries(path)?;
-    let name = |file: &Path| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = |file: &Path| {
+        file.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
     files.retain(|f| super::ending(f) == "parquet" && name(f).starts_with(part.name()));
     anyhow::ensure!(
         !files.is_empty(),

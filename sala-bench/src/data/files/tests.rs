@@ -63,7 +63,11 @@ fn binary_records_and_sprites_are_the_same_images() {
     assert!(text(read_all(&binary, None)).contains("hold out a share"));
     let resized = split(&binary, Part::Train, Some(Resize(8)));
     assert!(text(resized).contains("data.image_size"));
-    fs::write(binary.join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
+    fs::write(
+        binary.join("batches.meta.txt"),
+        "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n",
+    )
+    .unwrap();
     let named = split(&binary, Part::Train, None).unwrap();
     assert_eq!(named.class_names()[3], "d");
     fs::write(sprites.join("train_lables.json"), "[3]").unwrap();
@@ -75,9 +79,16 @@ fn binary_records_and_sprites_are_the_same_images() {
         message.contains("data_batch_2.bin: wanted records of 3073"),
         "{message}"
     );
-    fs::write(binary.join("data_batch_2.bin"), [&[10][..], &planes(1)].concat()).unwrap();
+    fs::write(
+        binary.join("data_batch_2.bin"),
+        [&[10][..], &planes(1)].concat(),
+    )
+    .unwrap();
     let message = text(split(&binary, Part::Train, None));
-    assert!(message.contains("wanted labels below 10, got 10"), "{message}");
+    assert!(
+        message.contains("wanted labels below 10, got 10"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -213,7 +224,10 @@ mod parquet {
         write_images(&path("train-0.parquet"), &[(png(3), 9), (png(4), 10)]);
         write_images(&path("test-0.parquet"), &[(png(5), 10), (png(6), 9)]);
         let train = split(folder.path(), Part::Train, None).unwrap();
-        assert_eq!((train.labels(), train.class_names()[1].as_str()), (&[0, 1, 1][..], "10"));
+        assert_eq!(
+            (train.labels(), train.class_names()[1].as_str()),
+            (&[0, 1, 1][..], "10")
+        );
         assert_eq!(train.image(0).unwrap(), planes(3));
         assert_eq!(train.image(2).unwrap(), planes(1));
         let test = split(folder.path(), Part::Test, None).unwrap();
