@@ -55,12 +55,12 @@ const KNOWN: [Known; 5] = [
         classes: FASHION,
     },
     Known {
-        fingerprint: "@@TRAIN@@",
+        fingerprint: "1e91790dbaf241617ca1f29a9aba08eb9a62df84cc90676b47edd05ad2ab3c94",
         title: "CIFAR-10, training set",
         classes: CIFAR_10,
     },
     Known {
-        fingerprint: "@@TEST@@",
+        fingerprint: "9a4c74f5c8b6f2c4e13d3a1dfb43a5a8cda8a9da515e99fd620d2013a1a6287a",
         title: "CIFAR-10, test set",
         classes: CIFAR_10,
     },

@@ -70,6 +70,10 @@ mod per_class {
         per_class: usize,
     }
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands over references"
+    )]
     pub(super) fn serialize<S: Serializer>(n: &usize, serializer: S) -> Result<S::Ok, S::Error> {
         PerClass { per_class: *n }.serialize(serializer)
     }

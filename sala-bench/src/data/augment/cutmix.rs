@@ -1,4 +1,4 @@
-//! CutMix (Yun et al. 2019, arXiv:1905.04899): with probability `p` a rectangle of every image of a batch is replaced
+//! `CutMix` (Yun et al. 2019, arXiv:1905.04899): with probability `p` a rectangle of every image of a batch is replaced
 //! by that of the image that stands in its place in another order `π`,
 //!
 //! ```text
@@ -104,7 +104,7 @@ mod tests {
             let shares = shares.into_values();
             for (image, row) in images.chunks(SIZE).zip(shares.chunks(5)) {
                 for (i, share) in (0_u8..).zip(row) {
-                    let pixels = image.iter().filter(|&&p| p == f32::from(i)).count();
+                    let pixels = image.iter().filter(|&&p| (p - f32::from(i)).abs() < 0.5).count();
                     assert!(
                         (pixels as f32 / SIZE as f32 - share).abs() < 1e-6,
                         "{row:?}"
@@ -115,7 +115,7 @@ mod tests {
                 assert_eq!(one, other);
             }
             let own = shares[..5].iter().fold(0_f32, |a, &b| a.max(b));
-            whole += usize::from(own == 1.0);
+            whole += usize::from(own > 0.999);
             mean += f64::from(shares[0]) / 500.0;
         }
         assert!(whole < 250, "{whole}");

@@ -282,7 +282,10 @@ mod tests {
 
     #[test]
     fn operations_on_a_few_grey_pixels_are_as_by_hand() {
-        use Operation::*;
+        use Operation::{
+            AutoContrast, Brightness, Color, Contrast, Equalize, Identity, Invert, Posterize,
+            Solarize, TranslateX,
+        };
         let row = [10, 100, 200, 255];
         assert_eq!(applied(Identity, &row, 4, 1.0), row);
         assert_eq!(applied(Invert, &row, 4, 0.0), [245, 155, 55, 0]);
@@ -310,7 +313,10 @@ mod tests {
 
     #[test]
     fn a_strength_of_nothing_leaves_the_image_alone() {
-        use Operation::*;
+        use Operation::{
+            Brightness, Color, Contrast, Posterize, Rotate, Sharpness, ShearX, ShearY, TranslateX,
+            TranslateY,
+        };
         let pixels: Vec<u8> = (0..36).map(|i| i * 7).collect();
         for operation in [
             ShearX, ShearY, TranslateX, TranslateY, Rotate, Brightness, Color, Contrast, Sharpness,

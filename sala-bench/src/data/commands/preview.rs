@@ -134,9 +134,9 @@ mod tests {
             std: vec![0.2, 0.1],
         };
         let bytes = [0, 77, 255, 1, 128, 254];
-        let values: Vec<f32> = (bytes.chunks(3).zip([(0.3, 0.2), (0.6, 0.1)]))
+        let values: Vec<f32> = (bytes.chunks(3).zip([(0.3_f32, 0.2_f32), (0.6, 0.1)]))
             .flat_map(|(plane, (mean, std))| {
-                let value = move |&b: &u8| ((f64::from(b) / 255.0 - mean) / std) as f32;
+                let value = move |&b: &u8| (f32::from(b) / 255.0 - mean) / std;
                 plane.iter().map(value)
             })
             .collect();
