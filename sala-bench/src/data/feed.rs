@@ -299,7 +299,7 @@ mod tests {
         let whole = epoch(&feed(&[], 6), 1, 0);
         let (cut, whole) = (&cut[0].0, &whole[0].0);
         let changed: Vec<f32> = (cut.iter().zip(whole))
-            .filter_map(|(a, b)| (a != b).then_some(*a))
+            .filter_map(|(a, b)| (a.to_bits() != b.to_bits()).then_some(*a))
             .collect();
         assert!(!changed.is_empty() && changed.iter().all(|&v| v == 0.0));
     }

@@ -67,7 +67,10 @@ impl FromStr for Network {
     /// `mlp-512-256`, `cnn-32-64`.
     fn from_str(name: &str) -> Result<Self, String> {
         let by_name = || {
-            let (kind, rest) = name.split_once('-').unwrap_or((name, ""));
+            let (kind, rest) = match name.split_once('-') {
+                Some((_, "")) => return None,
+                parts => parts.unwrap_or((name, "")),
+            };
             let numbers = rest.split('-').map(|n| n.parse().ok());
             let numbers = numbers.collect::<Option<Vec<usize>>>();
             match (kind, numbers.as_deref()) {

@@ -6,7 +6,10 @@ use image::{Rgb, RgbImage};
 use sala_models::Rng;
 use serde_json::Value;
 
-use crate::{EXPERIMENT, Place, common::{fail, succeed}};
+use crate::{
+    EXPERIMENT, Place,
+    common::{fail, succeed},
+};
 
 /// A data set of pictures of 12×12 in folders: `bright` and `dark` ones with noise, 40 of each for training.
 fn pictures(folder: &Path) {
@@ -43,8 +46,14 @@ fn a_folder_of_pictures_is_trained_on_with_everything_at_once() {
     succeed(place.compare("again", &words).env("RAYON_NUM_THREADS", "1"));
     assert_eq!(parameters, place.parameters("again"));
     let without: Vec<&str> = [&words[..], &["--augment", "none"]].concat();
-    let many: Vec<&str> = words.iter().map(|w| w.trim_start_matches("per-class:")).collect();
-    let many: Vec<&str> = many.into_iter().map(|w| if w == "30" { "71" } else { w }).collect();
+    let many: Vec<&str> = words
+        .iter()
+        .map(|w| w.trim_start_matches("per-class:"))
+        .collect();
+    let many: Vec<&str> = many
+        .into_iter()
+        .map(|w| if w == "30" { "71" } else { w })
+        .collect();
     let message = fail(&mut place.compare("x", &many));
     assert!(message.contains("data.train"), "{message}");
     succeed(&mut place.compare("plain", &without));
@@ -71,7 +80,12 @@ fn info_says_what_the_data_are() {
     let mean = info["train"]["mean"][0].as_f64().unwrap();
     assert!((0.28..0.30).contains(&mean), "{mean}");
     let files = info["files"].as_array().unwrap();
-    assert!(files.iter().any(|f| f["name"] == "train-images-idx3-ubyte.gz"), "{files:?}");
+    assert!(
+        files
+            .iter()
+            .any(|f| f["name"] == "train-images-idx3-ubyte.gz"),
+        "{files:?}"
+    );
 }
 
 #[test]
@@ -80,7 +94,10 @@ fn a_preview_is_a_picture_of_images_and_epochs() {
     let words = "data preview --images 3 --columns 4 --augment crop,cutmix --out grid.png";
     let words: Vec<&str> = words.split(' ').collect();
     let (text, _) = succeed(&mut place.command(&words));
-    assert!(text.contains("grid.png: 3 images") && text.contains("crop, cutmix"), "{text}");
+    assert!(
+        text.contains("grid.png: 3 images") && text.contains("crop, cutmix"),
+        "{text}"
+    );
     let grid = image::open(place.path("grid.png")).unwrap();
     // 28 pixels, enlarged three times, with gaps of four.
     assert_eq!((grid.width(), grid.height()), (5 * 88 + 4, 3 * 88 + 4));
@@ -103,7 +120,12 @@ fn the_bench_of_the_input_keeps_every_time() {
     for times in ["make_ms", "without_ms", "with_ms", "wait_ms"] {
         assert_eq!(report[times].as_array().unwrap().len(), 3, "{times}");
     }
-    assert!(report["experiment"].as_str().unwrap().contains("kind = \"flip\""));
+    assert!(
+        report["experiment"]
+            .as_str()
+            .unwrap()
+            .contains("kind = \"flip\"")
+    );
 }
 
 #[test]

@@ -104,7 +104,10 @@ mod tests {
             let shares = shares.into_values();
             for (image, row) in images.chunks(SIZE).zip(shares.chunks(5)) {
                 for (i, share) in (0_u8..).zip(row) {
-                    let pixels = image.iter().filter(|&&p| (p - f32::from(i)).abs() < 0.5).count();
+                    let pixels = image
+                        .iter()
+                        .filter(|&&p| (p - f32::from(i)).abs() < 0.5)
+                        .count();
                     assert!(
                         (pixels as f32 / SIZE as f32 - share).abs() < 1e-6,
                         "{row:?}"

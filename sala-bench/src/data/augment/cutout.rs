@@ -1,4 +1,4 @@
-//! Cutout (DeVries and Taylor 2017, arXiv:1708.04552): a square of `size` pixels around a pixel drawn uniformly
+//! Cutout (`DeVries` and Taylor 2017, arXiv:1708.04552): a square of `size` pixels around a pixel drawn uniformly
 //! from the whole image is replaced by the mean; what lies beyond the image is cut off.
 //!
 //! The authors' sizes are 16 for CIFAR-10 and 8 for CIFAR-100. For an odd size theirs is one pixel smaller.

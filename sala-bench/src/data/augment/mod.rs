@@ -61,9 +61,9 @@ struct Drawing<T: ?Sized>(Stream, Box<T>);
 /// The augmentations of an experiment under one seed.
 #[derive(Debug, Default)]
 pub(crate) struct Pipeline {
-    on_pixels: Vec<Drawing<dyn OnPixels>>,
-    on_values: Vec<Drawing<dyn OnValues>>,
-    on_batch: Option<Drawing<dyn OnBatch>>,
+    bytes: Vec<Drawing<dyn OnPixels>>,
+    normalised: Vec<Drawing<dyn OnValues>>,
+    mixing: Option<Drawing<dyn OnBatch>>,
 }
 
 impl Pipeline {
@@ -97,7 +97,7 @@ impl Pipeline {
             } => Box::new(rand_augment::RandAugment::new(operations, magnitude)?),
             Augmentation::Cutout { size } => {
                 let cutout = Box::new(cutout::Cutout::new(size)?);
-                self.on_values.push(Drawing(stream, cutout));
+                self.normalised.push(Drawing(stream, cutout));
                 return Ok(());
             }
             Augmentation::RandomErasing {
@@ -106,7 +106,7 @@ impl Pipeline {
                 aspect,
             } => {
                 let erasing = random_erasing::RandomErasing::new(probability, area, aspect)?;
-                self.on_values.push(Drawing(stream, Box::new(erasing)));
+                self.normalised.push(Drawing(stream, Box::new(erasing)));
                 return Ok(());
             }
             Augmentation::Mixup { alpha } => {
@@ -117,39 +117,39 @@ impl Pipeline {
                 return self.mix(Drawing(stream, Box::new(cutmix)));
             }
         };
-        self.on_pixels.push(Drawing(stream, on_pixels));
+        self.bytes.push(Drawing(stream, on_pixels));
         Ok(())
     }
 
     fn mix(&mut self, mixing: Drawing<dyn OnBatch>) -> Result<()> {
         ensure!(
-            self.on_batch.is_none(),
+            self.mixing.is_none(),
             "data.augment: wanted one of `mixup` and `cutmix`, got both"
         );
-        self.on_batch = Some(mixing);
+        self.mixing = Some(mixing);
         Ok(())
     }
 
     /// Whether images of this shape `[C, H, W]` can be augmented so.
     pub(crate) fn check(&self, shape: [usize; 3]) -> Result<()> {
-        self.on_pixels.iter().try_for_each(|d| d.1.check(shape))
+        self.bytes.iter().try_for_each(|d| d.1.check(shape))
     }
 
     /// Whether batches are mixed, and their targets are shares of classes.
     pub(crate) fn mixes(&self) -> bool {
-        self.on_batch.is_some()
+        self.mixing.is_some()
     }
 
     /// Stage 1, for an image by its number in the data set.
     pub(crate) fn pixels(&self, image: &mut Image, epoch: u64, number: usize) {
-        for Drawing(stream, augmentation) in &self.on_pixels {
+        for Drawing(stream, augmentation) in &self.bytes {
             augmentation.apply(image, stream.at(epoch).at(number as u64));
         }
     }
 
     /// Stage 2, for the same image.
     pub(crate) fn values(&self, values: &mut Values<'_>, epoch: u64, number: usize) {
-        for Drawing(stream, augmentation) in &self.on_values {
+        for Drawing(stream, augmentation) in &self.normalised {
             augmentation.apply(values, stream.at(epoch).at(number as u64));
         }
     }
@@ -163,7 +163,7 @@ impl Pipeline {
         shares: &mut Shares,
         (epoch, batch): (u64, usize),
     ) {
-        if let Some(Drawing(stream, mixing)) = &self.on_batch {
+        if let Some(Drawing(stream, mixing)) = &self.mixing {
             mixing.apply(images, shape, shares, stream.at(epoch).at(batch as u64));
         }
     }
@@ -231,7 +231,7 @@ mod tests {
         let mut list = all();
         list.reverse();
         let pipeline = Pipeline::new(&list, 0).unwrap();
-        assert_eq!((pipeline.on_pixels.len(), pipeline.on_values.len()), (3, 2));
+        assert_eq!((pipeline.bytes.len(), pipeline.normalised.len()), (3, 2));
         assert!(pipeline.mixes());
         assert!(!Pipeline::new(&list[1..], 0).unwrap().mixes());
     }

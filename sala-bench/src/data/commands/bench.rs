@@ -125,7 +125,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
 struct Batches<'a> {
     feed: &'a Feed,
     epoch: u64,
-    batches: Option<data::feed::Epoch>,
+    under_way: Option<data::feed::Epoch>,
 }
 
 impl<'a> Batches<'a> {
@@ -133,14 +133,14 @@ impl<'a> Batches<'a> {
         Self {
             feed,
             epoch: 0,
-            batches: None,
+            under_way: None,
         }
     }
 
     /// The next whole batch; a short last one is left out, because its step is shorter.
     fn next(&mut self) -> Result<Batch> {
         loop {
-            let batches = match &mut self.batches {
+            let batches = match &mut self.under_way {
                 Some(batches) => batches,
                 none => {
                     self.epoch += 1;
@@ -150,7 +150,7 @@ impl<'a> Batches<'a> {
             match batches.next() {
                 Some(Ok(batch)) if batch.images.dim(0)? < self.feed.batch_size() => {}
                 Some(batch) => return batch,
-                None => self.batches = None,
+                None => self.under_way = None,
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::data::{
     batches::{ChannelStats, channel_stats},
     set::picture,
 };
+use crate::spec::Augmentation;
 
 /// Pixels between images.
 const GAP: u32 = 4;
@@ -52,7 +53,12 @@ pub(super) fn preview(args: &PreviewArgs) -> Result<()> {
     grid.canvas.write_to(&mut png, ImageFormat::Png)?;
     let place = || format!("cannot write {}", args.out.display());
     write_atomically(&args.out, png.get_ref()).with_context(place)?;
-    let names: Vec<&str> = experiment.data.augment.iter().map(|a| a.name()).collect();
+    let names: Vec<&str> = experiment
+        .data
+        .augment
+        .iter()
+        .map(Augmentation::name)
+        .collect();
     let names = if names.is_empty() {
         "no augmentations".to_owned()
     } else {
