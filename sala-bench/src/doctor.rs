@@ -89,7 +89,13 @@ impl Findings {
         }
         let known = KNOWN_PLACES.iter().map(Path::new).filter(|p| p.is_dir());
         let embedded = ("embedded".to_owned(), Source::Embedded);
-        let folder = |path: &Path| (path.display().to_string(), Source::Folder(path.to_owned()));
+        let folder = |path: &Path| {
+            let source = Source::Folder {
+                path: path.to_owned(),
+                resize: None,
+            };
+            (path.display().to_string(), source)
+        };
         let asked = folders.iter().map(|path| folder(path));
         let data: Vec<_> = std::iter::once(embedded)
             .chain(known.map(folder))

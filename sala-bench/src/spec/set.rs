@@ -178,7 +178,10 @@ mod tests {
             "name=other",
         ])
         .unwrap();
-        assert_eq!(experiment.data.label_noise.to_bits(), 0.25_f64.to_bits());
+        assert_eq!(
+            experiment.data.label_noise.share.to_bits(),
+            0.25_f64.to_bits()
+        );
         assert_eq!(experiment.training.seeds, [7]);
         assert_eq!(experiment.training.schedule, super::super::Schedule::Linear);
         assert_eq!(experiment.name, "other");
