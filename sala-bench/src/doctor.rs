@@ -15,11 +15,12 @@ use crate::{
     speed::Machine,
 };
 
-/// Where packages put data sets.
-const KNOWN_PLACES: [&str; 3] = [
+/// Where packages and `datasets/fetch.sh data` put data sets.
+const KNOWN_PLACES: [&str; 4] = [
     "/usr/share/datasets/fashion-mnist",
     "data/fashion-mnist",
     "data/mnist",
+    "data/cifar-10",
 ];
 
 /// Everything that was looked at.
