@@ -15,11 +15,12 @@ use crate::{
     speed::Machine,
 };
 
-/// Where packages put data sets.
-const KNOWN_PLACES: [&str; 3] = [
+/// Where packages and `datasets/fetch.sh data` put data sets.
+const KNOWN_PLACES: [&str; 4] = [
     "/usr/share/datasets/fashion-mnist",
     "data/fashion-mnist",
     "data/mnist",
+    "data/cifar-10",
 ];
 
 /// Everything that was looked at.
@@ -89,7 +90,13 @@ impl Findings {
         }
         let known = KNOWN_PLACES.iter().map(Path::new).filter(|p| p.is_dir());
         let embedded = ("embedded".to_owned(), Source::Embedded);
-        let folder = |path: &Path| (path.display().to_string(), Source::Folder(path.to_owned()));
+        let folder = |path: &Path| {
+            let source = Source::Folder {
+                path: path.to_owned(),
+                resize: None,
+            };
+            (path.display().to_string(), source)
+        };
         let asked = folders.iter().map(|path| folder(path));
         let data: Vec<_> = std::iter::once(embedded)
             .chain(known.map(folder))

@@ -26,10 +26,10 @@ const TRACED: [&str; 3] = ["sala_core", "sala_models", "sala_bench"];
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logging")]
 pub(crate) struct LogArgs {
-    /// Form of the log lines on standard error; RUST_LOG=debug and the like choose what is logged
+    /// Form of the log lines on standard error
     #[arg(long, value_enum, global = true, default_value = "text")]
     pub(crate) log_format: LogFormat,
-    /// Write what took how long to a file that chrome://tracing and ui.perfetto.dev show
+    /// Write what took how long to a file that Chrome and Perfetto show
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) trace: Option<PathBuf>,
 }

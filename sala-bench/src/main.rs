@@ -18,6 +18,7 @@ mod finetune;
 mod hex;
 mod logs;
 mod metrics;
+mod presets;
 mod progress;
 mod record;
 mod registry;
@@ -89,6 +90,8 @@ fn run(cli: Cli) -> Result<Outcome> {
         }
         Some(Command::Man { out }) => shell::man(out.as_deref()).map(|()| Outcome::Complete),
         Some(Command::Finetune(args)) => finetune(&args),
+        Some(Command::Presets) => presets::list().map(|()| Outcome::Complete),
+        Some(Command::Data(args)) => data::commands::data(&args).map(|()| Outcome::Complete),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
         Some(Command::Sharpness(args)) => {
             let work = work(NonZero::<usize>::MIN, Running::default())?;

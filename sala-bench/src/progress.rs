@@ -75,7 +75,7 @@ fn bar_like(length: u64, template: &str) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.enable_steady_tick(Duration::from_millis(500));
+    bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
 
@@ -253,7 +253,8 @@ impl Now {
             None => {}
         }
         if let Some(gap) = self.gap {
-            let _ = write!(text, ", gap {gap:.2e}");
+            // Adding zero takes the sign off a zero.
+            let _ = write!(text, ", gap {:.2e}", gap + 0.0);
         }
         text
     }

@@ -5,19 +5,21 @@ use std::{path::PathBuf, sync::OnceLock};
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use sala_core::{Differentiated, ParamSet, Pass, Resumable, StepReport};
-use sala_models::{Mode, Network, Rng, VarStore};
+use sala_models::{Mode, Network, Rng, VarStore, ops::cross_entropy};
 
 use crate::{
     data::{
         self, Source, Split,
-        batches::{self, Batch, Tensors},
+        augment::Pipeline,
+        batches::{self, Batch, Selection},
+        feed::Feed,
         noise, split,
     },
     metrics::Score,
     record::RunRecord,
     registry,
     runs::run::{self, Setup, Site, Workload},
-    spec::{Experiment, Precision},
+    spec::{Amount, Experiment, Precision},
 };
 
 /// Images evaluated at a time.
@@ -36,8 +38,8 @@ pub(crate) struct Trainer<'a> {
 /// What a seed makes of the data; the same for every optimizer.
 pub(crate) struct SeedData {
     seed: u64,
-    train: Tensors,
-    validation: Tensors,
+    train: Feed,
+    validation: Selection,
     statistics: batches::ChannelStats,
 }
 
@@ -46,9 +48,9 @@ impl SeedData {
         self.seed
     }
 
-    /// What is trained on.
-    pub(crate) fn train(&self) -> &Tensors {
-        &self.train
+    /// What is trained on, without augmentation.
+    pub(crate) fn train(&self) -> &Selection {
+        self.train.selection()
     }
 }
 
@@ -56,7 +58,7 @@ impl<'a> Trainer<'a> {
     /// Loads the training part and checks that the experiment fits it.
     pub(crate) fn new(experiment: &'a Experiment) -> Result<Self> {
         let device = experiment.device.open()?;
-        let source = Source::parse(&experiment.data.source);
+        let source = Source::of(&experiment.data)?;
         let train = data::load_train(&source)?;
         let (validation, images) = (experiment.data.validation, train.len());
         ensure!(
@@ -101,11 +103,16 @@ impl<'a> Trainer<'a> {
     }
 
     pub(crate) fn steps_per_epoch(&self) -> u64 {
-        let images = self.train.len() - self.experiment.data.validation;
+        let data = &self.experiment.data;
+        let images = match data.train {
+            None => self.train.len().saturating_sub(data.validation),
+            Some(Amount::Total(n)) => n,
+            Some(Amount::PerClass(n)) => n * self.train.classes(),
+        };
         images.div_ceil(self.experiment.training.batch_size) as u64
     }
 
-    /// Cuts the validation part, then spoils labels of what remains.
+    /// Cuts the validation part, keeps what is wanted of the rest, and spoils labels of that.
     pub(crate) fn seed_data(&self, seed: u64) -> Result<SeedData> {
         let spec = &self.experiment.data;
         let rng = Rng::new(seed);
@@ -118,7 +125,14 @@ impl<'a> Trainer<'a> {
             spec.validation,
             rng.stream("data/validation"),
         )?;
-        let noisy = noise::symmetric(
+        let train = match spec.train {
+            Some(amount) => {
+                let stream = rng.stream("data/subset");
+                split::subset(&places, classes, &train, amount, stream)?
+            }
+            None => train,
+        };
+        let noisy = noise::spoil(
             labels,
             &train,
             classes,
@@ -133,16 +147,19 @@ impl<'a> Trainer<'a> {
         );
         let spoiled = self.train.clone().with_labels(noisy.labels)?;
         let statistics = batches::channel_stats(&spoiled, &train)?;
+        let select = |images| Selection::new(spoiled.clone(), images, &statistics, &self.device);
+        let pipeline = Pipeline::new(&spec.augment, seed)?;
+        let batch_size = self.experiment.training.batch_size;
         Ok(SeedData {
             seed,
-            train: Tensors::new(&spoiled, &train, &statistics, &self.device)?,
-            validation: Tensors::new(&spoiled, &validation, &statistics, &self.device)?,
+            train: Feed::new(select(train)?, pipeline, batch_size, seed)?,
+            validation: select(validation)?,
             statistics,
         })
     }
 
     /// The test part, read on the first call, normalised like the seed's training images.
-    fn test(&self, data: &SeedData) -> Result<Tensors> {
+    fn test(&self, data: &SeedData) -> Result<Selection> {
         if self.test.get().is_none() {
             let test = data::load_test(&self.source)?;
             self.train.ensure_like(&test)?;
@@ -150,8 +167,8 @@ impl<'a> Trainer<'a> {
             let _ = self.test.set(test);
         }
         let test = self.test.get().context("the test part was just loaded")?;
-        let all: Vec<usize> = (0..test.len()).collect();
-        Tensors::new(test, &all, &data.statistics, &self.device)
+        let all = (0..test.len()).collect();
+        Selection::new(test.clone(), all, &data.statistics, &self.device)
     }
 
     /// The experiment's network with the initial weights of a seed, and the store that they are in.
@@ -191,7 +208,6 @@ impl<'a> Trainer<'a> {
             workload: Images {
                 trainer: self,
                 data,
-                batch_size: training.batch_size,
                 dtype: self.dtype(),
                 network,
                 store: store.clone(),
@@ -217,7 +233,6 @@ pub(crate) struct Ending {
 struct Images<'a> {
     trainer: &'a Trainer<'a>,
     data: &'a SeedData,
-    batch_size: usize,
     dtype: DType,
     network: Box<dyn Network>,
     store: VarStore,
@@ -232,13 +247,7 @@ impl Workload for Images<'_> {
         epoch: u64,
         skip: usize,
     ) -> Result<Box<dyn Iterator<Item = Result<Batch>> + '_>> {
-        let order = Rng::new(self.data.seed).stream("data/order");
-        let order = batches::order(order, epoch, self.data.train.len());
-        let rest = order.get(skip * self.batch_size..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(Box::new(std::iter::empty()));
-        }
-        let batches = self.data.train.batches(rest, self.batch_size)?;
+        let batches = self.data.train.epoch(epoch, skip)?;
         Ok(Box::new(batches.map(|batch| batch?.in_dtype(self.dtype))))
     }
 
@@ -296,7 +305,11 @@ pub(crate) fn loss(
     step: u64,
 ) -> candle_core::Result<Tensor> {
     let logits = network.forward(&pass.take(&batch.images)?, mode(pass, step))?;
-    candle_nn::loss::cross_entropy(&at_least_f32(&logits)?, &pass.take(&batch.labels)?)
+    let (logits, targets) = (at_least_f32(&logits)?, pass.take(&batch.targets)?);
+    if targets.dtype().is_float() {
+        return cross_entropy(&logits, &targets.to_dtype(logits.dtype())?);
+    }
+    candle_nn::loss::cross_entropy(&logits, &targets)
 }
 
 /// Losses are sums over a batch, for which half precision is too coarse.
@@ -308,19 +321,19 @@ fn at_least_f32(logits: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 /// Mean loss and accuracy over a whole part.
-fn evaluate(network: &dyn Network, part: &Tensors, dtype: DType) -> Result<Score> {
+fn evaluate(network: &dyn Network, part: &Selection, dtype: DType) -> Result<Score> {
     ensure!(part.len() > 0, "there is no image to evaluate");
     let (mut loss, mut correct) = (0.0, 0.0);
     for batch in part.in_order(EVALUATION_BATCH)? {
-        let Batch { images, labels } = batch?.in_dtype(dtype)?;
+        let Batch { images, targets } = batch?.in_dtype(dtype)?;
         let logits = network.forward(&images, Mode::eval())?.detach();
         let logits = at_least_f32(&logits)?;
         let n = images.dim(0)? as f64;
-        let mean = candle_nn::loss::cross_entropy(&logits, &labels)?;
+        let mean = candle_nn::loss::cross_entropy(&logits, &targets)?;
         loss += n * mean.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let hits = logits
             .argmax(D::Minus1)?
-            .eq(&labels)?
+            .eq(&targets)?
             .to_dtype(DType::F32)?
             .sum_all()?;
         correct += f64::from(hits.to_scalar::<f32>()?);

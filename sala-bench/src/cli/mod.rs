@@ -3,25 +3,25 @@
 mod sweep;
 mod tools;
 
-use std::{num::NonZero, path::PathBuf};
+use std::{num::NonZero, path::PathBuf, str::FromStr};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
+    data::commands::{self as data, DataArgs},
     finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
     logs::LogArgs,
+    presets,
     sharpness::{self, SharpnessArgs},
     spec::{
-        Budget, Device, Experiment, Precision, Running, Schedule,
+        Amount, Augmentation, Budget, Device, Experiment, LabelNoise, Network, Precision, Running,
+        Schedule,
         set::{self, Setting},
     },
     speed::Workload,
 };
-
-/// The experiment that runs when none is named.
-const DEFAULT_EXPERIMENT: &str = include_str!("../../experiments/fashion-mnist-noise.toml");
 
 pub(crate) use sweep::{CellArgs, Emission, SweepArgs, TuneArgs};
 pub(crate) use tools::DoctorArgs;
@@ -34,6 +34,7 @@ Examples:
   sala-bench --data-dir /usr/share/datasets/fashion-mnist --validation 5000
   sala-bench compare --experiment my.toml --dry-run
   sala-bench compare --experiment my.toml --set 'optimizers.*.lr=0.1' --set training.schedule=linear
+  sala-bench --preset cifar-10 --data-dir DIR --network wrn-28-10 --augment cutmix
   sala-bench compare --experiment my.toml --out results/mine
   sala-bench tune                                 choose the hyper-parameters on the validation part
 
@@ -91,6 +92,11 @@ pub(crate) enum Command {
     /// Fine-tune a pretrained model on data of your own, and compare optimizers on it
     #[command(after_help = finetune::EXAMPLES, args_override_self = true)]
     Finetune(Box<FinetuneArgs>),
+    /// Print the names of the built-in experiments and what they are
+    Presets,
+    /// Look at a data set, at augmentations, and at how fast batches are made
+    #[command(after_help = data::EXAMPLES)]
+    Data(Box<DataArgs>),
     /// Print what a trained model says of new texts or images
     #[command(after_help = finetune::PREDICT_EXAMPLES)]
     Predict(PredictArgs),
@@ -204,6 +210,9 @@ pub(crate) struct Changes {
     /// TOML file of the experiment [default: the embedded images with label noise]
     #[arg(long, value_name = "FILE")]
     pub(crate) experiment: Option<PathBuf>,
+    /// A built-in experiment; `sala-bench presets` lists them
+    #[arg(long, value_name = "NAME", conflicts_with = "experiment")]
+    pub(crate) preset: Option<String>,
     /// Only these optimizers of the experiment; the first is the base of the comparison
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub(crate) optimizers: Option<Vec<String>>,
@@ -228,13 +237,24 @@ pub(crate) struct Changes {
     /// Images in a batch
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
-    /// Share of training labels drawn anew from all classes, 0 to 1
+    /// Share of training labels drawn anew from all classes, 0 to 1; with `pair-flip:` before it, the share that
+    /// gets the next class
     #[arg(long, value_name = "SHARE")]
-    pub(crate) label_noise: Option<f64>,
+    pub(crate) label_noise: Option<LabelNoise>,
     /// Training images held out for validation
     #[arg(long, value_name = "N")]
     pub(crate) validation: Option<usize>,
-    /// Folder with the IDX files of MNIST or Fashion-MNIST, packed or not
+    /// Training images that are used, of those that validation leaves; with `per-class:` before it, of each class
+    #[arg(long, value_name = "N")]
+    pub(crate) train: Option<Amount>,
+    /// Augmentations besides those of the experiment; `none` first leaves its own out
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) augment: Vec<Augment>,
+    /// Another network, such as resnet18, resnet10-16 (of width 16), wrn-28-10, pyramidnet-110-270,
+    /// efficientnet-lite0, mlp-512-256 or cnn-32-64
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<Network>,
+    /// Folder with the data: IDX files, CIFAR's binary files or sprites, Parquet files, or pictures in folders
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Fashion-MNIST from the Hugging Face hub (needs a build with `--features hub`)
@@ -250,6 +270,24 @@ pub(crate) struct Changes {
     /// all optimizers); can be given several times
     #[arg(long, value_name = "PATH=VALUE")]
     pub(crate) set: Vec<Setting>,
+}
+
+/// An augmentation of the command line.
+#[derive(Debug, Clone)]
+pub(crate) enum Augment {
+    None,
+    Also(Augmentation),
+}
+
+impl FromStr for Augment {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "none" => Ok(Self::None),
+            name => name.parse().map(Self::Also),
+        }
+    }
 }
 
 /// Where records go, and how the runs are made.
@@ -309,9 +347,12 @@ impl TrainArgs {
 impl Changes {
     /// The experiment with the changes made.
     pub(crate) fn experiment(&self) -> Result<Experiment> {
-        let (text, origin) = match &self.experiment {
-            Some(path) => (read(path)?, path.display().to_string()),
-            None => (DEFAULT_EXPERIMENT.to_owned(), "that is built in".to_owned()),
+        let (text, origin) = match (&self.experiment, &self.preset) {
+            (Some(path), _) => (read(path)?, path.display().to_string()),
+            (None, preset) => {
+                let text = presets::text(preset.as_deref().unwrap_or(presets::DEFAULT))?;
+                (text.to_owned(), "that is built in".to_owned())
+            }
         };
         let mut experiment = Experiment::from_toml(&text, &origin)?;
         if !self.set.is_empty() {
@@ -328,11 +369,19 @@ impl Changes {
         let data = &mut experiment.data;
         replace(&mut data.label_noise, self.label_noise);
         replace(&mut data.validation, self.validation);
+        data.train = self.train.or(data.train);
+        for augment in &self.augment {
+            match augment {
+                Augment::None => data.augment.clear(),
+                Augment::Also(augmentation) => data.augment.push(augmentation.clone()),
+            }
+        }
         replace(
             &mut data.source,
             self.data_dir.as_ref().map(|dir| dir.display().to_string()),
         );
         replace(&mut data.source, self.hub.then(|| "hub".to_owned()));
+        replace(&mut experiment.network, self.network.clone());
         if let Some(names) = &self.optimizers {
             experiment.select(names)?;
         }
@@ -468,7 +517,7 @@ mod tests {
         assert_eq!(
             (
                 experiment.training.budget,
-                experiment.data.label_noise.to_bits()
+                experiment.data.label_noise.share.to_bits()
             ),
             (Budget::Epochs(3), 0)
         );
@@ -481,5 +530,45 @@ mod tests {
             message.contains("training.epochs must be >= 1, got 0"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn presets_networks_and_augmentations_are_put_together() {
+        let words = "--preset cifar-10 --data-dir DIR --network wrn-28-10 --augment cutmix --train per-class:50";
+        let words: Vec<&str> = words.split(' ').collect();
+        let experiment = changes(&words).experiment().unwrap();
+        assert_eq!(
+            (experiment.name.as_str(), experiment.data.source.as_str()),
+            ("cifar-10", "DIR")
+        );
+        assert_eq!(experiment.network, "wrn-28-10".parse().unwrap());
+        assert_eq!(experiment.data.train, Some(Amount::PerClass(50)));
+        let names = |experiment: &Experiment| -> Vec<&str> {
+            experiment
+                .data
+                .augment
+                .iter()
+                .map(Augmentation::name)
+                .collect()
+        };
+        assert_eq!(names(&experiment), ["crop", "flip", "cutmix"]);
+        let words = ["--preset", "cifar-10", "--augment", "none,flip"];
+        assert_eq!(names(&changes(&words).experiment().unwrap()), ["flip"]);
+        let message = changes(&["--preset", "cifar"])
+            .experiment()
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("cifar-100"), "{message}");
+        for words in [
+            ["--augment", "cutmx"],
+            ["--network", "resnet19x"],
+            ["--label-noise", "flip:0.1"],
+        ] {
+            assert!(Cli::try_parse_from([&["sala-bench"], &words[..]].concat()).is_err());
+        }
+        let depth = changes(&["--network", "resnet19"])
+            .experiment()
+            .unwrap_err();
+        assert!(format!("{depth:#}").contains("resnet.depth"), "{depth:#}");
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Changes, Dry, Place, read};
 use crate::{
+    presets,
     slurm::Request,
     spec::Running,
     sweep::{Search, Strategy, Sweep},
@@ -143,10 +144,13 @@ impl TuneArgs {
     }
 
     fn search(&self) -> Result<Search> {
-        match (&self.search, &self.changes.experiment) {
-            (Some(path), _) => Search::from_toml(&read(path)?, &path.display().to_string()),
-            (None, None) => Search::from_toml(DEFAULT_SEARCH, "that is built in"),
-            (None, Some(_)) => bail!("--search FILE is needed with an experiment of your own"),
+        let changes = &self.changes;
+        match (&self.search, &changes.experiment, changes.preset.as_deref()) {
+            (Some(path), ..) => Search::from_toml(&read(path)?, &path.display().to_string()),
+            (None, None, None | Some(presets::DEFAULT)) => {
+                Search::from_toml(DEFAULT_SEARCH, "that is built in")
+            }
+            (None, ..) => bail!("--search FILE is needed with any but the default experiment"),
         }
     }
 }

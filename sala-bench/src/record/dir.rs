@@ -166,7 +166,7 @@ impl RunDir {
                 let name = entry.file_name();
                 let name = name.to_string_lossy();
                 let claim = folder.ends_with(RUNS) && name.ends_with(LOCK);
-                if claim || is_left_aside(&name) {
+                if claim || is_left_aside(&entry.path()) {
                     fs::remove_file(entry.path())
                         .with_context(|| format!("cannot remove {}", entry.path().display()))?;
                 }
@@ -311,8 +311,9 @@ fn join(lock: &File) -> bool {
 }
 
 /// Whether a file has a name under which contents are written before they get their own.
-fn is_left_aside(name: &str) -> bool {
-    name.starts_with('.') && (name.ends_with(".partial") || name.ends_with(".tmp"))
+fn is_left_aside(path: &Path) -> bool {
+    let hidden = (path.file_name()).is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    hidden && (path.extension()).is_some_and(|ending| ending == "partial" || ending == "tmp")
 }
 
 /// The first line in which two plans differ.

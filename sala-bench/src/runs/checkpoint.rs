@@ -310,15 +310,18 @@ mod tests {
         let saved = file.save(&Progress::default(), &store, &*optimizer, None);
         saved.unwrap();
         let before = bits(&weight);
-        type Change = fn(&mut Owner);
-        let cases: [(Change, &str); 3] = [
-            (|o| o.experiment = "f".into(), "another experiment"),
-            (|o| o.run = "sala-seed2".into(), "another run: sala-seed1"),
-            (|o| o.data = "g".into(), "data have changed"),
-        ];
-        for (change, words) in cases {
+        let owner = |experiment: &str, run: &str, data: &str| Owner {
+            experiment: experiment.into(),
+            run: run.into(),
+            data: data.into(),
+        };
+        for (owner, words) in [
+            (owner("f", "sala-seed1", "d"), "another experiment"),
+            (owner("e", "sala-seed2", "d"), "another run: sala-seed1"),
+            (owner("e", "sala-seed1", "g"), "data have changed"),
+        ] {
             let mut other = file.clone();
-            change(&mut other.owner);
+            other.owner = owner;
             let error = other.load(&store, &mut *optimizer).unwrap_err();
             let message = format!("{error:#}");
             assert!(message.contains(words), "{message}");

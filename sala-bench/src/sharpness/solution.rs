@@ -63,9 +63,8 @@ impl Solution {
             images <= available,
             "--images must be at most the {available} training images, got {images}"
         );
-        let first: Vec<usize> = (0..images).collect();
-        let mut batches = data.train().batches(&first, images)?;
-        let batch = batches.next().context("no images to measure on")??;
+        let batch = data.train().in_order(images)?.next();
+        let batch = batch.context("no images to measure on")??;
         Ok(Self {
             network,
             params,
@@ -88,7 +87,7 @@ impl Solution {
             let rows = |x: &Tensor| x.narrow(0, part * self.m, self.m);
             let batch = Batch {
                 images: rows(&self.batch.images)?,
-                labels: rows(&self.batch.labels)?,
+                targets: rows(&self.batch.targets)?,
             };
             loss(&*self.network, &batch, pass, 0)
         };

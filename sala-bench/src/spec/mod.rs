@@ -1,6 +1,7 @@
 //! What an experiment is: data, network, training, optimizers. Read from TOML, checked as a whole,
 //! and written beside the results.
 
+mod augmentation;
 mod data;
 mod device;
 mod network;
@@ -16,9 +17,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{hex::hex, metrics::Metric, report::Heading};
 
-pub(crate) use data::Data;
+pub(crate) use augmentation::Augmentation;
+pub(crate) use data::{Amount, Data, LabelNoise, NoiseKind};
 pub(crate) use device::{Device, Precision};
-pub(crate) use network::Network;
+pub(crate) use network::{Network, Stem};
 pub(crate) use optimizer::{Base, Method, Optimizer, RhoScale, check_optimizers};
 pub(crate) use running::Running;
 pub(crate) use training::{Budget, Schedule, Training, check_seeds};
@@ -89,6 +91,7 @@ impl Experiment {
             self.name
         );
         self.data.validate()?;
+        crate::registry::check_network(&self.network)?;
         self.training.validate()?;
         check_optimizers(&self.optimizers)
     }
@@ -173,6 +176,11 @@ pub(crate) mod tests {
         weight_decay = 5e-4
         method = { kind = "sala", k = 2, alpha = 0.5, rho = 0.2, direction_fraction = 0.25 }
     "#;
+
+    /// [`SMALL`], read.
+    pub(crate) fn small() -> Experiment {
+        Experiment::from_toml(SMALL, "small").unwrap()
+    }
 
     #[test]
     fn an_experiment_survives_being_written_and_read() {

@@ -178,12 +178,21 @@ mod tests {
             "name=other",
         ])
         .unwrap();
-        assert_eq!(experiment.data.label_noise.to_bits(), 0.25_f64.to_bits());
+        assert_eq!(
+            experiment.data.label_noise.share.to_bits(),
+            0.25_f64.to_bits()
+        );
         assert_eq!(experiment.training.seeds, [7]);
         assert_eq!(experiment.training.schedule, super::super::Schedule::Linear);
         assert_eq!(experiment.name, "other");
         let text = experiment.to_toml().unwrap();
         assert!(text.contains("hidden = [8, 4]"), "{text}");
+    }
+
+    #[test]
+    fn a_budget_in_another_unit_replaces_the_one_that_is_there() {
+        let training = changed(&["training.steps=9"]).unwrap().training;
+        assert_eq!(training.budget, super::super::Budget::Steps(9));
     }
 
     #[test]

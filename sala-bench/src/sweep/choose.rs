@@ -98,10 +98,13 @@ impl Found {
             let method = serde_json::to_value(trial.method)?;
             let fields = method.as_object().into_iter().flatten();
             let fields: Vec<_> = fields
-                .map(|(name, value)| format!("{name} {value}"))
+                .map(|(name, value)| match value.as_f64() {
+                    Some(number) => format!("{name} {}", short(number)),
+                    None => format!("{name} {value}"),
+                })
                 .collect();
             let fields = fields.join(", ").replace('"', "");
-            let (name, lr, decay) = (&trial.name, trial.lr, trial.weight_decay);
+            let (name, lr, decay) = (&trial.name, short(trial.lr), short(trial.weight_decay));
             writeln!(text, "| {name} | {lr} | {decay} | {fields} | {score} |")?;
         }
         Ok(text)
@@ -159,6 +162,12 @@ impl Best {
             per_cent(best)
         )
     }
+}
+
+/// Four digits, which is enough for a table; the files have all of them.
+fn short(number: f64) -> String {
+    let rounded = format!("{number:.3e}").parse().unwrap_or(number);
+    rounded.to_string()
 }
 
 fn per_cent(score: Option<f64>) -> String {
@@ -284,6 +293,12 @@ mod tests {
         assert_eq!(median(&[None, Some(0.5), Some(0.9)]), Some(0.5));
         assert_eq!(median(&[None, Some(0.9)]), None);
         assert_eq!(median(&[Some(0.25), Some(0.75)]), Some(0.5));
+    }
+
+    #[test]
+    fn numbers_of_a_table_are_short() {
+        let shown = [0.070_527_433_353_222_12, 5e-4, 2.0, 0.0].map(short);
+        assert_eq!(shown, ["0.07053", "0.0005", "2", "0"]);
     }
 
     #[test]

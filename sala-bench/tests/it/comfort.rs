@@ -82,7 +82,8 @@ fn a_budget_of_gradient_evaluations_ends_the_dearer_method_after_fewer_steps() {
 fn networks_learn_in_every_precision() {
     let cnn = EXPERIMENT
         .replace("kind = \"mlp\"", "kind = \"cnn\"")
-        .replace("hidden = [24]", "widths = [4]");
+        .replace("hidden = [24]", "widths = [4]")
+        .replace("validation = 4600", "validation = 4800");
     let mut ends = Vec::new();
     for experiment in [EXPERIMENT, &cnn] {
         let place = Place::new(experiment);
@@ -189,6 +190,7 @@ fn every_command_shows_examples() {
     let place = Place::new(EXPERIMENT);
     let commands = [
         "compare",
+        "train",
         "sweep",
         "tune",
         "finetune",

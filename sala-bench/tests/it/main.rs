@@ -4,6 +4,7 @@
 
 mod comfort;
 mod common;
+mod data;
 mod finetune;
 mod kill;
 mod live;

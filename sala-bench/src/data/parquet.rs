@@ -9,18 +9,16 @@ use parquet::{
     schema::types::Type,
 };
 
-use super::table::no_column;
-
 /// A value of a row.
 #[derive(Debug, Clone)]
-pub(super) struct Cell {
+pub(crate) struct Cell {
     column: String,
     field: Field,
 }
 
 impl Cell {
     /// As text; whole numbers and truth values as they are written. `place` is the row's, for errors.
-    pub(super) fn text(self, place: &str) -> Result<String> {
+    pub(crate) fn text(self, place: &str) -> Result<String> {
         Ok(match self.field {
             Field::Str(text) => text,
             Field::Bool(value) => value.to_string(),
@@ -43,7 +41,7 @@ impl Cell {
 
     /// The bytes of a file: a column of bytes, or of groups with `bytes` in them, which is how image data sets
     /// are published.
-    pub(super) fn bytes(self, place: &str) -> Result<Vec<u8>> {
+    pub(crate) fn bytes(self, place: &str) -> Result<Vec<u8>> {
         let bytes = match self.field {
             Field::Bytes(bytes) => Some(bytes),
             Field::Group(row) => row.get_column_iter().find_map(|(name, field)| match field {
@@ -62,14 +60,32 @@ impl Cell {
     }
 }
 
+/// The error of a column that is not there.
+fn no_column(name: &str, schema: &Type) -> anyhow::Error {
+    let there = schema.get_fields().iter().map(|f| f.name());
+    crate::finetune::data::table::no_column(name, there)
+}
+
+/// The first of these columns that a file has.
+///
+/// # Errors
+/// When it cannot be read or has none of them; the message lists those there are.
+pub(crate) fn column<'a>(path: &Path, names: &[&'a str]) -> Result<&'a str> {
+    let reader = SerializedFileReader::new(File::open(path)?)?;
+    let schema = reader.metadata().file_metadata().schema();
+    let fields = schema.get_fields();
+    let is_there = |name: &&&str| fields.iter().any(|f| f.name() == **name);
+    let found = names.iter().find(is_there).copied();
+    found.ok_or_else(|| no_column(&names.join("` or `"), schema))
+}
+
 /// The named columns of every row, in the order of the names.
-pub(super) fn read(path: &Path, columns: &[&str]) -> Result<Vec<Vec<Cell>>> {
+pub(crate) fn read(path: &Path, columns: &[&str]) -> Result<Vec<Vec<Cell>>> {
     let reader = SerializedFileReader::new(File::open(path)?)?;
     let schema = reader.metadata().file_metadata().schema();
     let of_name = |name: &&str| {
         let found = schema.get_fields().iter().find(|f| f.name() == *name);
-        let there = schema.get_fields().iter().map(|f| f.name());
-        found.cloned().ok_or_else(|| no_column(name, there))
+        found.cloned().ok_or_else(|| no_column(name, schema))
     };
     let fields: Vec<Arc<Type>> = columns.iter().map(of_name).collect::<Result<_>>()?;
     let wanted = Type::group_type_builder(schema.name())
@@ -91,7 +107,7 @@ pub(super) fn read(path: &Path, columns: &[&str]) -> Result<Vec<Vec<Cell>>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use parquet::{
         data_type::{ByteArray, ByteArrayType, Int64Type},
         file::{properties::WriterProperties, writer::SerializedFileWriter},
@@ -105,6 +121,32 @@ mod tests {
         required binary text (UTF8);
         required int64 label;
     }";
+
+    /// Rows of images and labels.
+    pub(crate) fn write_images(path: &Path, rows: &[(Vec<u8>, i64)]) {
+        let schema = "message schema {
+            required group img { optional binary bytes; }
+            required int64 label;
+        }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let file = File::create(path).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let bytes = rows.iter().map(|(bytes, _)| ByteArray::from(bytes.clone()));
+        let bytes: Vec<ByteArray> = bytes.collect();
+        let levels = vec![1; rows.len()];
+        let typed = column.typed::<ByteArrayType>();
+        typed.write_batch(&bytes, Some(&levels), None).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let labels: Vec<i64> = rows.iter().map(|(_, label)| *label).collect();
+        let typed = column.typed::<Int64Type>();
+        typed.write_batch(&labels, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+    }
 
     /// Two rows of images, texts and labels, in a group of rows each.
     fn write(path: &Path) {

@@ -6,15 +6,19 @@
 //! not by name, because both habits are found in the wild.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
+
+use crate::data::{Part, Split};
 
 /// First bytes of every gzip file (RFC 1952, section 2.3.1).
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// IDX type code of unsigned bytes.
 const UNSIGNED_BYTE: u8 = 0x08;
+/// Classes of the data sets in this format.
+const CLASSES: u8 = 10;
 /// More than any data set of this format holds; a header that asks for more is a damaged one.
 const MAX_VALUES: u64 = 1 << 31;
 
@@ -27,8 +31,44 @@ pub(crate) struct Idx {
     pub(crate) data: Vec<u8>,
 }
 
+/// A part of a data set in the four files of MNIST or Fashion-MNIST.
+pub(super) fn split(folder: &Path, part: Part) -> Result<Split> {
+    let (image_name, label_name) = part.idx_files();
+    let images = read(&find(folder, image_name)?, 3)?;
+    let labels = read(&find(folder, label_name)?, 1)?;
+    together(images, labels)
+        .with_context(|| format!("{image_name} and {label_name} do not make a data set"))
+}
+
+/// From a file of grey images (N×H×W) and one of labels (N) in ten classes.
+pub(crate) fn together(images: Idx, labels: Idx) -> Result<Split> {
+    let &[n, height, width] = images.dims.as_slice() else {
+        bail!("wanted images of 3 dimensions, got {:?}", images.dims);
+    };
+    ensure!(
+        n == labels.data.len(),
+        "wanted as many labels as images, got {} labels for {n} images",
+        labels.data.len()
+    );
+    let names = (0..CLASSES).map(|i| i.to_string()).collect();
+    Split::new(images.data, labels.data, [1, height, width], names)
+}
+
+/// The file called `name` or `name.gz`. With both there the plain one is taken: it is what some
+/// tools unpack beside the archive, so the contents agree and it is quicker to read.
+fn find(folder: &Path, name: &str) -> Result<PathBuf> {
+    let (plain, packed) = (folder.join(name), folder.join(format!("{name}.gz")));
+    if plain.is_file() {
+        Ok(plain)
+    } else if packed.is_file() {
+        Ok(packed)
+    } else {
+        bail!("{} holds neither {name} nor {name}.gz", folder.display())
+    }
+}
+
 /// Reads the file at `path`, gzipped or not, and insists on `rank` dimensions.
-pub(crate) fn read(path: &Path, rank: u8) -> Result<Idx> {
+fn read(path: &Path, rank: u8) -> Result<Idx> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     parse(&bytes, rank, &path.display().to_string())
 }
