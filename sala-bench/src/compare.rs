@@ -2,30 +2,21 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
-use anyhow::{Context, Result};
-use candle_core::Device;
+use anyhow::Result;
 
 use crate::{
     metrics::Metric,
-    record::{PLAN, RunDir, RunRecord},
+    progress,
+    record::{Access, RunDir, RunRecord, run_name},
     report::Report,
-    runs::{self, Maker, Observer, Outcome, Plan, Work, lock},
-    spec::{Experiment, Optimizer},
-    train::{SeedData, Trainer},
+    runs::{self, Maker, Outcome, Plan, Work, lock, run::Site},
+    spec::{Experiment, TestPart},
+    train::{Ending, SeedData, Trainer},
 };
-
-/// Whether the test part may be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TestPart {
-    /// Once a run, after its training has ended.
-    AtTheEnd,
-    Never,
-}
 
 /// Where records go unless `--out` says otherwise.
 pub(crate) fn default_directory(name: &str, fingerprint: &str) -> PathBuf {
@@ -39,36 +30,25 @@ pub(crate) fn compare(
     fresh: bool,
     work: &Work,
 ) -> Result<Outcome> {
-    let trainer = Trainer::new(experiment, Device::Cpu, &work.stop)?;
-    let dir = open(&experiment.to_toml()?, out, fresh)?;
-    eprintln!("{}", experiment.description);
-    let (records, outcome) = run_missing(trainer, &dir, TestPart::AtTheEnd, work)?;
+    let trainer = Trainer::new(experiment)?;
+    let device = experiment.device.to_string();
+    let dir = RunDir::open(out, &experiment.to_toml()?, Access::alone(&device, fresh))?;
+    progress::say(&experiment.description);
+    let (records, outcome) = run_missing(trainer, &dir, work)?;
     let report = Report::new(&experiment.heading()?, &records)?;
     report.write(&dir, &records, &experiment.description)?;
     println!("{}", report.terminal());
     println!("Records: {}", out.display());
-    Ok(outcome)
-}
-
-/// Opens the run directory of a plan, after removing the records of an earlier one if that is wished.
-pub(crate) fn open(plan: &str, out: &Path, fresh: bool) -> Result<RunDir> {
-    if fresh && out.join(PLAN).is_file() {
-        let runs = out.join("runs");
-        if runs.is_dir() {
-            fs::remove_dir_all(&runs)
-                .with_context(|| format!("cannot remove {}", runs.display()))?;
-        }
-        fs::remove_file(out.join(PLAN))
-            .with_context(|| format!("cannot begin anew in {}", out.display()))?;
+    if work.running.save_models {
+        println!("Models:  {}", dir.models()?.display());
     }
-    RunDir::open(out, plan, "cpu")
+    Ok(outcome)
 }
 
 /// Runs what is not complete yet of a trainer's experiment and returns all complete records.
 pub(crate) fn run_missing(
     trainer: Trainer,
     dir: &RunDir,
-    test: TestPart,
     work: &Work,
 ) -> Result<(Vec<RunRecord>, Outcome)> {
     let experiment = trainer.experiment();
@@ -76,13 +56,16 @@ pub(crate) fn run_missing(
         seeds: &experiment.training.seeds,
         optimizers: &experiment.optimizers,
         title: trainer.title().into(),
+        epochs: trainer.epochs(),
         steps: trainer.steps(),
         metric: Metric::Accuracy,
         long: false,
     };
     let maker = Cells {
         trainer,
-        test,
+        models: (work.running.save_models)
+            .then(|| dir.models())
+            .transpose()?,
         data: Mutex::default(),
     };
     runs::run_missing(&plan, &maker, dir, work)
@@ -91,7 +74,8 @@ pub(crate) fn run_missing(
 /// A trainer, with the data of the seeds that were begun last; every optimizer of a seed uses the same.
 struct Cells<'a> {
     trainer: Trainer<'a>,
-    test: TestPart,
+    /// The folder of the models, if they are kept.
+    models: Option<PathBuf>,
     data: Mutex<HashMap<u64, Arc<SeedData>>>,
 }
 
@@ -110,14 +94,17 @@ impl Cells<'_> {
 }
 
 impl Maker for Cells<'_> {
-    fn make(
-        &self,
-        seed: u64,
-        optimizer: &Optimizer,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<RunRecord>> {
-        let data = self.seed_data(seed)?;
-        let with_test = self.test == TestPart::AtTheEnd;
-        self.trainer.run(&data, optimizer, with_test, observer)
+    fn data(&self) -> &str {
+        self.trainer.fingerprint()
+    }
+
+    fn make(&self, site: Site<'_>) -> Result<Option<RunRecord>> {
+        let data = self.seed_data(site.seed)?;
+        let file = format!("{}.safetensors", run_name(&site.optimizer.name, site.seed));
+        let ending = Ending {
+            test: self.trainer.experiment().test == TestPart::AtTheEnd,
+            model: self.models.as_ref().map(|folder| folder.join(file)),
+        };
+        self.trainer.run(&data, ending, site)
     }
 }

@@ -2,32 +2,40 @@
 //!
 //! `cli` (what was typed) → `spec` (a checked experiment) → `registry` (names to networks and
 //! optimizers) → `train` (one run) → `record` (what stays on disk) → `stats` → `report`. The commands
-//! `compare` and `tune` put them together; `finetune` does it for pretrained models. `speed` times networks, beside PyTorch if it is there.
+//! `compare` and `sweep` put them together; `finetune` does it for pretrained models. `speed` times networks, beside PyTorch if it is there.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(all(unix, feature = "jemalloc"))]
 mod allocator;
+mod claim;
 mod cli;
 mod compare;
 mod data;
+mod doctor;
+mod estimate;
 mod finetune;
 mod hex;
+mod logs;
 mod metrics;
+mod presets;
 mod progress;
 mod record;
 mod registry;
 mod report;
 mod runs;
+mod shell;
+mod slurm;
 mod spec;
 mod speed;
 mod stats;
-mod tally;
+mod sweep;
+mod tensorboard;
 mod train;
-mod tune;
 
 use std::{
     num::NonZero,
+    path::Path,
     process::ExitCode,
     sync::{
         Arc,
@@ -35,29 +43,30 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
-use cli::{Cli, Command, CompareArgs, Place, TuneArgs};
+use cli::{Cli, Command, CompareArgs, DoctorArgs, Dry, Place, TrainArgs, TuneArgs};
+use doctor::Findings;
+use estimate::Estimate;
 use finetune::args::FinetuneArgs;
+use record::{Access, RunDir};
 use runs::{Outcome, Work};
+use spec::{Experiment, Running};
+use sweep::Sweep;
 
 /// What shells return for a program that was ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_span_events(FmtSpan::CLOSE)
-        .with_writer(std::io::stderr)
-        .init();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    // The trace is complete once its guard is dropped, before the program ends.
+    let outcome = logs::begin(&cli.logs).and_then(|_trace| run(cli));
+    match outcome {
         Ok(Outcome::Complete) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            progress::complain(&error);
             ExitCode::FAILURE
         }
     }
@@ -67,8 +76,21 @@ fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         Some(Command::Compare(args)) => compare(&args),
         None => compare(&cli.compare),
-        Some(Command::Tune(args)) => tune(&args),
+        Some(Command::Train(args)) => train(&args),
+        Some(Command::Sweep(args)) => sweep(&args.sweep()?, &args.tune),
+        Some(Command::Tune(args)) => sweep(&args.sweep()?, &args),
+        Some(Command::Cell(args)) => {
+            let work = work(NonZero::<usize>::MIN, args.running.clone())?;
+            slurm::cell(&args.out, args.index, &work)
+        }
+        Some(Command::Doctor(args)) => doctor(&args).map(|()| Outcome::Complete),
+        Some(Command::Completions { shell }) => {
+            shell::completions(shell).map(|()| Outcome::Complete)
+        }
+        Some(Command::Man { out }) => shell::man(out.as_deref()).map(|()| Outcome::Complete),
         Some(Command::Finetune(args)) => finetune(&args),
+        Some(Command::Presets) => presets::list().map(|()| Outcome::Complete),
+        Some(Command::Data(args)) => data::commands::data(&args).map(|()| Outcome::Complete),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
         Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
         Some(Command::SpeedWorker(args)) => speed::speed_worker(&args).map(|()| Outcome::Complete),
@@ -81,25 +103,97 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
         Some(out) => out.clone(),
         None => compare::default_directory(&experiment.name, &experiment.fingerprint()?),
     };
-    compare::compare(&experiment, &out, args.place.fresh, &*work(&args.place)?)
-}
-
-fn tune(args: &TuneArgs) -> Result<Outcome> {
-    let experiment = args.changes.experiment()?;
-    let (text, origin) = args.search()?;
-    let search = tune::Search::from_toml(&text, &origin)?;
-    let out = match &args.place.out {
-        Some(out) => out.clone(),
-        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?)
-            .with_extension("search"),
-    };
-    tune::tune(
+    if args.dry.dry_run {
+        return dry_run(&experiment, &out, &args.place, &args.dry);
+    }
+    if args.emission.emit.is_some() {
+        let device = experiment.device.to_string();
+        let access = Access::alone(&device, args.place.fresh);
+        let dir = RunDir::open(&out, &experiment.to_toml()?, access)?;
+        let commands = slurm::emit(&experiment, &dir, &args.emission.request())?;
+        say(&format!(
+            "{commands}Then run the same command without --emit for the report.\n"
+        ))?;
+        return Ok(Outcome::Complete);
+    }
+    compare::compare(
         &experiment,
-        &search,
         &out,
         args.place.fresh,
-        &*work(&args.place)?,
+        &*work(
+            args.place.jobs(),
+            args.place.running.or(&experiment.running),
+        )?,
     )
+}
+
+fn train(args: &TrainArgs) -> Result<Outcome> {
+    let experiment = args.experiment()?;
+    let out = match &args.place.out {
+        Some(out) => out.clone(),
+        None => compare::default_directory(&experiment.name, &experiment.fingerprint()?),
+    };
+    compare::compare(
+        &experiment,
+        &out,
+        args.place.fresh,
+        &*work(
+            args.place.jobs(),
+            args.place.running.or(&experiment.running),
+        )?,
+    )
+}
+
+fn sweep(sweep: &Sweep, args: &TuneArgs) -> Result<Outcome> {
+    let place = &args.place;
+    let out = match &place.out {
+        Some(out) => out.clone(),
+        None => sweep.default_directory()?,
+    };
+    if args.dry.dry_run {
+        return dry_run(sweep.trials(), &out, place, &args.dry);
+    }
+    if args.emission.emit.is_some() {
+        let dir = sweep.open(&out, place.fresh)?;
+        let commands = slurm::emit(sweep.trials(), &dir, &args.emission.request())?;
+        let collect = format!("sala-bench sweep --resume --out {}", out.display());
+        say(&format!(
+            "{commands}Then collect what they find with\n  {collect}\n"
+        ))?;
+        return Ok(Outcome::Complete);
+    }
+    let running = place.running.or(&sweep.trials().running);
+    sweep::sweep(sweep, &out, place.fresh, &*work(place.jobs(), running)?)
+}
+
+fn say(text: &str) -> Result<()> {
+    shell::print(text.as_bytes())
+}
+
+/// Prints a plan and what it takes.
+fn dry_run(experiment: &Experiment, out: &Path, place: &Place, dry: &Dry) -> Result<Outcome> {
+    let jobs = place.jobs().get();
+    share_processors(cli::processors().get(), jobs);
+    let estimate = Estimate::of(experiment, out, jobs)?;
+    say(&if dry.json {
+        serde_json::to_string_pretty(&estimate)? + "\n"
+    } else {
+        estimate.text()?
+    })?;
+    Ok(Outcome::Complete)
+}
+
+/// Prints what was found; problems make it an error.
+fn doctor(args: &DoctorArgs) -> Result<()> {
+    let findings = Findings::gather(&args.data_dir, &args.out);
+    say(&if args.json {
+        serde_json::to_string_pretty(&findings)? + "\n"
+    } else {
+        findings.text()
+    })?;
+    let problems = findings.problems().len();
+    ensure!(problems == 0, "problems found: {problems}; see above");
+    Ok(())
 }
 
 fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
@@ -108,17 +202,23 @@ fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
         Some(out) => out.clone(),
         None => compare::default_directory(&spec.name, &spec.fingerprint()?),
     };
-    finetune::finetune(&spec, &out, args.place.fresh, &*work(&args.place)?)
+    finetune::finetune(
+        &spec,
+        &out,
+        args.place.fresh,
+        &*work(args.place.jobs(), args.place.running.or(&spec.running))?,
+    )
 }
 
 /// Divides the processors among the runs and listens for Ctrl-C: the first one asks the runs to stop
 /// after their step, a second one ends the program.
-fn work(place: &Place) -> Result<Arc<Work>> {
-    let processors = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
-    let jobs = place.jobs.unwrap_or(processors).get();
-    share_processors(processors.get(), jobs);
+fn work(jobs: NonZero<usize>, running: Running) -> Result<Arc<Work>> {
+    running.validate()?;
+    let jobs = jobs.get();
+    share_processors(cli::processors().get(), jobs);
     let work = Arc::new(Work {
         jobs,
+        running,
         stop: AtomicBool::new(false),
     });
     let seen = Arc::clone(&work);

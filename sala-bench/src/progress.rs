@@ -1,28 +1,97 @@
-//! Progress on standard error: a bar in a terminal, a line a run elsewhere.
+//! Progress on standard error: bars in a terminal, one for all runs and one for each that is under way; lines
+//! elsewhere.
 
 use std::{
+    fmt::Write as _,
     io::{IsTerminal, stderr},
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::{
     metrics::Metric,
     record::{EpochRecord, RunRecord},
-    spec::{Method, Optimizer},
+    runs::{Plan, Step, checkpoint},
+    spec::Optimizer,
 };
+
+/// All bars of the program. Whoever writes to standard error meanwhile asks them to make way.
+static SCREEN: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// What is said is logged with this target.
+pub(crate) const TARGET: &str = "progress";
+/// Where there is no terminal, an epoch is told of when this long nothing was heard of its run.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Weight of the last step in the loss that is shown, which is an exponential average.
+const NEWEST: f64 = 0.1;
+
+/// Writes to standard error what is not progress, above the bars.
+pub(crate) fn above<R>(write: impl FnOnce() -> R) -> R {
+    SCREEN.suspend(write)
+}
+
+/// Whether lines are for machines to read.
+static FOR_MACHINES: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`say`] logs, so that every line of standard error is a log line.
+pub(crate) fn for_machines() {
+    FOR_MACHINES.store(true, Ordering::Relaxed);
+}
+
+/// A line for people on standard error, above the bars.
+pub(crate) fn say(line: &str) {
+    if FOR_MACHINES.load(Ordering::Relaxed) {
+        tracing::info!(target: TARGET, "{line}");
+    } else {
+        above(|| eprintln!("{line}"));
+    }
+}
+
+/// Why the program ends, on standard error.
+pub(crate) fn complain(error: &anyhow::Error) {
+    if FOR_MACHINES.load(Ordering::Relaxed) {
+        tracing::error!(target: TARGET, "{error:#}");
+    } else {
+        above(|| eprintln!("error: {error:#}"));
+    }
+}
+
+/// A bar of so many units in a terminal; nothing elsewhere.
+pub(crate) fn bar(length: u64) -> ProgressBar {
+    bar_like(
+        length,
+        "{prefix} {bar:28.cyan} {percent:>3} %  {elapsed} gone, {eta} to go  {wide_msg}",
+    )
+}
+
+fn bar_like(length: u64, template: &str) -> ProgressBar {
+    let bar = SCREEN.add(ProgressBar::new(length));
+    // The templates are fixed; should indicatif refuse one, its own style shows the same progress.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
 
 /// Progress over all runs of a command, shared by the threads that work on them.
 pub(crate) struct Progress {
-    bar: ProgressBar,
+    total: ProgressBar,
     plain: bool,
     metric: Metric,
-    /// Whether every epoch is told where there is no bar.
-    epochs: bool,
+    /// Whether every epoch is told of where there is no terminal.
+    long: bool,
+    epochs: u64,
+    steps: u64,
     runs: usize,
     done: AtomicUsize,
+    /// Letters of the longest name of a run.
+    width: usize,
 }
 
 /// Units of the bar for one step of the base.
@@ -31,81 +100,39 @@ const UNITS: f64 = 16.0;
 /// How long a step takes relative to the base's, to divide the bar by; SALA's share of climbing
 /// cycles is not known beforehand and taken as one half.
 fn units(optimizer: &Optimizer) -> u64 {
-    let extra = match optimizer.method {
-        Method::Base {} | Method::Lookahead { .. } | Method::MomentumSam { .. } => 0.0,
-        Method::Sam {
-            direction_fraction, ..
-        }
-        | Method::Asam {
-            direction_fraction, ..
-        }
-        | Method::Gsam {
-            direction_fraction, ..
-        }
-        | Method::FriendlySam {
-            direction_fraction, ..
-        } => direction_fraction,
-        Method::SamEvery {
-            k,
-            direction_fraction,
-            ..
-        }
-        | Method::LookSam {
-            k,
-            direction_fraction,
-            ..
-        } => direction_fraction / k as f64,
-        Method::Sala {
-            k,
-            direction_fraction,
-            ..
-        } => 0.5 * direction_fraction / k as f64,
-    };
+    let (least, most) = optimizer.method.cost();
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a small positive number"
     )]
-    let units = (UNITS * (1.0 + extra)) as u64;
+    let units = (UNITS * 0.5 * (least + most)) as u64;
     units
 }
 
-/// A bar of so many units in a terminal; nothing elsewhere.
-pub(crate) fn bar(length: u64) -> ProgressBar {
-    let bar = if stderr().is_terminal() {
-        ProgressBar::no_length()
-    } else {
-        ProgressBar::hidden()
-    };
-    bar.set_length(length);
-    let style = ProgressStyle::with_template(
-        "{prefix} {bar:28} {percent:>3} %  {elapsed} gone, {eta} to go  {wide_msg}",
-    );
-    // The template is fixed; should indicatif refuse it, its own style shows the same progress.
-    if let Ok(style) = style {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
+/// What a run is called.
+fn title(optimizer: &Optimizer, seed: u64) -> String {
+    format!("{}, seed {seed}", optimizer.name)
 }
 
 impl Progress {
-    /// For these runs, each of at most so many steps.
+    /// For these runs of a plan.
     pub(crate) fn new<'a>(
-        runs: impl Iterator<Item = &'a Optimizer>,
-        steps: u64,
-        metric: Metric,
-        epochs: bool,
+        plan: &Plan<'_>,
+        runs: impl Iterator<Item = (u64, &'a Optimizer)>,
     ) -> Self {
-        let weights: Vec<u64> = runs.map(units).collect();
-        let plain = !stderr().is_terminal();
-        let bar = bar(weights.iter().sum::<u64>() * steps);
+        let runs: Vec<_> = runs
+            .map(|(seed, optimizer)| (units(optimizer), title(optimizer, seed).len()))
+            .collect();
         let progress = Self {
-            bar,
-            plain,
-            metric,
-            epochs,
-            runs: weights.len(),
+            total: bar(plan.steps * runs.iter().map(|(units, _)| units).sum::<u64>()),
+            plain: !stderr().is_terminal(),
+            metric: plan.metric,
+            long: plan.long,
+            epochs: plan.epochs,
+            steps: plan.steps,
+            width: runs.iter().map(|(_, width)| *width).max().unwrap_or(0),
+            runs: runs.len(),
             done: AtomicUsize::new(0),
         };
         progress.show_count(0);
@@ -113,17 +140,24 @@ impl Progress {
     }
 
     fn show_count(&self, done: usize) {
-        self.bar.set_prefix(format!("{done}/{} runs", self.runs));
+        self.total.set_prefix(format!("{done}/{} runs", self.runs));
     }
 
     /// A run begins.
     pub(crate) fn begin(&self, optimizer: &Optimizer, seed: u64) -> RunProgress<'_> {
-        let title = format!("{}, seed {seed}", optimizer.name);
-        self.bar.set_message(title.clone());
+        let title = title(optimizer, seed);
+        let bar = bar_like(
+            self.steps,
+            "  {prefix} {bar:16.dim} {percent:>3} %  {eta:>4}  {wide_msg}",
+        );
+        bar.set_prefix(format!("{title:<width$}", width = self.width));
         RunProgress {
             of: self,
+            bar,
             title,
             units: units(optimizer),
+            now: Now::default(),
+            heard: Instant::now(),
         }
     }
 
@@ -140,49 +174,183 @@ impl Progress {
             (None, None) => "no validation part".into(),
         };
         let (runs, name, seed) = (self.runs, &run.optimizer, run.seed);
-        let line = format!(
-            "[{done:>2}/{runs}] {name}, seed {seed}: {outcome}, {:.1} s",
-            run.train_s
-        );
-        if self.plain {
-            eprintln!("{line}");
+        say(&format!(
+            "[{done:>2}/{runs}] {name}, seed {seed}: {outcome}, {:.1} s{}",
+            run.train_s,
+            self.to_go()
+        ));
+    }
+
+    /// How long all runs will take, where no bar says it.
+    fn to_go(&self) -> String {
+        let eta = self.total.eta();
+        if self.plain && !eta.is_zero() {
+            format!("; {} to go", HumanDuration(eta))
         } else {
-            self.bar.println(line);
+            String::new()
         }
     }
 
-    /// Takes the bar away.
+    /// Takes the bars away.
     pub(crate) fn clear(&self) {
-        self.bar.finish_and_clear();
+        self.total.finish_and_clear();
     }
 }
 
 /// Progress within a run.
 pub(crate) struct RunProgress<'a> {
     of: &'a Progress,
+    bar: ProgressBar,
     title: String,
     units: u64,
+    now: Now,
+    /// When a line told of it last.
+    heard: Instant,
+}
+
+/// What is known of a run under way.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Now {
+    epoch: u64,
+    loss: Option<f64>,
+    /// Of the last epoch that ended.
+    validation: Option<String>,
+    /// SALA's stage.
+    climbing: Option<bool>,
+    gap: Option<f64>,
+}
+
+impl Now {
+    fn observe(&mut self, step: &Step, climbing: Option<bool>) {
+        let report = &step.report;
+        self.epoch = step.epoch;
+        self.loss = Some(match self.loss {
+            Some(loss) => loss + NEWEST * (report.loss - loss),
+            None => report.loss,
+        });
+        (self.climbing, self.gap) = (climbing, report.gap);
+    }
+
+    fn end_epoch(&mut self, record: &EpochRecord, metric: Metric) {
+        self.epoch = record.epoch;
+        self.gap = record.gap;
+        let value = metric.of(&record.validation);
+        self.validation = value.map(|value| format!("{} {}", metric.name(), metric.show(value)));
+    }
+
+    /// In words, of so many epochs.
+    fn show(&self, epochs: u64) -> String {
+        let mut text = format!("epoch {}/{epochs}", self.epoch);
+        if let Some(loss) = self.loss {
+            let _ = write!(text, ", loss {loss:.3}");
+        }
+        if let Some(validation) = &self.validation {
+            let _ = write!(text, ", validation {validation}");
+        }
+        match self.climbing {
+            Some(true) => text += ", climbing",
+            Some(false) => text += ", walking",
+            None => {}
+        }
+        if let Some(gap) = self.gap {
+            // Adding zero takes the sign off a zero.
+            let _ = write!(text, ", gap {:.2e}", gap + 0.0);
+        }
+        text
+    }
 }
 
 impl RunProgress<'_> {
-    pub(crate) fn step(&self) {
-        self.of.bar.inc(self.units);
+    /// What an interrupted process had done of the run counts as done, and not for the speed.
+    pub(crate) fn begin(&mut self, progress: &checkpoint::Progress) {
+        let steps = progress.tally.steps;
+        self.bar.inc(steps);
+        self.bar.reset_eta();
+        self.of.total.inc(self.units * steps);
+        self.of.total.reset_eta();
+        if let Some(record) = progress.records.last() {
+            self.now.end_epoch(record, self.of.metric);
+        }
+        if self.of.plain && steps > 0 {
+            say(&format!("{}: goes on from step {steps}", self.title));
+        }
     }
 
-    pub(crate) fn epoch(&self, record: &EpochRecord) {
-        let EpochRecord {
-            epoch,
-            train_loss,
-            validation,
-            ..
-        } = record;
-        let Progress { bar, metric, .. } = self.of;
-        let value = metric.of(validation).map(|v| metric.show(v));
-        let (title, value) = (&self.title, value.unwrap_or_default());
-        let line = format!("{title}: epoch {epoch}, loss {train_loss:.3}, validation {value}");
-        if self.of.plain && self.of.epochs {
-            eprintln!("{line}");
+    pub(crate) fn step(&mut self, step: &Step, climbing: Option<bool>) {
+        self.now.observe(step, climbing);
+        self.bar.inc(1);
+        self.of.total.inc(self.units);
+        if !self.of.plain {
+            self.bar.set_message(self.now.show(self.of.epochs));
         }
-        bar.set_message(line);
+    }
+
+    pub(crate) fn epoch(&mut self, record: &EpochRecord) {
+        self.now.end_epoch(record, self.of.metric);
+        let now = self.now.show(self.of.epochs);
+        if self.of.plain && (self.of.long || self.heard.elapsed() >= SILENCE) {
+            let line = format!("{}: {now}{}", self.title, self.of.to_go());
+            say(&line);
+            self.heard = Instant::now();
+        }
+        self.bar.set_message(now);
+    }
+}
+
+impl Drop for RunProgress<'_> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+        SCREEN.remove(&self.bar);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sala_core::StepReport;
+
+    use super::*;
+    use crate::record::tests::score;
+
+    fn step(loss: f64, gap: Option<f64>) -> Step {
+        let report = StepReport {
+            step: 1,
+            loss,
+            evaluations: 1.0,
+            ascent: false,
+            gap,
+            grad_norm: 1.0,
+        };
+        Step {
+            epoch: 2,
+            lr: 0.1,
+            report,
+        }
+    }
+
+    #[test]
+    fn a_run_says_where_it_is() {
+        let mut now = Now::default();
+        now.observe(&step(2.0, None), None);
+        assert_eq!(now.show(9), "epoch 2/9, loss 2.000");
+        now.observe(&step(1.0, Some(0.125)), Some(false));
+        assert_eq!(now.show(9), "epoch 2/9, loss 1.900, walking, gap 1.25e-1");
+        let record = EpochRecord {
+            epoch: 2,
+            steps: 2,
+            lr: 0.1,
+            train_loss: 1.5,
+            grad_norm: 1.0,
+            validation: score(0.75),
+            evaluations: 2.0,
+            ascents: 0,
+            gap: Some(0.25),
+            train_s: 1.0,
+        };
+        now.end_epoch(&record, Metric::Accuracy);
+        now.climbing = Some(true);
+        assert_eq!(
+            now.show(9),
+            "epoch 2/9, loss 1.900, validation accuracy 75.00 %, climbing, gap 2.50e-1"
+        );
     }
 }

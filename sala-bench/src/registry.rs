@@ -1,6 +1,6 @@
 //! From names and numbers of a specification to networks, optimizers and schedules.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Var};
 use sala_core::{
     Clip, ParamSet, ParamsAdam, ParamsAsam, ParamsFriendlySam, ParamsGsam, ParamsLookSam,
@@ -10,45 +10,159 @@ use sala_core::{
     perturb,
     schedule::{Constant, Cosine, Polynomial, Schedule, WarmUp},
 };
-use sala_models::{Mlp, MlpConfig, Rng, SimpleCnn, SimpleCnnConfig, VarStore};
+use sala_models::{
+    Mlp, MlpConfig, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
+    cnn::{
+        EfficientNetLite, EfficientNetLiteConfig, PyramidNet, PyramidNetBlock, PyramidNetConfig,
+        ResNet, ResNetConfig, ResNetStem, WideResNet, WideResNetConfig,
+    },
+};
 
-use crate::spec::{Base, Method, Network, Optimizer, RhoScale, Schedule as ScheduleKind};
+use crate::spec::{Base, Method, Network, Optimizer, RhoScale, Schedule as ScheduleKind, Stem};
 
 /// A network for images of `[channels, height, width]` with its parameters in `store`; the store's
 /// seed decides initial weights and dropout masks.
 pub(crate) fn network(
     spec: &Network,
-    [channels, height, width]: [usize; 3],
+    shape: [usize; 3],
     classes: usize,
     store: &VarStore,
 ) -> Result<Box<dyn sala_models::Network>> {
-    let rng = Rng::new(store.seed());
-    match spec {
-        Network::Mlp { hidden, dropout } => {
-            let inputs = channels * height * width;
-            let config = MlpConfig {
-                inputs,
-                hidden: hidden.clone(),
-                classes,
-                dropout: *dropout,
-            };
-            Ok(Box::new(Mlp::new(&config, store.builder(), rng)?))
-        }
-        Network::Cnn { widths, dropout } => {
-            anyhow::ensure!(
+    let (rng, vb) = (Rng::new(store.seed()), store.builder());
+    Ok(match sized(spec, shape, classes)? {
+        Sized::Mlp(config) => Box::new(Mlp::new(&config, vb, rng)?),
+        Sized::Cnn(config) => Box::new(SimpleCnn::new(&config, vb, rng)?),
+        Sized::Resnet(config) => Box::new(ResNet::new(&config, vb)?),
+        Sized::WideResnet(config) => Box::new(WideResNet::new(&config, vb, rng)?),
+        Sized::Pyramidnet(config) => Box::new(PyramidNet::new(&config, vb)?),
+        Sized::EfficientnetLite(config) => Box::new(EfficientNetLite::new(&config, vb, rng)?),
+    })
+}
+
+/// Whether the numbers of a network are allowed, for colour images of 32×32 in ten classes.
+pub(crate) fn check_network(spec: &Network) -> Result<()> {
+    let check = || -> Result<()> {
+        Ok(match sized(spec, [3, 32, 32], 10)? {
+            Sized::Mlp(config) => config.validate(),
+            Sized::Cnn(config) => config.validate(),
+            Sized::Resnet(config) => config.validate(),
+            Sized::WideResnet(config) => config.validate(),
+            Sized::Pyramidnet(config) => config.validate(),
+            Sized::EfficientnetLite(config) => config.validate(),
+        }?)
+    };
+    check().context("network")
+}
+
+/// A network's configuration for certain images.
+enum Sized {
+    Mlp(MlpConfig),
+    Cnn(SimpleCnnConfig),
+    Resnet(ResNetConfig),
+    WideResnet(WideResNetConfig),
+    Pyramidnet(PyramidNetConfig),
+    EfficientnetLite(EfficientNetLiteConfig),
+}
+
+fn sized(spec: &Network, [channels, height, width]: [usize; 3], classes: usize) -> Result<Sized> {
+    Ok(match *spec {
+        Network::Mlp {
+            ref hidden,
+            dropout,
+        } => Sized::Mlp(MlpConfig {
+            inputs: channels * height * width,
+            hidden: hidden.clone(),
+            classes,
+            dropout,
+        }),
+        Network::Cnn {
+            ref widths,
+            dropout,
+        } => {
+            ensure!(
                 height == width,
                 "the cnn wants square images, got {height}×{width}"
             );
-            let config = SimpleCnnConfig {
+            Sized::Cnn(SimpleCnnConfig {
                 in_channels: channels,
                 image_size: height,
                 classes,
                 widths: widths.clone(),
-                dropout: *dropout,
-            };
-            Ok(Box::new(SimpleCnn::new(&config, store.builder(), rng)?))
+                dropout,
+            })
         }
-    }
+        Network::Resnet { depth, width, stem } => Sized::Resnet(ResNetConfig {
+            in_channels: channels,
+            classes,
+            stem: match stem {
+                Stem::Cifar => ResNetStem::Cifar,
+                Stem::Imagenet => ResNetStem::ImageNet,
+            },
+            stem_width: width,
+            widths: [1, 2, 4, 8].map(|times| times * width),
+            ..resnet(depth)?
+        }),
+        Network::WideResnet {
+            depth,
+            widening,
+            dropout,
+        } => Sized::WideResnet(WideResNetConfig {
+            in_channels: channels,
+            classes,
+            depth,
+            widening,
+            dropout,
+        }),
+        Network::Pyramidnet {
+            depth,
+            widening,
+            bottleneck,
+        } => Sized::Pyramidnet(PyramidNetConfig {
+            in_channels: channels,
+            classes,
+            block: if bottleneck {
+                PyramidNetBlock::Bottleneck
+            } else {
+                PyramidNetBlock::Basic
+            },
+            depth,
+            widening,
+        }),
+        Network::EfficientnetLite { size, drop_path } => {
+            Sized::EfficientnetLite(EfficientNetLiteConfig {
+                in_channels: channels,
+                classes,
+                drop_path,
+                ..efficientnet_lite(size)?
+            })
+        }
+    })
+}
+
+/// The blocks of a residual network.
+fn resnet(depth: usize) -> Result<ResNetConfig> {
+    Ok(match depth {
+        10 => ResNetConfig {
+            depths: [1; 4],
+            ..ResNetConfig::resnet18()
+        },
+        18 => ResNetConfig::resnet18(),
+        34 => ResNetConfig::resnet34(),
+        50 => ResNetConfig::resnet50(),
+        101 => ResNetConfig::resnet101(),
+        _ => bail!("resnet.depth must be 10, 18, 34, 50 or 101, got {depth}"),
+    })
+}
+
+fn efficientnet_lite(size: u8) -> Result<EfficientNetLiteConfig> {
+    Ok(match size {
+        0 => EfficientNetLiteConfig::lite0(),
+        1 => EfficientNetLiteConfig::lite1(),
+        2 => EfficientNetLiteConfig::lite2(),
+        3 => EfficientNetLiteConfig::lite3(),
+        4 => EfficientNetLiteConfig::lite4(),
+        _ => bail!("efficientnet-lite.size must be from 0 to 4, got {size}"),
+    })
 }
 
 /// The optimizer over these parameters.

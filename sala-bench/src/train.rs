@@ -1,81 +1,78 @@
 //! One run: a seed and an optimizer from initial weights to final scores.
 
-use std::{
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use std::{path::PathBuf, sync::OnceLock};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
-use sala_core::{Differentiated, Minimizer, ParamSet, Pass, Resumable, schedule::Schedule};
-use sala_models::{Mode, Network, Rng, VarStore};
-use sha2::{Digest, Sha256};
+use sala_core::{Differentiated, ParamSet, Pass, Resumable, StepReport};
+use sala_models::{Mode, Network, Rng, VarStore, ops::cross_entropy};
 
 use crate::{
     data::{
         self, Source, Split,
-        batches::{self, Batch, Tensors},
+        augment::Pipeline,
+        batches::{self, Batch, Selection},
+        feed::Feed,
         noise, split,
     },
-    hex::hex,
     metrics::Score,
     record::RunRecord,
     registry,
-    runs::Observer,
-    spec::{Experiment, Optimizer, Training},
-    tally::Tally,
+    runs::run::{self, Setup, Site, Workload},
+    spec::{Amount, Experiment, Precision},
 };
 
 /// Images evaluated at a time.
 const EVALUATION_BATCH: usize = 1000;
 
-/// The data of an experiment, and whether to stop.
+/// The data of an experiment.
 pub(crate) struct Trainer<'a> {
     experiment: &'a Experiment,
     source: Source,
     train: Split,
     test: OnceLock<Split>,
     device: Device,
-    stop: &'a AtomicBool,
+    fingerprint: String,
 }
 
 /// What a seed makes of the data; the same for every optimizer.
 pub(crate) struct SeedData {
     seed: u64,
-    train: Tensors,
-    validation: Tensors,
+    train: Feed,
+    validation: Selection,
     statistics: batches::ChannelStats,
 }
 
 impl<'a> Trainer<'a> {
     /// Loads the training part and checks that the experiment fits it.
-    pub(crate) fn new(
-        experiment: &'a Experiment,
-        device: Device,
-        stop: &'a AtomicBool,
-    ) -> Result<Self> {
-        let source = Source::parse(&experiment.data.source);
+    pub(crate) fn new(experiment: &'a Experiment) -> Result<Self> {
+        let device = experiment.device.open()?;
+        let source = Source::of(&experiment.data)?;
         let train = data::load_train(&source)?;
         let (validation, images) = (experiment.data.validation, train.len());
         ensure!(
             validation < images,
             "data.validation must be below the {images} training images, got {validation}"
         );
-        Ok(Self {
+        let trainer = Self {
             experiment,
             source,
+            fingerprint: train.fingerprint(),
             train,
             test: OnceLock::new(),
             device,
-            stop,
-        })
+        };
+        experiment.training.phases(trainer.steps_per_epoch())?;
+        Ok(trainer)
     }
 
     pub(crate) fn experiment(&self) -> &'a Experiment {
         self.experiment
+    }
+
+    /// Of the training part.
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// What the images are, in words.
@@ -83,17 +80,28 @@ impl<'a> Trainer<'a> {
         self.train.title()
     }
 
-    /// Optimizer steps of one run.
+    /// Optimizer steps of a run whose steps take one gradient evaluation each.
     pub(crate) fn steps(&self) -> u64 {
-        let images = self
-            .train
-            .len()
-            .saturating_sub(self.experiment.data.validation);
-        let batches = images.div_ceil(self.experiment.training.batch_size) as u64;
-        batches * self.experiment.training.epochs
+        let budget = self.experiment.training.budget;
+        budget.steps(self.steps_per_epoch(), 1.0)
     }
 
-    /// Cuts the validation part, then spoils labels of what remains.
+    /// Epochs of such a run; the last may be cut short.
+    pub(crate) fn epochs(&self) -> u64 {
+        self.steps().div_ceil(self.steps_per_epoch())
+    }
+
+    pub(crate) fn steps_per_epoch(&self) -> u64 {
+        let data = &self.experiment.data;
+        let images = match data.train {
+            None => self.train.len().saturating_sub(data.validation),
+            Some(Amount::Total(n)) => n,
+            Some(Amount::PerClass(n)) => n * self.train.classes(),
+        };
+        images.div_ceil(self.experiment.training.batch_size) as u64
+    }
+
+    /// Cuts the validation part, keeps what is wanted of the rest, and spoils labels of that.
     pub(crate) fn seed_data(&self, seed: u64) -> Result<SeedData> {
         let spec = &self.experiment.data;
         let rng = Rng::new(seed);
@@ -106,7 +114,14 @@ impl<'a> Trainer<'a> {
             spec.validation,
             rng.stream("data/validation"),
         )?;
-        let noisy = noise::symmetric(
+        let train = match spec.train {
+            Some(amount) => {
+                let stream = rng.stream("data/subset");
+                split::subset(&places, classes, &train, amount, stream)?
+            }
+            None => train,
+        };
+        let noisy = noise::spoil(
             labels,
             &train,
             classes,
@@ -121,16 +136,19 @@ impl<'a> Trainer<'a> {
         );
         let spoiled = self.train.clone().with_labels(noisy.labels)?;
         let statistics = batches::channel_stats(&spoiled, &train)?;
+        let select = |images| Selection::new(spoiled.clone(), images, &statistics, &self.device);
+        let pipeline = Pipeline::new(&spec.augment, seed)?;
+        let batch_size = self.experiment.training.batch_size;
         Ok(SeedData {
             seed,
-            train: Tensors::new(&spoiled, &train, &statistics, &self.device)?,
-            validation: Tensors::new(&spoiled, &validation, &statistics, &self.device)?,
+            train: Feed::new(select(train)?, pipeline, batch_size, seed)?,
+            validation: select(validation)?,
             statistics,
         })
     }
 
     /// The test part, read on the first call, normalised like the seed's training images.
-    fn test(&self, data: &SeedData) -> Result<Tensors> {
+    fn test(&self, data: &SeedData) -> Result<Selection> {
         if self.test.get().is_none() {
             let test = data::load_test(&self.source)?;
             self.train.ensure_like(&test)?;
@@ -138,162 +156,102 @@ impl<'a> Trainer<'a> {
             let _ = self.test.set(test);
         }
         let test = self.test.get().context("the test part was just loaded")?;
-        let all: Vec<usize> = (0..test.len()).collect();
-        Tensors::new(test, &all, &data.statistics, &self.device)
+        let all = (0..test.len()).collect();
+        Selection::new(test.clone(), all, &data.statistics, &self.device)
     }
 
-    /// Trains to the end and scores the final weights; the test part is read only `with_test`.
-    /// Nothing when it was asked to stop in between.
+    /// Makes a run on the data of its seed.
     pub(crate) fn run(
         &self,
         data: &SeedData,
-        optimizer: &Optimizer,
-        with_test: bool,
-        observer: &mut dyn Observer,
+        ending: Ending,
+        site: Site<'_>,
     ) -> Result<Option<RunRecord>> {
-        let mut run = Run::new(self, data, optimizer)?;
-        for epoch in 1..=self.experiment.training.epochs {
-            match run.epoch(epoch, observer) {
-                Ok(true) => {}
-                Ok(false) => return Ok(None),
-                Err(error) if diverged(&error) => {
-                    run.failure = Some(error.to_string());
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let test = if with_test && run.failure.is_none() {
-            let test = self.test(data)?;
-            Some(
-                run.optimizer
-                    .with_slow_weights(|| evaluate(&*run.network, &test))?,
-            )
-        } else {
-            None
-        };
-        run.finish(optimizer, test).map(Some)
-    }
-}
-
-/// Whether an error says that the optimizer left the finite numbers, which is a result and no fault.
-pub(crate) fn diverged(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(sala_core::Error::NonFinite { .. })
-    )
-}
-
-/// A run under way.
-struct Run<'a> {
-    data: &'a SeedData,
-    batch_size: usize,
-    stop: &'a AtomicBool,
-    store: VarStore,
-    network: Box<dyn Network>,
-    optimizer: Box<dyn Resumable>,
-    peak_lr: f64,
-    schedule: Box<dyn Schedule>,
-    tally: Tally,
-    validation: Option<Score>,
-    failure: Option<String>,
-}
-
-impl<'a> Run<'a> {
-    fn new(trainer: &'a Trainer<'a>, data: &'a SeedData, optimizer: &Optimizer) -> Result<Self> {
-        let experiment = trainer.experiment;
-        let store = VarStore::new(data.seed, DType::F32, &trainer.device);
-        let (shape, classes) = (trainer.train.shape(), trainer.train.classes());
+        let experiment = self.experiment;
+        let dtype = experiment.precision.dtype();
+        let store = VarStore::new(data.seed, dtype, &self.device);
+        let (shape, classes) = (self.train.shape(), self.train.classes());
         let network = registry::network(&experiment.network, shape, classes, &store)?;
-        let params = ParamSet::new(store.trainable())?;
-        let batch_size = experiment.training.batch_size;
-        let steps_per_epoch = data.train.len().div_ceil(batch_size) as u64;
-        Ok(Self {
-            data,
-            batch_size,
-            stop: trainer.stop,
-            network,
-            optimizer: registry::optimizer(optimizer, params)?,
+        let mut params = ParamSet::new(store.trainable())?;
+        if experiment.precision == Precision::Bf16 {
+            params = params.with_f32_masters()?;
+        }
+        let training = &experiment.training;
+        let (warm_up, total) = training.phases(self.steps_per_epoch())?;
+        let setup = Setup {
+            optimizer: registry::optimizer(site.optimizer, params)?,
+            schedule: registry::schedule(training.schedule, warm_up, total)?,
+            budget: training.budget,
+            total,
+            early_stopping: None,
+            workload: Images {
+                trainer: self,
+                data,
+                dtype,
+                network,
+                store: store.clone(),
+                ending,
+            },
             store,
-            peak_lr: optimizer.lr,
-            schedule: schedule(&experiment.training, steps_per_epoch)?,
-            tally: Tally::default(),
-            validation: None,
-            failure: None,
-        })
-    }
-
-    /// One pass over the training images and a score on the validation images. False when it was
-    /// asked to stop.
-    fn epoch(&mut self, epoch: u64, observer: &mut dyn Observer) -> Result<bool> {
-        let order = Rng::new(self.data.seed).stream("data/order");
-        let order = batches::order(order, epoch, self.data.train.len());
-        let mut batches = self.data.train.batches(&order, self.batch_size)?;
-        loop {
-            let start = Instant::now();
-            let Some(batch) = batches.next() else { break };
-            self.step(&batch?)?;
-            self.tally.add_time(start.elapsed());
-            observer.step();
-            if self.stop.load(Ordering::Relaxed) {
-                return Ok(false);
-            }
-        }
-        let validation = self.validate()?;
-        self.validation = Some(validation);
-        let lr = self.optimizer.learning_rate();
-        observer.epoch(&self.tally.end_epoch(epoch, lr, validation))?;
-        Ok(true)
-    }
-
-    fn step(&mut self, batch: &Batch) -> Result<()> {
-        let (network, step) = (&*self.network, self.tally.steps);
-        self.optimizer
-            .set_learning_rate(self.peak_lr * self.schedule.factor(step));
-        let loss = |pass: Pass| loss(network, batch, pass, step);
-        let mut objective = Differentiated::by(sala_models::backward, loss);
-        let report = self.optimizer.step(&mut objective)?;
-        self.tally.observe(&report);
-        Ok(())
-    }
-
-    /// Scores the slow weights, if there are any; changing to them and back is part of the training
-    /// time, because whoever uses the method pays for it.
-    fn validate(&mut self) -> Result<Score> {
-        let start = Instant::now();
-        let view = self.optimizer.slow_view()?;
-        self.tally.add_time(start.elapsed());
-        let score = evaluate(&*self.network, &self.data.validation)?;
-        let start = Instant::now();
-        if let Some(view) = view {
-            view.restore()?;
-        }
-        self.tally.add_time(start.elapsed());
-        Ok(score)
-    }
-
-    fn finish(self, optimizer: &Optimizer, test: Option<Score>) -> Result<RunRecord> {
-        Ok(RunRecord {
-            optimizer: optimizer.name.clone(),
-            seed: self.data.seed,
-            steps: self.tally.steps,
-            evaluations: self.tally.evaluations,
-            ascents: self.tally.ascents,
-            cycles: (optimizer.method.deciding_cycle()).map(|k| self.tally.steps / k),
-            train_s: self.tally.train_s,
-            epoch: None,
-            validation: self.validation.filter(|_| self.failure.is_none()),
-            failure: self.failure,
-            test,
-            parameters: fingerprint(&self.store)?,
-        })
+        };
+        run::make(setup, site)
     }
 }
 
-/// The factor of the learning rate by optimizer step.
-fn schedule(spec: &Training, steps_per_epoch: u64) -> Result<Box<dyn Schedule>> {
-    let warm_up = spec.warm_up_epochs * steps_per_epoch;
-    registry::schedule(spec.schedule, warm_up, spec.epochs * steps_per_epoch)
+/// What becomes of the final weights.
+pub(crate) struct Ending {
+    /// Whether they are scored on the test part.
+    pub(crate) test: bool,
+    /// The file that keeps them.
+    pub(crate) model: Option<PathBuf>,
+}
+
+/// A network on the images of a seed.
+struct Images<'a> {
+    trainer: &'a Trainer<'a>,
+    data: &'a SeedData,
+    dtype: DType,
+    network: Box<dyn Network>,
+    store: VarStore,
+    ending: Ending,
+}
+
+impl Workload for Images<'_> {
+    type Batch = Batch;
+
+    fn batches(
+        &self,
+        epoch: u64,
+        skip: usize,
+    ) -> Result<Box<dyn Iterator<Item = Result<Batch>> + '_>> {
+        let batches = self.data.train.epoch(epoch, skip)?;
+        Ok(Box::new(batches.map(|batch| batch?.in_dtype(self.dtype))))
+    }
+
+    fn step(&self, optimizer: &mut dyn Resumable, batch: &Batch, step: u64) -> Result<StepReport> {
+        let loss = |pass: Pass| loss(&*self.network, batch, pass, step);
+        let mut objective = Differentiated::by(sala_models::backward, loss);
+        Ok(optimizer.step(&mut objective)?)
+    }
+
+    fn validate(&self) -> Result<Score> {
+        evaluate(&*self.network, &self.data.validation, self.dtype)
+    }
+
+    fn test(&self) -> Result<Option<Score>> {
+        if !self.ending.test {
+            return Ok(None);
+        }
+        let test = self.trainer.test(self.data)?;
+        evaluate(&*self.network, &test, self.dtype).map(Some)
+    }
+
+    fn save(&self) -> Result<()> {
+        match &self.ending.model {
+            Some(path) => Ok(self.store.save(path)?),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How the network behaves in a pass of a step: the same masks in every pass, statistics tracked at
@@ -315,22 +273,35 @@ fn loss(
     step: u64,
 ) -> candle_core::Result<Tensor> {
     let logits = network.forward(&pass.take(&batch.images)?, mode(pass, step))?;
-    candle_nn::loss::cross_entropy(&logits, &pass.take(&batch.labels)?)
+    let (logits, targets) = (at_least_f32(&logits)?, pass.take(&batch.targets)?);
+    if targets.dtype().is_float() {
+        return cross_entropy(&logits, &targets.to_dtype(logits.dtype())?);
+    }
+    candle_nn::loss::cross_entropy(&logits, &targets)
+}
+
+/// Losses are sums over a batch, for which half precision is too coarse.
+fn at_least_f32(logits: &Tensor) -> candle_core::Result<Tensor> {
+    match logits.dtype() {
+        DType::F64 => Ok(logits.clone()),
+        _ => logits.to_dtype(DType::F32),
+    }
 }
 
 /// Mean loss and accuracy over a whole part.
-fn evaluate(network: &dyn Network, part: &Tensors) -> Result<Score> {
+fn evaluate(network: &dyn Network, part: &Selection, dtype: DType) -> Result<Score> {
     ensure!(part.len() > 0, "there is no image to evaluate");
     let (mut loss, mut correct) = (0.0, 0.0);
     for batch in part.in_order(EVALUATION_BATCH)? {
-        let Batch { images, labels } = batch?;
+        let Batch { images, targets } = batch?.in_dtype(dtype)?;
         let logits = network.forward(&images, Mode::eval())?.detach();
+        let logits = at_least_f32(&logits)?;
         let n = images.dim(0)? as f64;
-        let mean = candle_nn::loss::cross_entropy(&logits, &labels)?;
-        loss += n * f64::from(mean.to_scalar::<f32>()?);
+        let mean = candle_nn::loss::cross_entropy(&logits, &targets)?;
+        loss += n * mean.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let hits = logits
             .argmax(D::Minus1)?
-            .eq(&labels)?
+            .eq(&targets)?
             .to_dtype(DType::F32)?
             .sum_all()?;
         correct += f64::from(hits.to_scalar::<f32>()?);
@@ -341,16 +312,4 @@ fn evaluate(network: &dyn Network, part: &Tensors) -> Result<Score> {
         accuracy: Some(correct / n),
         ..Score::default()
     })
-}
-
-/// SHA-256 over every variable, running statistics too, in the order of their names.
-pub(crate) fn fingerprint(store: &VarStore) -> Result<String> {
-    let mut hash = Sha256::new();
-    for (name, var) in store.all() {
-        hash.update(name.as_bytes());
-        for value in var.flatten_all()?.to_vec1::<f32>()? {
-            hash.update(value.to_le_bytes());
-        }
-    }
-    Ok(hex(&hash.finalize()))
 }

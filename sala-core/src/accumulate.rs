@@ -144,4 +144,22 @@ where
         let grads = (self.backward)(&loss)?;
         Ok(Evaluation::new(loss, grads))
     }
+
+    fn loss(&mut self, pass: Pass) -> Result<Tensor> {
+        let mut total = self.loss_of_micro_batch(0, pass)?;
+        for index in 1..self.count {
+            total = (total + self.loss_of_micro_batch(index, pass)?)?;
+        }
+        total / self.count as f64
+    }
+
+    fn loss_of_micro_batch(&mut self, index: usize, pass: Pass) -> Result<Tensor> {
+        if index >= self.count {
+            candle_core::bail!(
+                "an objective of {} micro-batches has none of number {index}",
+                self.count
+            );
+        }
+        Ok((self.loss)(index, pass)?.detach())
+    }
 }

@@ -169,6 +169,42 @@ pub enum Error {
         got: usize,
     },
 
+    /// A direction in the space of the parameters does not fit them.
+    #[error("direction: {what} must be {wanted}, got {got}")]
+    Direction {
+        /// Which part of it.
+        what: String,
+        /// What was wanted.
+        wanted: String,
+        /// What was given.
+        got: String,
+    },
+
+    /// Hessian-vector products by a second backward pass disagree with differences of gradients.
+    #[error(
+        "exact Hessian-vector products differ from central differences of gradients by {difference:.1e}, \
+         relative to them, more than {tolerance:.1e}: set CANDLE_GRAD_DO_NOT_DETACH=1 before the program \
+         starts; if it is set, an operation of the model cannot be differentiated twice, or the loss is \
+         not smooth"
+    )]
+    ExactProduct {
+        /// ‖exact − differences‖ / ‖differences‖.
+        difference: f64,
+        /// What was allowed.
+        tolerance: f64,
+    },
+
+    /// A measurement compares micro-batches, and the objective has too few.
+    #[error("{what} needs an objective of at least {wanted} micro-batches, got one of {got}")]
+    TooFewMicroBatches {
+        /// What was to be measured.
+        what: &'static str,
+        /// The least number.
+        wanted: usize,
+        /// The objective's.
+        got: usize,
+    },
+
     /// A saved state lacks entries, has entries too many, or entries of the wrong kind.
     #[error("state of {owner}: {problem}")]
     State {

@@ -72,6 +72,7 @@ pub mod checkpoint;
 mod clip;
 pub mod compose;
 mod diagnostics;
+mod displaced;
 mod error;
 mod gradients;
 pub mod kernels;
@@ -83,6 +84,7 @@ mod params;
 pub mod perturb;
 pub mod policy;
 pub mod schedule;
+pub mod sharpness;
 pub mod slow;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]

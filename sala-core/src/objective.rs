@@ -16,6 +16,7 @@ use candle_core::{Tensor, backprop::GradStore};
 /// | `Direction` | the weights | no, it points the ascent | yes |
 /// | `Perturbed` | displaced weights, second pass of its step | yes | no |
 /// | `Displaced` | displaced weights, only pass of its step | yes | yes |
+/// | `Probe` | any weights, outside of training ([`sharpness`](crate::sharpness)) | no | no |
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pass {
     /// The gradient updates the weights that it was taken at.
@@ -32,20 +33,23 @@ pub enum Pass {
     /// Taken at weights that were displaced without a gradient, along a momentum: the only pass of
     /// its step. It updates the undisplaced weights.
     Displaced,
+    /// Taken to measure the loss around the weights ([`sharpness`](crate::sharpness)): it updates
+    /// nothing.
+    Probe,
 }
 
 impl Pass {
     /// Whether running statistics (batch norm) may be updated: once a step, so not in the second pass
-    /// at perturbed weights, which the network never has outside it.
+    /// at perturbed weights, which the network never has outside it, and never by a measurement.
     pub fn tracks_statistics(self) -> bool {
-        self != Self::Perturbed
+        !matches!(self, Self::Perturbed | Self::Probe)
     }
 
     /// The share of the batch that the pass wants: 1 but for a direction pass.
     pub fn fraction(self) -> f64 {
         match self {
             Self::Direction { fraction } => fraction,
-            Self::Clean | Self::Perturbed | Self::Displaced => 1.0,
+            Self::Clean | Self::Perturbed | Self::Displaced | Self::Probe => 1.0,
         }
     }
 
@@ -81,6 +85,7 @@ impl fmt::Display for Pass {
             Self::Direction { .. } => "direction",
             Self::Perturbed => "perturbed",
             Self::Displaced => "displaced",
+            Self::Probe => "probe",
         })
     }
 }
@@ -160,6 +165,23 @@ pub trait Objective {
     ) -> candle_core::Result<Evaluation> {
         self.evaluate(pass)
     }
+
+    /// The loss alone, for measurements that need no gradient; implement it where the backward pass
+    /// can be saved.
+    ///
+    /// # Errors
+    /// As for [`Objective::evaluate`].
+    fn loss(&mut self, pass: Pass) -> candle_core::Result<Tensor> {
+        Ok(self.evaluate(pass)?.loss.detach())
+    }
+
+    /// The loss alone on one micro-batch, from 0.
+    ///
+    /// # Errors
+    /// As for [`Objective::evaluate`].
+    fn loss_of_micro_batch(&mut self, index: usize, pass: Pass) -> candle_core::Result<Tensor> {
+        Ok(self.evaluate_micro_batch(index, pass)?.loss.detach())
+    }
 }
 
 impl<F> Objective for F
@@ -168,6 +190,14 @@ where
 {
     fn evaluate(&mut self, pass: Pass) -> candle_core::Result<Evaluation> {
         Evaluation::of_loss(self(pass)?)
+    }
+
+    fn loss(&mut self, pass: Pass) -> candle_core::Result<Tensor> {
+        Ok(self(pass)?.detach())
+    }
+
+    fn loss_of_micro_batch(&mut self, _index: usize, pass: Pass) -> candle_core::Result<Tensor> {
+        self.loss(pass)
     }
 }
 
@@ -214,5 +244,13 @@ where
         let loss = (self.loss)(pass)?;
         let grads = (self.backward)(&loss)?;
         Ok(Evaluation::new(loss, grads))
+    }
+
+    fn loss(&mut self, pass: Pass) -> candle_core::Result<Tensor> {
+        Ok((self.loss)(pass)?.detach())
+    }
+
+    fn loss_of_micro_batch(&mut self, _index: usize, pass: Pass) -> candle_core::Result<Tensor> {
+        Objective::loss(self, pass)
     }
 }

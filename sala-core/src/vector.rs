@@ -74,8 +74,18 @@ fn read_tensors(scalars: &[Tensor]) -> Result<Vec<f64>> {
     Ok(host.to_dtype(DType::F64)?.to_vec1()?)
 }
 
+/// ⟨x, y⟩ over all tensors, read on the host.
+pub(crate) fn dot(xs: &[Tensor], ys: &[Tensor]) -> Result<f64> {
+    Ok(read_scalars(dots(xs, ys)?)?.iter().sum())
+}
+
+/// factor · xᵢ, in storage of its own.
+pub(crate) fn scaled(xs: &[Tensor], factor: f64) -> Result<Vec<Tensor>> {
+    let scale = |x: &Tensor| Ok((x * factor)?);
+    xs.iter().map(scale).collect()
+}
+
 /// ‖x‖₂ over all tensors, read on the host.
-#[cfg(test)]
 pub(crate) fn norm(tensors: &[Tensor]) -> Result<f64> {
     Ok(norm_of(&read_scalars(squared_norms(tensors)?)?))
 }

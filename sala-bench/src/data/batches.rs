@@ -1,10 +1,10 @@
 //! From bytes on the CPU to batches on a device.
 
-use anyhow::{Result, ensure};
-use candle_core::{Device, Tensor};
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor};
 use sala_models::rng::Stream;
 
-use super::Split;
+use super::{Split, augment::Shares};
 
 /// Mean and standard deviation of the pixels of each channel, on the scale from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +26,7 @@ pub(crate) fn channel_stats(split: &Split, images: &[usize]) -> Result<ChannelSt
     for &image in images {
         for (sum, plane) in sums
             .iter_mut()
-            .zip(pixels(split, image)?.chunks(height * width))
+            .zip(split.pixels(image)?.chunks(height * width))
         {
             for &pixel in plane {
                 sum.0 += u64::from(pixel);
@@ -55,145 +55,134 @@ pub(crate) fn order(stream: Stream, epoch: u64, n: usize) -> Vec<usize> {
     stream.at(epoch).permutation(n)
 }
 
-/// Normalised images and their labels, whole on one device.
+/// Images of a part by their numbers, with the constants that they are normalised by.
 ///
-/// The data sets here are small (5,000 images of 28×28 take 16 MB as f32), so they are uploaded once
-/// and batches are gathered on the device.
+/// They stay bytes, and are made into floats batch by batch: 50,000 of CIFAR's images take 150 MB so, and would
+/// take 600 as f32.
 #[derive(Debug, Clone)]
-pub(crate) struct Tensors {
-    images: Tensor,
-    labels: Tensor,
+pub(crate) struct Selection {
+    split: Split,
+    images: Vec<usize>,
+    tables: Vec<[f32; 256]>,
+    device: Device,
 }
 
-/// Images and labels that go through the model together.
+/// Images and their targets that go through the model together.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
-    /// (B, C, H, W), f32, normalised.
+    /// (B, C, H, W), f32 unless changed, normalised.
     pub(crate) images: Tensor,
-    /// (B), u32.
-    pub(crate) labels: Tensor,
+    /// Classes, (B), u32; or the share of every class, (B, classes), f32, where images are mixed.
+    pub(crate) targets: Tensor,
 }
 
-impl Tensors {
-    /// Uploads the listed images of `split`, in the order of the list. A pixel `v` from 0 to 255 of
+impl Batch {
+    /// The same with images of another precision.
+    pub(crate) fn in_dtype(self, dtype: DType) -> Result<Self> {
+        let images = self.images.to_dtype(dtype)?;
+        Ok(Self { images, ..self })
+    }
+}
+
+impl Selection {
+    /// The listed images of `split`, in the order of the list. A pixel `v` from 0 to 255 of
     /// channel `c` becomes `(v / 255 − mean[c]) / std[c]`.
     pub(crate) fn new(
-        split: &Split,
-        images: &[usize],
+        split: Split,
+        images: Vec<usize>,
         stats: &ChannelStats,
         device: &Device,
     ) -> Result<Self> {
-        ensure!(!images.is_empty(), "no images to upload");
-        let [channels, height, width] = split.shape();
-        let tables = tables(stats, channels)?;
-        let mut values = Vec::with_capacity(images.len() * channels * height * width);
-        let mut labels = Vec::with_capacity(images.len());
-        for &image in images {
-            let planes = pixels(split, image)?.chunks(height * width);
-            for (table, plane) in tables.iter().zip(planes) {
-                values.extend(plane.iter().map(|&pixel| table[usize::from(pixel)]));
-            }
-            labels.push(u32::from(split.labels()[image]));
+        ensure!(!images.is_empty(), "no images to take");
+        let tables = tables(stats, split.shape()[0])?;
+        for &image in &images {
+            split.pixels(image)?;
         }
-        let n = images.len();
         Ok(Self {
-            images: Tensor::from_vec(values, (n, channels, height, width), device)?,
-            labels: Tensor::from_vec(labels, n, device)?,
+            split,
+            images,
+            tables,
+            device: device.clone(),
         })
     }
 
     /// Number of images, N.
-    pub(crate) fn len(&self) -> usize {
-        self.labels.elem_count()
+    pub(crate) const fn len(&self) -> usize {
+        self.images.len()
     }
 
-    /// Batches of `size` images at the given places, in that order; the last holds what remains.
-    pub(crate) fn batches(&self, order: &[usize], size: usize) -> Result<Batches> {
-        ensure!(size > 0, "batch size: wanted at least 1, got 0");
-        Ok(Batches {
-            tensors: self.clone(),
-            places: self.upload(order)?,
-            size,
-            next: 0,
-            count: order.len().div_ceil(size),
-        })
+    /// `[C, H, W]` of an image.
+    pub(crate) const fn shape(&self) -> [usize; 3] {
+        self.split.shape()
+    }
+
+    /// Number of classes; labels lie below it.
+    pub(crate) fn classes(&self) -> usize {
+        self.split.classes()
+    }
+
+    /// The number in the data set of the image at a place of the list.
+    pub(super) fn number(&self, place: usize) -> Result<usize> {
+        let n = self.len();
+        let number = self.images.get(place).copied();
+        number.with_context(|| format!("place in a set of {n} images: got {place}"))
+    }
+
+    /// The pixels of an image by its number in the data set.
+    pub(super) fn pixels(&self, number: usize) -> Result<&[u8]> {
+        self.split.pixels(number)
+    }
+
+    /// The label of an image by its number in the data set.
+    pub(super) fn label(&self, number: usize) -> u32 {
+        u32::from(self.split.labels()[number])
+    }
+
+    /// Appends the normalised values of an image of this shape.
+    pub(super) fn normalise(&self, pixels: &[u8], values: &mut Vec<f32>) {
+        let [_, height, width] = self.shape();
+        for (table, plane) in self.tables.iter().zip(pixels.chunks(height * width)) {
+            values.extend(plane.iter().map(|&pixel| table[usize::from(pixel)]));
+        }
+    }
+
+    /// Uploads images and targets: B·C·H·W values, and B classes or B·classes shares.
+    pub(super) fn upload(&self, images: Vec<f32>, targets: Targets) -> Result<Batch> {
+        let [channels, height, width] = self.shape();
+        let n = images.len() / (channels * height * width);
+        let images = Tensor::from_vec(images, (n, channels, height, width), &self.device)?;
+        let targets = match targets {
+            Targets::Classes(classes) => Tensor::from_vec(classes, n, &self.device)?,
+            Targets::Shares(shares) => {
+                Tensor::from_vec(shares.into_values(), (n, self.classes()), &self.device)?
+            }
+        };
+        Ok(Batch { images, targets })
     }
 
     /// All images in their own order, in batches of `size`; the last may be shorter. For evaluation.
-    pub(crate) fn in_order(&self, size: usize) -> Result<Batches> {
-        let order: Vec<usize> = (0..self.len()).collect();
-        self.batches(&order, size)
+    pub(crate) fn in_order(&self, size: usize) -> Result<impl Iterator<Item = Result<Batch>>> {
+        ensure!(size > 0, "batch size: wanted at least 1, got 0");
+        Ok(self.images.chunks(size).map(|numbers| self.batch(numbers)))
     }
 
-    /// Checks the places here, because a device does not: an index beyond the end would read
-    /// whatever lies there.
-    fn upload(&self, places: &[usize]) -> Result<Tensor> {
-        let n = self.len();
-        ensure!(!places.is_empty(), "a batch without images");
-        let mut checked = Vec::with_capacity(places.len());
-        for &place in places {
-            ensure!(place < n, "place in a set of {n} images: got {place}");
-            checked.push(u32::try_from(place)?);
+    /// The images of these numbers in the data set, as they are.
+    fn batch(&self, numbers: &[usize]) -> Result<Batch> {
+        let size: usize = self.shape().iter().product();
+        let mut values = Vec::with_capacity(numbers.len() * size);
+        for &number in numbers {
+            self.normalise(self.pixels(number)?, &mut values);
         }
-        Ok(Tensor::from_vec(
-            checked,
-            places.len(),
-            self.images.device(),
-        )?)
-    }
-
-    fn gather(&self, places: &Tensor) -> Result<Batch> {
-        Ok(Batch {
-            images: self.images.index_select(places, 0)?,
-            labels: self.labels.index_select(places, 0)?,
-        })
+        let classes = numbers.iter().map(|&number| self.label(number)).collect();
+        self.upload(values, Targets::Classes(classes))
     }
 }
 
-/// Iterator over the batches of one epoch, made by [`Tensors::batches`].
-///
-/// The order is uploaded once; each batch is gathered when it is asked for.
-#[derive(Debug, Clone)]
-pub(crate) struct Batches {
-    tensors: Tensors,
-    /// (n), u32, on the device.
-    places: Tensor,
-    size: usize,
-    next: usize,
-    count: usize,
-}
-
-impl Iterator for Batches {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.next == self.count {
-            return None;
-        }
-        let start = self.next * self.size;
-        let len = self.size.min(self.places.elem_count() - start);
-        self.next += 1;
-        let places = self.places.narrow(0, start, len);
-        Some(
-            places
-                .map_err(Into::into)
-                .and_then(|p| self.tensors.gather(&p)),
-        )
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.count - self.next;
-        (left, Some(left))
-    }
-}
-
-impl ExactSizeIterator for Batches {}
-
-fn pixels(split: &Split, image: usize) -> Result<&[u8]> {
-    let n = split.len();
-    split
-        .image(image)
-        .ok_or_else(|| anyhow::anyhow!("image number: wanted less than {n}, got {image}"))
+/// The targets of a batch.
+#[derive(Debug)]
+pub(super) enum Targets {
+    Classes(Vec<u32>),
+    Shares(Shares),
 }
 
 /// For each channel, the normalised value of each of the 256 pixel values.
@@ -231,6 +220,7 @@ mod tests {
     use sala_models::rng::Rng;
 
     use super::*;
+    use crate::data::set::tests::split as set;
 
     const CPU: Device = Device::Cpu;
 
@@ -238,7 +228,7 @@ mod tests {
     fn split(n: u8) -> Split {
         let images = (0..4 * n).collect();
         let labels = (0..n).map(|i| i % 10).collect();
-        Split::new(images, labels, [2, 1, 2]).unwrap()
+        set(images, labels, [2, 1, 2]).unwrap()
     }
 
     /// Statistics under which a pixel `v` stays `v`.
@@ -249,19 +239,17 @@ mod tests {
         }
     }
 
-    fn tensors(n: u8) -> Tensors {
-        let all: Vec<usize> = (0..usize::from(n)).collect();
-        Tensors::new(&split(n), &all, &identity(), &CPU).unwrap()
+    fn selection(n: u8, images: &[usize], stats: &ChannelStats) -> Result<Selection> {
+        Selection::new(split(n), images.to_vec(), stats, &CPU)
     }
 
-    fn first_pixels(batch: &Batch) -> Vec<f32> {
-        let n = labels(batch).len();
-        let flat: Vec<f32> = batch.images.flatten_all().unwrap().to_vec1().unwrap();
-        flat.chunks(flat.len() / n).map(|image| image[0]).collect()
+    fn batches(selection: &Selection, size: usize) -> Vec<Batch> {
+        let batches = selection.in_order(size).unwrap();
+        batches.collect::<Result<_>>().unwrap()
     }
 
     fn labels(batch: &Batch) -> Vec<u32> {
-        batch.labels.to_vec1().unwrap()
+        batch.targets.to_vec1().unwrap()
     }
 
     #[test]
@@ -278,20 +266,15 @@ mod tests {
 
     #[test]
     fn normalised_training_images_have_mean_zero_and_variance_one() {
-        let split = super::super::load_train(&super::super::Source::Embedded).unwrap();
+        let split = crate::data::load_train(&crate::data::Source::Embedded).unwrap();
         let some: Vec<usize> = (0..5_000).step_by(10).collect();
         let stats = channel_stats(&split, &some).unwrap();
-        let images = Tensors::new(&split, &some, &stats, &CPU).unwrap().images;
+        let selection = Selection::new(split, some, &stats, &CPU).unwrap();
+        let images = batches(&selection, 500).swap_remove(0).images;
         assert_eq!(images.dims(), [500, 1, 28, 28]);
         let images = images.to_dtype(DType::F64).unwrap();
-        let mean: f64 = images.mean_all().unwrap().to_scalar().unwrap();
-        let square: f64 = images
-            .sqr()
-            .unwrap()
-            .mean_all()
-            .unwrap()
-            .to_scalar()
-            .unwrap();
+        let mean = |x: Tensor| x.mean_all().unwrap().to_scalar::<f64>().unwrap();
+        let (square, mean) = (mean(images.sqr().unwrap()), mean(images));
         assert!(
             mean.abs() < 1e-6 && (square - 1.0).abs() < 1e-6,
             "{mean} {square}"
@@ -304,9 +287,11 @@ mod tests {
             mean: vec![0.0, 2.0 / 255.0],
             std: vec![1.0 / 255.0, 0.5 / 255.0],
         };
-        let tensors = Tensors::new(&split(3), &[1], &stats, &CPU).unwrap();
-        assert_eq!(tensors.images.dims(), [1, 2, 1, 2]);
-        let got: Vec<f32> = tensors.images.flatten_all().unwrap().to_vec1().unwrap();
+        let images = batches(&selection(3, &[1], &stats).unwrap(), 1)
+            .swap_remove(0)
+            .images;
+        assert_eq!(images.dims(), [1, 2, 1, 2]);
+        let got: Vec<f32> = images.flatten_all().unwrap().to_vec1().unwrap();
         for (got, wanted) in got.iter().zip([4.0, 5.0, 8.0, 10.0]) {
             assert!((got - wanted).abs() < 1e-5, "{got} {wanted}");
         }
@@ -314,7 +299,7 @@ mod tests {
 
     #[test]
     fn constants_that_cannot_normalise_are_refused() {
-        let flat = Split::new(vec![7; 8], vec![0, 1], [2, 1, 2]).unwrap();
+        let flat = set(vec![7; 8], vec![0, 1], [2, 1, 2]).unwrap();
         let error = channel_stats(&flat, &[0, 1]).unwrap_err();
         assert!(error.to_string().contains("channel 0"), "{error}");
         for (mean, std) in [
@@ -323,86 +308,49 @@ mod tests {
             (vec![0.0, f64::NAN], vec![1.0; 2]),
         ] {
             let stats = ChannelStats { mean, std };
-            assert!(
-                Tensors::new(&split(2), &[0], &stats, &CPU).is_err(),
-                "{stats:?}"
-            );
+            assert!(selection(2, &[0], &stats).is_err(), "{stats:?}");
         }
     }
 
     #[test]
     fn images_and_labels_stay_together_in_the_order_of_the_list() {
-        let tensors = Tensors::new(&split(6), &[5, 0, 3], &identity(), &CPU).unwrap();
-        let batch = tensors
-            .batches(&[2, 0], 2)
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap();
-        assert_eq!(batch.images.dims(), [2, 2, 1, 2]);
-        assert_eq!(labels(&batch), [3, 5]);
-        let got = first_pixels(&batch);
-        assert!(
-            (got[0] - 12.0).abs() < 1e-4 && (got[1] - 20.0).abs() < 1e-4,
-            "{got:?}"
-        );
-        assert_eq!(tensors.images.dtype(), DType::F32);
-        assert_eq!(tensors.labels.dtype(), DType::U32);
+        let selection = selection(6, &[5, 0, 3], &identity()).unwrap();
+        assert_eq!(selection.len(), 3);
+        let batch = batches(&selection, 3).swap_remove(0);
+        assert_eq!(batch.images.dims(), [3, 2, 1, 2]);
+        assert_eq!(labels(&batch), [5, 0, 3]);
+        let flat: Vec<f32> = batch.images.flatten_all().unwrap().to_vec1().unwrap();
+        let first: Vec<f32> = flat.chunks(4).map(|image| image[0]).collect();
+        for (got, wanted) in first.iter().zip([20.0, 0.0, 12.0]) {
+            assert!((got - wanted).abs() < 1e-4, "{first:?}");
+        }
+        assert_eq!(batch.images.dtype(), DType::F32);
+        assert_eq!(batch.targets.dtype(), DType::U32);
     }
 
     #[test]
-    fn an_epoch_sees_every_image_once_with_a_short_last_batch() {
-        let tensors = tensors(10);
-        let order = order(Rng::new(1).stream("order"), 0, 10);
-        let batches = tensors.batches(&order, 4).unwrap();
-        assert_eq!(batches.len(), 3);
-        let batches: Vec<Batch> = batches.collect::<Result<_>>().unwrap();
-        assert_eq!(
-            batches.iter().map(|b| labels(b).len()).collect::<Vec<_>>(),
-            [4, 4, 2]
-        );
-        let seen: Vec<usize> = batches
-            .iter()
-            .flat_map(labels)
-            .map(|l| l as usize)
-            .collect();
-        assert_eq!(seen, order);
-    }
-
-    #[test]
-    fn a_size_that_divides_the_number_adds_no_empty_batch() {
+    fn evaluation_takes_every_image_once_with_a_short_last_batch() {
+        let all: Vec<usize> = (0..7).collect();
+        let selection = selection(7, &all, &identity()).unwrap();
         let sizes = |size| -> Vec<usize> {
-            let batches = tensors(10).in_order(size).unwrap();
-            batches.map(|b| labels(&b.unwrap()).len()).collect()
+            let batches = batches(&selection, size);
+            batches.iter().map(|b| labels(b).len()).collect()
         };
-        assert_eq!(sizes(5), [5, 5]);
-        assert_eq!(sizes(10), [10]);
-        assert_eq!(sizes(64), [10]);
-    }
-
-    #[test]
-    fn evaluation_keeps_the_order() {
-        let batches = tensors(7).in_order(3).unwrap();
-        let seen: Vec<u32> = batches.flat_map(|b| labels(&b.unwrap())).collect();
+        assert_eq!(sizes(3), [3, 3, 1]);
+        assert_eq!(sizes(7), [7]);
+        assert_eq!(sizes(64), [7]);
+        let seen: Vec<u32> = batches(&selection, 3).iter().flat_map(labels).collect();
         assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6]);
+        assert!(selection.in_order(0).is_err());
     }
 
     #[test]
-    fn an_epoch_without_any_batch_is_refused() {
-        let tensors = tensors(5);
-        assert!(tensors.batches(&[0, 1], 0).is_err());
-        assert!(tensors.batches(&[], 2).is_err());
-        assert!(Tensors::new(&split(2), &[], &identity(), &CPU).is_err());
-        assert!(channel_stats(&split(2), &[]).is_err());
-    }
-
-    #[test]
-    fn a_place_beyond_the_end_is_refused() {
-        let tensors = tensors(5);
-        let error = tensors.batches(&[0, 5], 1).unwrap_err();
+    fn an_image_beyond_the_end_and_an_empty_list_are_refused() {
+        let error = selection(5, &[0, 5], &identity()).unwrap_err();
         assert!(error.to_string().contains("got 5"), "{error}");
-        assert!(Tensors::new(&split(2), &[2], &identity(), &CPU).is_err());
+        assert!(selection(2, &[], &identity()).is_err());
         assert!(channel_stats(&split(2), &[2]).is_err());
+        assert!(channel_stats(&split(2), &[]).is_err());
     }
 
     #[test]

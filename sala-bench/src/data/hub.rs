@@ -1,33 +1,57 @@
-//! Fashion-MNIST from the Hugging Face hub, through `candle-datasets`.
+//! Data sets of the Hugging Face hub: MNIST and Fashion-MNIST through `candle-datasets`, CIFAR through `hf-hub` and
+//! the reader of [Parquet files](super::files).
+//!
+//! `candle-datasets` 0.11 has CIFAR-10 too, with rows and columns of the images exchanged, and has no CIFAR-100.
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
+use hf_hub::{HFClientSync, HFError};
 
-use super::{Part, Split};
+use super::{HubSet, Part, Split, files};
 
-/// Images are squares of this many pixels; the hub's loader delivers them flattened.
+/// Images of MNIST are squares of this many pixels; the hub's loader delivers them flattened.
 const SIDE: usize = 28;
+/// Where the hub keeps all data sets as Parquet files.
+const REVISION: &str = "refs/convert/parquet";
 
-/// Downloads Fashion-MNIST, or finds it in the hub's cache, and keeps one part.
-///
+/// Downloads a data set, or finds it in the hub's cache, and keeps one part.
+pub(super) fn load(set: HubSet, part: Part) -> Result<Split> {
+    let split = match set {
+        HubSet::Mnist => mnist_like(candle_datasets::vision::mnist::load(), part),
+        HubSet::FashionMnist => mnist_like(candle_datasets::vision::fashion_mnist::load(), part),
+        HubSet::Cifar10 => cifar("cifar10", "plain_text", part),
+        HubSet::Cifar100 => cifar("cifar100", "cifar100", part),
+    };
+    let split = split.with_context(|| {
+        format!(
+            "cannot load hub:{} from the Hugging Face hub (is there a network?); the embedded subset of \
+             Fashion-MNIST needs none, and a folder with the data works too (--data-dir)",
+            set.name()
+        )
+    })?;
+    if !split.is_known() {
+        let fingerprint = split.fingerprint();
+        tracing::info!(
+            fingerprint,
+            "the hub's files are not among those that are recognised"
+        );
+    }
+    Ok(split)
+}
+
 /// The loader always fetches both parts; the one that was not asked for is dropped here.
-pub(super) fn load(part: Part) -> Result<Split> {
-    let sets = candle_datasets::vision::fashion_mnist::load().context(
-        "cannot load Fashion-MNIST from the Hugging Face hub (is there a network?); \
-         the embedded subset needs none, and a folder with the four IDX files works too",
-    )?;
+fn mnist_like(
+    sets: candle_core::Result<candle_datasets::vision::Dataset>,
+    part: Part,
+) -> Result<Split> {
+    let sets = sets?;
     let (images, labels) = match part {
         Part::Train => (sets.train_images, sets.train_labels),
         Part::Test => (sets.test_images, sets.test_labels),
     };
-    let split = convert(&images, &labels).context("the hub's Fashion-MNIST is not as expected")?;
-    if split.title() == super::UNKNOWN_TITLE {
-        tracing::warn!(
-            fingerprint = split.fingerprint(),
-            "the hub's files differ from the official ones in content or order"
-        );
-    }
-    Ok(split)
+    convert(&images, &labels).context("the hub's files are not as expected")
 }
 
 /// Back from pixels in 0..=1 (f32, N×784) and labels (u8, N) to whole bytes.
@@ -47,7 +71,25 @@ fn convert(images: &Tensor, labels: &Tensor) -> Result<Split> {
     // The division by 255 is exact to half a unit in the last place, so rounding restores the byte.
     let images = (images.to_dtype(DType::F32)? * 255.0)?.round()?;
     let images: Vec<u8> = images.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;
-    Split::new(images, labels, [1, SIDE, SIDE])
+    let names = (0..10).map(|i| i.to_string()).collect();
+    Split::new(images, labels, [1, SIDE, SIDE], names)
+}
+
+/// A part of `uoft-cs/NAME`, in the first file of its folder.
+fn cifar(name: &str, folder: &str, part: Part) -> Result<Split> {
+    let file = format!("{folder}/{}/0000.parquet", part.name());
+    files::split_of_file(&cached(name, &file)?)
+}
+
+/// A file of a data set, downloaded unless the cache has it.
+fn cached(name: &str, file: &str) -> Result<PathBuf> {
+    let client = HFClientSync::new()?;
+    let repository = client.dataset("uoft-cs", name);
+    let download = repository.download_file().filename(file).revision(REVISION);
+    match download.clone().local_files_only(true).send() {
+        Err(HFError::LocalEntryNotFound { .. }) => Ok(download.send()?),
+        cached => Ok(cached?),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use anyhow::{Result, ensure};
 use sala_models::rng::Stream;
 
-/// Labels after [`symmetric`] noise.
+use super::set::check_labels;
+use crate::spec::{LabelNoise, NoiseKind};
+
+/// Labels after noise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Noisy {
     /// A label for every image, in the order of the original labels.
@@ -12,10 +15,12 @@ pub(crate) struct Noisy {
     pub(crate) changed: usize,
 }
 
-/// Symmetric label noise on the images listed in `only`: with probability `p` the label of an image
-/// is drawn anew, uniformly from all `classes`, independently of what it was.
+/// Label noise on the images listed in `only`: with probability `p`, the share of the noise, the label of an image is
 ///
-/// A new label is the old one with probability 1/C, so the expected share of wrong labels is
+/// - *symmetric*: drawn anew, uniformly from all `classes`, independently of what it was;
+/// - *pair flip*: replaced by the next class, `(y + 1) mod C` (Han et al. 2018, arXiv:1804.06872).
+///
+/// A drawn label is the old one with probability 1/C, so the expected share of wrong labels under symmetric noise is
 /// `p · (C − 1) / C` and not `p`: for p = 0.2 and ten classes 18 in a hundred. [`Noisy::changed`]
 /// says how many it really became. Images outside `only` (a validation part, for example) keep
 /// their labels.
@@ -23,18 +28,19 @@ pub(crate) struct Noisy {
 /// What happens to an image is a pure function of `stream` and of its own number: it does not depend
 /// on which other images are listed or in which order. Two values of `p` share their draws, so
 /// raising `p` only adds wrong labels.
-pub(crate) fn symmetric(
+pub(crate) fn spoil(
     labels: &[u8],
     only: &[usize],
     classes: usize,
-    p: f64,
+    noise: LabelNoise,
     stream: Stream,
 ) -> Result<Noisy> {
+    let p = noise.share;
     ensure!(
         (0.0..=1.0).contains(&p),
-        "probability of a redrawn label: wanted a number from 0 to 1, got {p}"
+        "probability of a wrong label: wanted a number from 0 to 1, got {p}"
     );
-    super::check_labels(labels, classes)?;
+    check_labels(labels, classes)?;
     // Two streams, because `uniform(i)` and `below(i)` of one stream are made of the same bits.
     let (whether, which) = (stream.at(0), stream.at(1));
     let mut noisy = labels.to_vec();
@@ -45,7 +51,10 @@ pub(crate) fn symmetric(
             "image number: wanted less than the {n} labels, got {image}"
         );
         if whether.uniform(image as u64) < p {
-            noisy[image] = u8::try_from(which.below(image as u64, classes as u64))?;
+            noisy[image] = match noise.kind {
+                NoiseKind::Symmetric => u8::try_from(which.below(image as u64, classes as u64))?,
+                NoiseKind::PairFlip => u8::try_from((usize::from(labels[image]) + 1) % classes)?,
+            };
         }
     }
     let changed = noisy.iter().zip(labels).filter(|(new, old)| new != old);
@@ -62,6 +71,17 @@ mod tests {
     use super::*;
 
     const N: usize = 20_000;
+
+    fn symmetric(
+        labels: &[u8],
+        only: &[usize],
+        classes: usize,
+        share: f64,
+        stream: Stream,
+    ) -> Result<Noisy> {
+        let kind = NoiseKind::Symmetric;
+        spoil(labels, only, classes, LabelNoise { kind, share }, stream)
+    }
 
     fn stream() -> Stream {
         Rng::new(17).stream("label noise")
@@ -157,6 +177,25 @@ mod tests {
             }
         }
         assert!(more.changed > less.changed);
+    }
+
+    #[test]
+    fn a_pair_flip_gives_the_next_class_to_as_many_as_it_says() {
+        let noise = LabelNoise {
+            kind: NoiseKind::PairFlip,
+            share: 0.3,
+        };
+        let noisy = spoil(&labels(), &all(), 10, noise, stream()).unwrap();
+        for (old, new) in labels().into_iter().zip(&noisy.labels) {
+            assert!(*new == old || *new == (old + 1) % 10, "{old} → {new}");
+        }
+        // 6,000 expected, standard deviation 65.
+        assert!((5_740..6_260).contains(&noisy.changed), "{}", noisy.changed);
+        // The same images as under symmetric noise are hit.
+        let symmetric = symmetric(&labels(), &all(), 10, 0.3, stream()).unwrap();
+        let hit = |i: &usize| symmetric.labels[*i] != labels()[*i];
+        let also = all().into_iter().step_by(50).filter(hit);
+        assert!(also.into_iter().all(|i| noisy.labels[i] != labels()[i]));
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Holding out a validation part.
+//! Holding out a validation part, and keeping a part of the rest.
 
 use anyhow::{Context, Result, bail, ensure};
 use sala_models::rng::Stream;
+
+use crate::spec::Amount;
 
 /// Splits the images `0..labels.len()` into `(training, validation)`, both as ascending lists.
 ///
@@ -41,6 +43,49 @@ pub(crate) fn hold_out(
     }
     let (validation, training) = (0..n).partition(|&image| held[image]);
     Ok((training, validation))
+}
+
+/// Keeps some of the images `among`, as an ascending list: of every class the same share, or the same number.
+/// `labels` are those of all images.
+///
+/// The result is a pure function of the arguments.
+///
+/// # Errors
+/// When there are fewer than wanted, of all or of a class.
+pub(crate) fn subset(
+    labels: &[usize],
+    classes: usize,
+    among: &[usize],
+    amount: Amount,
+    stream: Stream,
+) -> Result<Vec<usize>> {
+    let there: Vec<usize> = among.iter().map(|&image| labels[image]).collect();
+    let places = match amount {
+        Amount::Total(n) if n == among.len() => return Ok(among.to_vec()),
+        Amount::Total(n) => {
+            ensure!(
+                n < among.len(),
+                "data.train: wanted {n} images, but validation leaves {}",
+                among.len()
+            );
+            hold_out(&there, classes, n, stream)?.1
+        }
+        Amount::PerClass(n) => {
+            let mut places = Vec::with_capacity(n * classes);
+            for (class, members) in by_class(&there, classes).into_iter().enumerate() {
+                ensure!(
+                    n <= members.len(),
+                    "data.train: wanted {n} images of every class, but validation leaves {} of class {class}",
+                    members.len()
+                );
+                let order = stream.at(class as u64).permutation(members.len());
+                places.extend(order.into_iter().take(n).map(|place| members[place]));
+            }
+            places.sort_unstable();
+            places
+        }
+    };
+    Ok(places.into_iter().map(|place| among[place]).collect())
 }
 
 /// Images of each class, in ascending order.
@@ -205,5 +250,36 @@ mod tests {
     fn a_label_out_of_range_is_an_error_and_not_a_panic() {
         let error = hold_out(&[0, 1, 2], 2, 1, stream(0)).unwrap_err();
         assert!(error.to_string().contains("image 2"), "{error}");
+    }
+
+    #[test]
+    fn a_subset_has_the_same_share_or_number_of_every_class() {
+        let labels = labels(&[60, 30, 10]);
+        let among: Vec<usize> = (0..100).filter(|i| i % 10 != 3).collect();
+        let keep = |amount| subset(&labels, 3, &among, amount, stream(8));
+        let total = keep(Amount::Total(45)).unwrap();
+        let left = per_class(&labels, &among, 3);
+        let kept = per_class(&labels, &total, 3);
+        for (kept, left) in kept.iter().zip(left) {
+            assert!(
+                (*kept as f64 - left as f64 / 2.0).abs() < 1.0,
+                "{kept} of {left}"
+            );
+        }
+        let each = keep(Amount::PerClass(5)).unwrap();
+        assert_eq!(per_class(&labels, &each, 3), [5; 3]);
+        for kept in [total, each] {
+            assert!(kept.is_sorted() && kept.iter().all(|i| among.contains(i)));
+        }
+        assert_eq!(keep(Amount::Total(90)).unwrap(), among);
+        let other = subset(&labels, 3, &among, Amount::PerClass(5), stream(9)).unwrap();
+        assert_ne!(keep(Amount::PerClass(5)).unwrap(), other);
+        for (amount, words) in [
+            (Amount::Total(91), "leaves 90"),
+            (Amount::PerClass(11), "of class 2"),
+        ] {
+            let message = keep(amount).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
     }
 }

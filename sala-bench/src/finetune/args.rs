@@ -15,7 +15,7 @@ use super::{
 use crate::{
     metrics::Metric,
     record::PLAN,
-    spec::{Base, RhoScale, Schedule},
+    spec::{Base, RhoScale, Running, Schedule, set::value_of},
 };
 
 /// Examples that stand at the end of the help.
@@ -31,6 +31,11 @@ Examples:
 Optimizers: adamw, sgd, lookahead, sam, stable-sam, asam, sam-every, look-sam, gsam, friendly-sam,
 momentum-sam, sala. Records go to runs/NAME-FINGERPRINT. Ctrl-C keeps where every run is; the same command
 continues at the same bits. docs/finetuning.md explains the options.";
+
+pub(crate) const PREDICT_EXAMPLES: &str = "\
+Examples:
+  sala-bench predict --model results/reviews/models/sala-seed3 --input new.csv
+  echo 'Never again.' | sala-bench predict --model results/reviews/models/sala-seed3 --input -";
 
 #[derive(Debug, Args)]
 pub(crate) struct FinetuneArgs {
@@ -166,9 +171,6 @@ struct TrainingArgs {
     /// What validation chooses by [default: accuracy, or perplexity]
     #[arg(long, value_enum)]
     metric: Option<Metric>,
-    /// Steps between checkpoints [default: one an epoch]
-    #[arg(long, value_name = "STEPS")]
-    checkpoint_every: Option<u64>,
     /// Which models to keep [default: best]
     #[arg(long, value_enum)]
     keep: Option<Keep>,
@@ -259,6 +261,7 @@ impl FinetuneArgs {
             },
             data: Data::of(train),
             training: Training::default(),
+            running: Running::default(),
             optimizers: Vec::new(),
         })
     }
@@ -293,9 +296,7 @@ fn key_and_value(pair: &str) -> Result<(String, toml::Value)> {
     let Some((key, value)) = pair.split_once('=') else {
         bail!("--set: wanted KEY=VALUE, got `{pair}`");
     };
-    let read = toml::from_str::<toml::Table>(&format!("value = {value}"));
-    let read = read.ok().and_then(|mut table| table.remove("value"));
-    Ok((key.into(), read.unwrap_or_else(|| value.into())))
+    Ok((key.into(), value_of(value)))
 }
 
 fn replace<T: Clone>(place: &mut T, value: Option<&T>) {
@@ -342,7 +343,6 @@ impl TrainingArgs {
         }
         training.early_stopping = self.early_stopping.or(training.early_stopping);
         training.metric = self.metric.or(training.metric);
-        training.checkpoint_every = self.checkpoint_every.or(training.checkpoint_every);
         replace(&mut training.keep, self.keep.as_ref());
         Ok(())
     }

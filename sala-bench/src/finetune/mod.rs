@@ -2,7 +2,6 @@
 //! what it saved.
 
 pub(crate) mod args;
-mod checkpoint;
 mod data;
 mod groups;
 mod model;
@@ -20,7 +19,8 @@ use candle_core::Device;
 pub(crate) use predict::predict;
 
 use crate::{
-    compare::open,
+    progress,
+    record::{Access, RunDir},
     registry,
     report::Report,
     runs::{self, Outcome, Plan, Work},
@@ -33,15 +33,9 @@ use spec::{FineTune, Keep, Task};
 /// Runs what is missing of a fine-tuning in `out`, writes report and models there and prints the report.
 pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) -> Result<Outcome> {
     let (model, parts) = prepare(spec)?;
-    eprintln!("{}", check(spec, &model)?);
+    progress::say(&check(spec, &model)?);
     let spec = &pinned(spec, &model);
-    let dir = open(&spec.to_toml()?, out, fresh)?;
-    if fresh {
-        let models = out.join("models");
-        if models.is_dir() {
-            std::fs::remove_dir_all(&models)?;
-        }
-    }
+    let dir = RunDir::open(out, &spec.to_toml()?, Access::alone("cpu", fresh))?;
     let trainer = Trainer {
         spec,
         model: &model,
@@ -49,7 +43,10 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
         lengths: parts.train.lengths(),
         data: parts.fingerprint(),
         dir: &dir,
-        stop: &work.stop,
+        keep: match spec.training.keep {
+            Keep::Best | Keep::None if work.running.save_models => Keep::All,
+            keep => keep,
+        },
         complete: Mutex::default(),
     };
     for &seed in &spec.training.seeds {
@@ -62,6 +59,7 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
         seeds: &spec.training.seeds,
         optimizers: &spec.optimizers,
         title: title(spec, &model, &parts),
+        epochs: spec.training.epochs,
         steps: spec.training.epochs * trainer.steps_per_epoch(),
         metric: spec.metric(),
         long: true,
@@ -71,7 +69,7 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
     report.write(&dir, &records, &description(spec, &plan.title))?;
     println!("{}", report.terminal());
     println!("Records: {}", out.display());
-    if spec.training.keep != Keep::None
+    if trainer.keep != Keep::None
         && let Some(best) = trainer.best()
     {
         let folder = trainer.model_folder(&best.optimizer, best.seed);

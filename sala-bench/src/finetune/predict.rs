@@ -15,6 +15,8 @@ use sala_models::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::data::files;
+
 use super::{
     args::{Format, PredictArgs},
     data::{
@@ -123,7 +125,9 @@ fn trained_length(folder: &Path) -> Result<Option<usize>> {
 /// The image files of the input, and their pixels.
 fn images(args: &PredictArgs, model: &Model) -> Result<(Vec<String>, Examples)> {
     let preprocessing = model.preprocessing()?;
-    let (names, pixels) = data::unlabelled_images(&args.input, &args.image_column, &preprocessing)?;
+    let (names, pixels) = files::unlabelled(&args.input, &args.image_column, |picture| {
+        Ok(preprocessing.pixels(&picture))
+    })?;
     let labels = vec![0; names.len()];
     let images = data::Images::new(pixels, labels, preprocessing)?;
     Ok((names, Examples::Images(images)))

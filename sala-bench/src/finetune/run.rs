@@ -1,24 +1,16 @@
 //! One run: a seed and an optimizer, from pretrained weights to final scores.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use std::{path::PathBuf, sync::Mutex};
 
 use anyhow::{Context, Result};
 use candle_core::Device;
 use sala_core::{
-    Differentiated, MicroBatches, Minimizer, ParamSet, Pass, Resumable, StepReport,
-    checkpoint::write_atomically, schedule::Schedule, state::State,
+    Differentiated, MicroBatches, ParamSet, Pass, Resumable, StepReport,
+    checkpoint::write_atomically,
 };
 use sala_models::{Rng, VarStore, pretrained::Built};
 
 use super::{
-    checkpoint::{self, Best, Progress},
     data::{Batch, Examples, Parts, batches},
     groups,
     model::Model,
@@ -29,9 +21,12 @@ use crate::{
     metrics::Score,
     record::{RunDir, RunRecord, run_name},
     registry,
-    runs::{Maker, Observer, lock},
-    spec::Optimizer,
-    train::{diverged, fingerprint, mode},
+    runs::{
+        Maker, lock,
+        run::{self, EarlyStopping, Setup, Site, Workload},
+    },
+    spec::Budget,
+    train::mode,
 };
 
 /// The file of a saved model that says how it was made.
@@ -47,7 +42,7 @@ pub(crate) struct Trainer<'a> {
     /// Fingerprint of all examples.
     pub(crate) data: String,
     pub(crate) dir: &'a RunDir,
-    pub(crate) stop: &'a AtomicBool,
+    pub(crate) keep: Keep,
     /// Complete runs, the best of which keeps its model.
     pub(crate) complete: Mutex<Vec<RunRecord>>,
 }
@@ -81,7 +76,7 @@ impl Trainer<'_> {
 
     /// Removes the models of complete runs that are not to be kept.
     fn prune(&self) -> Result<()> {
-        if self.spec.training.keep != Keep::Best {
+        if self.keep != Keep::Best {
             return Ok(());
         }
         let best = self.best();
@@ -99,200 +94,99 @@ impl Trainer<'_> {
 }
 
 impl Maker for Trainer<'_> {
-    fn make(
-        &self,
-        seed: u64,
-        optimizer: &Optimizer,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<RunRecord>> {
-        let mut run = Run::new(self, seed, optimizer)?;
-        run.restore(observer)?;
-        match run.train(observer) {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
-            Err(error) if diverged(&error) => run.failure = Some(error.to_string()),
-            Err(error) => return Err(error),
-        }
-        run.finish().map(Some)
+    fn data(&self) -> &str {
+        &self.data
     }
 
-    fn recorded(&self, record: &RunRecord) -> Result<()> {
-        let checkpoint = self.dir.checkpoint_file(&record.optimizer, record.seed);
-        if checkpoint.exists() {
-            std::fs::remove_file(&checkpoint)
-                .with_context(|| format!("cannot remove {}", checkpoint.display()))?;
-        }
-        lock(&self.complete).push(record.clone());
-        self.prune()
-    }
-}
-
-/// Why a run that trained on finite losses counts as diverged all the same.
-fn not_finite(part: &str) -> String {
-    format!("the loss on the {part} part is not finite")
-}
-
-/// A run under way.
-struct Run<'a> {
-    trainer: &'a Trainer<'a>,
-    seed: u64,
-    name: &'a Optimizer,
-    store: VarStore,
-    network: Built,
-    params: ParamSet,
-    optimizer: Box<dyn Resumable>,
-    schedule: Box<dyn Schedule>,
-    progress: Progress,
-    /// Weights of the best epoch, with early stopping.
-    best: Option<State>,
-    failure: Option<String>,
-    checkpoint: PathBuf,
-    device: Device,
-}
-
-impl<'a> Run<'a> {
-    fn new(trainer: &'a Trainer<'a>, seed: u64, name: &'a Optimizer) -> Result<Self> {
-        let (device, training) = (Device::Cpu, &trainer.spec.training);
-        let (store, network, _) = trainer.model.network(seed, &device)?;
+    fn make(&self, site: Site<'_>) -> Result<Option<RunRecord>> {
+        let (device, training) = (Device::Cpu, &self.spec.training);
+        let (store, network, _) = self.model.network(site.seed, &device)?;
         let params = groups::params(&store, training)?;
-        let total = training.epochs * trainer.steps_per_epoch();
+        let total = training.epochs * self.steps_per_epoch();
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a share in [0, 1) of a count of steps"
         )]
         let warm_up = (training.warm_up * total as f64) as u64;
-        Ok(Self {
-            checkpoint: trainer.dir.checkpoint_file(&name.name, seed),
-            optimizer: registry::optimizer(name, params.clone())?,
+        let metric = self.spec.metric();
+        let setup = Setup {
+            optimizer: registry::optimizer(site.optimizer, params.clone())?,
             schedule: registry::schedule(training.schedule, warm_up, total)?,
-            progress: Progress::default(),
-            best: None,
-            failure: None,
-            trainer,
-            seed,
-            name,
+            budget: Budget::Epochs(training.epochs),
+            total,
+            early_stopping: (training.early_stopping)
+                .map(|patience| EarlyStopping { patience, metric }),
+            workload: Pretrained {
+                trainer: self,
+                seed: site.seed,
+                folder: self.model_folder(&site.optimizer.name, site.seed),
+                store: store.clone(),
+                network,
+                params,
+                device,
+            },
             store,
-            network,
-            params,
-            device,
-        })
-    }
-
-    /// Goes to where a checkpoint left off, and tells what had happened until there.
-    fn restore(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let data = &self.trainer.data;
-        let found = checkpoint::load(&self.checkpoint, data, &self.store, &mut *self.optimizer)?;
-        let Some((progress, best)) = found else {
-            return Ok(());
         };
-        (self.progress, self.best) = (progress, best);
-        for _ in 0..self.progress.tally.steps {
-            observer.step();
-        }
-        for record in &self.progress.records {
-            observer.epoch(record)?;
-        }
-        Ok(())
+        run::make(setup, site)
     }
 
-    fn save_checkpoint(&self) -> Result<()> {
-        checkpoint::save(
-            &self.checkpoint,
-            &self.trainer.data,
-            &self.progress,
-            &self.store,
-            &*self.optimizer,
-            self.best.as_ref(),
-        )
+    fn recorded(&self, record: &RunRecord) -> Result<()> {
+        lock(&self.complete).push(record.clone());
+        self.prune()
     }
+}
 
-    /// All epochs, or until the validation part says enough. False when it was asked to stop.
-    fn train(&mut self, observer: &mut dyn Observer) -> Result<bool> {
-        let training = &self.trainer.spec.training;
-        while self.progress.epoch <= training.epochs && !self.has_stopped_early() {
-            if !self.epoch(observer)? {
-                self.save_checkpoint()?;
-                return Ok(false);
-            }
-            if self.failure.is_some() {
-                break;
-            }
-            self.save_checkpoint()?;
-        }
-        Ok(true)
-    }
+/// A pretrained network on the examples.
+struct Pretrained<'a> {
+    trainer: &'a Trainer<'a>,
+    seed: u64,
+    /// Where the model is kept.
+    folder: PathBuf,
+    store: VarStore,
+    network: Built,
+    params: ParamSet,
+    device: Device,
+}
 
-    fn has_stopped_early(&self) -> bool {
-        let training = &self.trainer.spec.training;
-        match (training.early_stopping, &self.progress.best) {
-            (Some(patience), Some(best)) => self.progress.epoch > best.epoch + patience,
-            _ => false,
-        }
-    }
+impl Workload for Pretrained<'_> {
+    type Batch = Vec<Batch>;
 
-    /// What remains of the epoch under way, and its score on the validation part. False when it was asked to
-    /// stop.
-    fn epoch(&mut self, observer: &mut dyn Observer) -> Result<bool> {
-        let epoch = self.progress.epoch;
-        let training = &self.trainer.spec.training;
+    fn batches(
+        &self,
+        epoch: u64,
+        skip: usize,
+    ) -> Result<Box<dyn Iterator<Item = Result<Vec<Batch>>> + '_>> {
+        let (trainer, training) = (self.trainer, &self.trainer.spec.training);
         let order = batches::of_epoch(
             Rng::new(self.seed),
             epoch,
-            &self.trainer.lengths,
+            &trainer.lengths,
             training.batch_size,
         );
-        let done = usize::try_from(self.progress.tally.steps_of_epoch())?;
-        for places in order.iter().skip(done) {
-            let start = Instant::now();
-            self.step(places)?;
-            self.progress.tally.add_time(start.elapsed());
-            observer.step();
-            if self.trainer.stop.load(Ordering::Relaxed) {
-                return Ok(false);
-            }
-            let every = training.checkpoint_every;
-            if every.is_some_and(|n| self.progress.tally.steps.is_multiple_of(n)) {
-                self.save_checkpoint()?;
-            }
-        }
-        let score = self.validate()?;
-        if !score.loss.is_finite() {
-            self.failure = Some(not_finite("validation"));
-            return Ok(true);
-        }
-        let lr = self.optimizer.learning_rate();
-        let record = self.progress.tally.end_epoch(epoch, lr, score);
-        observer.epoch(&record)?;
-        self.progress.records.push(record);
-        self.progress.epoch += 1;
-        Ok(true)
-    }
-
-    fn step(&mut self, places: &[usize]) -> Result<()> {
-        let step = self.progress.tally.steps;
-        let lr = self.name.lr * self.schedule.factor(step);
-        self.optimizer.set_learning_rate(lr);
-        let parts = self.trainer.spec.training.accumulate;
-        let size = places.len().div_ceil(parts);
-        let batch = |places: &[usize]| self.trainer.parts.train.batch(places, &self.device);
-        let batches: Vec<Batch> = places.chunks(size).map(batch).collect::<Result<_>>()?;
-        let report = self.step_on(&batches, step * parts as u64)?;
-        self.progress.tally.observe(&report);
-        Ok(())
-    }
-
-    /// A step on a batch in parts; `draw` is the number of the first part's masks. Every pass of the step
-    /// has the same.
-    fn step_on(&mut self, parts: &[Batch], draw: u64) -> Result<StepReport> {
-        let network = &self.network;
-        let loss = |batch: &Batch, pass: Pass, draw: u64| {
-            objective::loss(network, &batch.take(pass)?, mode(pass, draw))
+        let in_parts = move |places: Vec<usize>| {
+            let size = places.len().div_ceil(training.accumulate);
+            let batch = |places: &[usize]| trainer.parts.train.batch(places, &self.device);
+            places.chunks(size).map(batch).collect()
         };
-        if let [batch] = parts {
+        Ok(Box::new(order.into_iter().skip(skip).map(in_parts)))
+    }
+
+    /// On a batch in parts. Every pass of the step has the same masks, and every part its own.
+    fn step(
+        &self,
+        optimizer: &mut dyn Resumable,
+        parts: &Vec<Batch>,
+        step: u64,
+    ) -> Result<StepReport> {
+        let draw = step * self.trainer.spec.training.accumulate as u64;
+        let loss = |batch: &Batch, pass: Pass, draw: u64| {
+            objective::loss(&self.network, &batch.take(pass)?, mode(pass, draw))
+        };
+        if let [batch] = &parts[..] {
             let whole = |pass: Pass| loss(batch, pass, draw);
             let mut objective = Differentiated::by(sala_models::backward, whole);
-            return Ok(self.optimizer.step(&mut objective)?);
+            return Ok(optimizer.step(&mut objective)?);
         }
         // The mean over the parts becomes the mean over the batch where parts count differently.
         let counted: usize = parts.iter().map(|p| p.counted).sum();
@@ -303,97 +197,32 @@ impl<'a> Run<'a> {
         };
         let mut objective = MicroBatches::new(&self.params, parts.len(), &mut part)
             .differentiated_by(sala_models::backward);
-        Ok(self.optimizer.step(&mut objective)?)
+        Ok(optimizer.step(&mut objective)?)
     }
 
-    /// Scores the slow weights, if there are any, and remembers them where they are the best so far. Changing
-    /// to them and back is part of the training time.
-    fn validate(&mut self) -> Result<Score> {
-        let start = Instant::now();
-        let view = self.optimizer.slow_view()?;
-        let mut training = start.elapsed();
-        let parts = self.trainer.parts;
-        let score = self.evaluate(&parts.validation)?;
-        if self.is_best(&score) {
-            self.best = Some(checkpoint::weights(&self.store)?);
-            let epoch = self.progress.epoch;
-            self.progress.best = Some(Best { epoch, score });
-        }
-        let start = Instant::now();
-        if let Some(view) = view {
-            view.restore()?;
-        }
-        training += start.elapsed();
-        self.progress.tally.add_time(training);
-        Ok(score)
+    fn validate(&self) -> Result<Score> {
+        self.evaluate(&self.trainer.parts.validation)
     }
 
+    fn test(&self) -> Result<Option<Score>> {
+        let test = self.trainer.parts.test.as_ref();
+        test.map(|test| self.evaluate(test)).transpose()
+    }
+
+    fn save(&self) -> Result<()> {
+        if self.trainer.keep == Keep::None {
+            return Ok(());
+        }
+        self.trainer.model.save(&self.store, &self.folder)?;
+        let path = self.folder.join(SPEC);
+        write_atomically(&path, self.trainer.spec.to_toml()?.as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+impl Pretrained<'_> {
     fn evaluate(&self, examples: &Examples) -> Result<Score> {
         let classes = self.trainer.model.labels().len();
         objective::evaluate(&self.network, examples, classes, &self.device)
-    }
-
-    fn is_best(&self, score: &Score) -> bool {
-        let spec = self.trainer.spec;
-        if spec.training.early_stopping.is_none() {
-            return false;
-        }
-        let metric = spec.metric();
-        let value = |score: &Score| metric.of(score).unwrap_or(f64::NAN);
-        (self.progress.best).is_none_or(|best| metric.is_better(value(score), value(&best.score)))
-    }
-
-    /// Scores the chosen weights on the test part, which nothing has looked at before, and saves the model.
-    fn finish(self) -> Result<RunRecord> {
-        let (trainer, tally) = (self.trainer, &self.progress.tally);
-        let mut record = RunRecord {
-            optimizer: self.name.name.clone(),
-            seed: self.seed,
-            failure: self.failure.clone(),
-            steps: tally.steps,
-            evaluations: tally.evaluations,
-            ascents: tally.ascents,
-            cycles: (self.name.method.deciding_cycle()).map(|k| tally.steps / k),
-            train_s: tally.train_s,
-            epoch: self.progress.best.map(|best| best.epoch),
-            validation: match self.progress.best {
-                Some(best) => Some(best.score),
-                None => self.progress.records.last().map(|last| last.validation),
-            },
-            test: None,
-            parameters: String::new(),
-        };
-        let view = match &self.best {
-            Some(best) => {
-                checkpoint::set_weights(&self.store, best)?;
-                None
-            }
-            None => self.optimizer.slow_view()?,
-        };
-        record.parameters = fingerprint(&self.store)?;
-        if let (None, Some(test)) = (&self.failure, &trainer.parts.test) {
-            let score = self.evaluate(test)?;
-            if score.loss.is_finite() {
-                record.test = Some(score);
-            } else {
-                record.failure = Some(not_finite("test"));
-            }
-        }
-        if record.failure.is_some() {
-            (record.validation, record.epoch) = (None, None);
-        } else if trainer.spec.training.keep != Keep::None {
-            self.save(&trainer.model_folder(&record.optimizer, self.seed))?;
-        }
-        if let Some(view) = view {
-            view.restore()?;
-        }
-        Ok(record)
-    }
-
-    fn save(&self, folder: &Path) -> Result<()> {
-        self.trainer.model.save(&self.store, folder)?;
-        let path = folder.join(SPEC);
-        write_atomically(&path, self.trainer.spec.to_toml()?.as_bytes())
-            .with_context(|| format!("cannot write {}", path.display()))
     }
 }

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     metrics::Metric,
     report::Heading,
-    spec::{Optimizer, Schedule, check_optimizers, check_seeds, fingerprint, is_plain_name},
+    spec::{
+        Optimizer, Running, Schedule, check_optimizers, check_seeds, fingerprint, is_plain_name,
+        read,
+    },
 };
 
 /// A fine-tuning: every optimizer is run once with every seed.
@@ -27,6 +30,9 @@ pub(crate) struct FineTune {
     pub(crate) data: Data,
     #[serde(default)]
     pub(crate) training: Training,
+    /// How the runs are made.
+    #[serde(default, skip_serializing)]
+    pub(crate) running: Running,
     /// The first one is the base that the others are compared with.
     pub(crate) optimizers: Vec<Optimizer>,
 }
@@ -201,9 +207,6 @@ pub(crate) struct Training {
     /// What validation chooses by, and what runs are compared by; that of the task unless set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metric: Option<Metric>,
-    /// Steps from one checkpoint to the next; one at the end of each epoch unless set.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) checkpoint_every: Option<u64>,
     /// Which models are kept.
     pub(crate) keep: Keep,
     /// Seeds, each of which decides a fresh head's weights, the order of the data and the dropout masks.
@@ -224,7 +227,6 @@ impl Default for Training {
             freeze: Vec::new(),
             early_stopping: None,
             metric: None,
-            checkpoint_every: None,
             keep: Keep::Best,
             seeds: vec![0],
         }
@@ -245,7 +247,7 @@ pub(crate) enum Keep {
 impl FineTune {
     /// Reads a specification; `origin` names it in errors.
     pub(crate) fn from_toml(text: &str, origin: &str) -> Result<Self> {
-        toml::from_str(text).with_context(|| format!("cannot read the fine-tuning {origin}"))
+        read::from_toml(text).with_context(|| format!("cannot read the fine-tuning {origin}"))
     }
 
     pub(crate) fn to_toml(&self) -> Result<String> {
@@ -318,7 +320,6 @@ impl Training {
             ("batch_size", self.batch_size as u64),
             ("accumulate", self.accumulate as u64),
             ("early_stopping", self.early_stopping.unwrap_or(1)),
-            ("checkpoint_every", self.checkpoint_every.unwrap_or(1)),
         ];
         for (field, count) in counts {
             ensure!(count > 0, "training.{field} must be >= 1, got 0");

@@ -21,10 +21,12 @@ use crate::{
     cli::{Kernels, SpeedArgs, SpeedWorkerArgs},
     progress,
 };
-use machine::{Ceiling, Ceilings, Machine};
+use machine::{Ceiling, Ceilings};
 use protocol::{Hello, Worker};
 use report::{Measured, Participant, Report};
 
+pub(crate) use machine::Machine;
+pub(crate) use report::median;
 pub(crate) use workload::Workload;
 
 /// PyTorch's side, carried along so that it is found wherever the program runs.

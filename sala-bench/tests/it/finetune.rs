@@ -170,7 +170,7 @@ fn a_model_learns_is_compared_saved_and_predicts() {
     );
     assert!(progress.contains("[ 8/8]"), "{progress}");
     assert!(
-        progress.contains("sala, seed 1: epoch 6, loss 0."),
+        progress.contains("sala, seed 1: epoch 6/6, loss 0."),
         "{progress}"
     );
     let summary = place.json("out/summary.json");

@@ -2,8 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod comfort;
 mod common;
+mod data;
 mod finetune;
+mod kill;
+mod live;
+mod sweep;
+#[cfg(unix)]
+mod trouble;
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
 //! Integration tests: reference trajectories, the published equations, steps computed by hand,
-//! conformance of every method, resuming, the order of passes, errors, kernels.
+//! conformance of every method, resuming, the order of passes, errors, kernels, sharpness.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,5 +20,6 @@ mod order;
 mod precision;
 mod resume;
 mod settings;
+mod sharpness;
 mod threelines;
 mod trajectory;

@@ -113,7 +113,7 @@ impl Preprocessing {
     }
 
     /// The pixels of an image, channel by channel, in the size and with the channels that are wanted.
-    pub(super) fn pixels(&self, image: &DynamicImage) -> Vec<u8> {
+    pub(crate) fn pixels(&self, image: &DynamicImage) -> Vec<u8> {
         let image = if (image.width(), image.height()) == (self.width, self.height) {
             image.clone()
         } else {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::data::files::in_order;
+
 /// The classes of a classifier, in the order of its outputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Labels {
@@ -30,14 +32,9 @@ impl Labels {
                 names: model.to_vec(),
             });
         }
-        let mut names: Vec<String> = found.into_iter().map(str::to_owned).collect();
-        let numbers: Result<Vec<i64>, _> = names.iter().map(|name| name.parse()).collect();
-        if let Ok(numbers) = numbers {
-            let mut pairs: Vec<_> = numbers.into_iter().zip(names).collect();
-            pairs.sort();
-            names = pairs.into_iter().map(|(_, name)| name).collect();
-        }
-        Ok(Self { names })
+        Ok(Self {
+            names: in_order(found),
+        })
     }
 
     /// In the order of the outputs.

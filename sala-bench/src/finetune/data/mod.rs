@@ -2,11 +2,8 @@
 
 pub(crate) mod batches;
 mod corpus;
-mod image_files;
 mod images;
 pub(crate) mod labels;
-#[cfg(feature = "parquet")]
-mod parquet;
 mod parts;
 pub(crate) mod table;
 pub(crate) mod texts;
@@ -18,7 +15,6 @@ use sala_core::Pass;
 use sala_models::transformer::Tokens;
 use sha2::{Digest, Sha256};
 
-pub(crate) use image_files::unlabelled as unlabelled_images;
 pub(crate) use images::{Images, Preprocessing};
 pub(crate) use parts::{Parts, load_images, load_language, load_texts};
 pub(crate) use texts::{Blocks, Texts};

@@ -7,13 +7,17 @@ use sala_models::Rng;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Blocks, Examples, Images, Preprocessing, Texts, corpus, image_files,
+    Blocks, Examples, Images, Preprocessing, Texts, corpus,
     labels::Labels,
     table::{self, Columns},
     tokenizer::TextTokenizer,
 };
 use crate::{
-    data::split::hold_out,
+    data::{
+        self as sets,
+        files::{self, Pictures},
+        split::hold_out,
+    },
     finetune::spec::{Data, Part},
     hex::hex,
 };
@@ -204,7 +208,25 @@ pub(crate) fn load_images(
     model: &[String],
     preprocessing: &Preprocessing,
 ) -> Result<(Labels, Parts)> {
-    let read = |path: &Path, role: Role| image_files::read(path, role, data, preprocessing);
+    let columns = files::Columns {
+        image: &[&data.image_column],
+        label: &[&data.label_column],
+    };
+    let read = |path: &Path, role: Role| {
+        let part = match role {
+            Role::Train => Some(sets::Part::Train),
+            Role::Test => Some(sets::Part::Test),
+            Role::Validation => None,
+        };
+        let prepare = |picture| Ok(preprocessing.pixels(&picture));
+        let Pictures {
+            items,
+            labels,
+            names,
+        } = files::read(path, part, columns, prepare)?;
+        let names = labels.into_iter().map(|label| names[label].clone());
+        Ok(items.into_iter().zip(names).collect())
+    };
     split(data, model, read)?.into_parts(|part: Numbered<Vec<u8>>| {
         let images = Images::new(part.items, part.labels, preprocessing.clone())?;
         Ok(Examples::Images(images))

@@ -16,6 +16,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
+use crate::data::files::ending;
+
 /// One example of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row {
@@ -66,13 +68,8 @@ pub(crate) fn read(path: &Path, columns: Columns) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-pub(super) fn ending(path: &Path) -> String {
-    let ending = path.extension().unwrap_or_default();
-    ending.to_string_lossy().to_lowercase()
-}
-
 /// The error of a column that is not there.
-pub(super) fn no_column<'a>(name: &str, there: impl IntoIterator<Item = &'a str>) -> anyhow::Error {
+pub(crate) fn no_column<'a>(name: &str, there: impl IntoIterator<Item = &'a str>) -> anyhow::Error {
     let there: Vec<&str> = there.into_iter().collect();
     anyhow::anyhow!(
         "there is no column `{name}`; there are {}",
@@ -154,7 +151,7 @@ fn json_lines(path: &Path, columns: Columns) -> Result<Vec<Row>> {
 #[cfg(feature = "parquet")]
 fn parquet(path: &Path, columns: Columns) -> Result<Vec<Row>> {
     let names: Vec<&str> = columns.names().collect();
-    let records = super::parquet::read(path, &names)?;
+    let records = crate::data::parquet::read(path, &names)?;
     let mut rows = Vec::with_capacity(records.len());
     for (number, record) in records.into_iter().enumerate() {
         let place = format!("row {}", number + 1);

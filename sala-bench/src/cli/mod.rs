@@ -1,0 +1,570 @@
+//! The command line, as it is typed.
+
+mod sweep;
+mod tools;
+
+use std::{num::NonZero, path::PathBuf, str::FromStr};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::{
+    data::commands::{self as data, DataArgs},
+    finetune::args::{self as finetune, FinetuneArgs, PredictArgs},
+    logs::LogArgs,
+    presets,
+    spec::{
+        Amount, Augmentation, Budget, Device, Experiment, LabelNoise, Network, Precision, Running,
+        Schedule,
+        set::{self, Setting},
+    },
+    speed::Workload,
+};
+
+pub(crate) use sweep::{CellArgs, Emission, SweepArgs, TuneArgs};
+pub(crate) use tools::DoctorArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  sala-bench                                      compare on the embedded images, about two minutes
+  sala-bench --seeds 0,1 --epochs 5               a quicker look
+  sala-bench --optimizers sgd,sala --label-noise 0
+  sala-bench --data-dir /usr/share/datasets/fashion-mnist --validation 5000
+  sala-bench compare --experiment my.toml --dry-run
+  sala-bench compare --experiment my.toml --set 'optimizers.*.lr=0.1' --set training.schedule=linear
+  sala-bench --preset cifar-10 --data-dir DIR --network wrn-28-10 --augment cutmix
+  sala-bench compare --experiment my.toml --out results/mine
+  sala-bench tune                                 choose the hyper-parameters on the validation part
+
+Records go to runs/NAME-FINGERPRINT. Ctrl-C keeps what is complete; the same command continues.
+
+Exit codes: 0 done, 1 an error (what, where and a way out on standard error), 2 a wrong command line,
+130 interrupted. Environment: RUST_LOG=debug shows what the optimizers do, step by step; NO_COLOR turns colours
+off; SALA_KERNELS, SALA_CONV, RAYON_NUM_THREADS and CANDLE_NUM_THREADS as `sala-bench doctor` shows them.";
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  sala-bench train --optimizer sala --seed 3      the embedded images; weights in models/sala-seed3.safetensors
+  sala-bench train --experiment my.toml --epochs 5 --tensorboard";
+
+const SPEED_EXAMPLES: &str = "\
+Examples:
+  sala-bench speed                                every workload, this project's side alone
+  sala-bench speed --python python3               beside PyTorch, in turn, with fused SGD
+  sala-bench speed --workloads minilm,vit-tiny --rounds 15 --out results/speed
+  sala-bench speed --kernels auto,composed        also without the fast kernels
+
+Workloads: resnet18-b32, resnet18-b128, wrn-16-4, small-cnn, minilm, vit-tiny. Each side has a process of its
+own, and every round asks one after the other. With --out, speed.json has every single time.";
+
+/// Compares sharpness-aware optimizers on real data, with paired seeds.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) compare: CompareArgs,
+    #[command(flatten)]
+    pub(crate) logs: LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run every optimizer with every seed and print the table (the default command)
+    #[command(after_help = EXAMPLES)]
+    Compare(Box<CompareArgs>),
+    /// Train one network: one optimizer of an experiment with one seed; keeps its weights
+    #[command(
+        after_help = TRAIN_EXAMPLES,
+        mut_arg("optimizers", |a| a.hide(true)),
+        mut_arg("seeds", |a| a.hide(true))
+    )]
+    Train(Box<TrainArgs>),
+    /// Search hyper-parameters on the validation part: a grid, random or quasi-random, with equal budgets
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(Box<SweepArgs>),
+    /// Search every combination of values that a file lists, which is `sweep` with a grid
+    #[command(after_help = sweep::TUNE_EXAMPLES)]
+    Tune(Box<TuneArgs>),
+    /// Fine-tune a pretrained model on data of your own, and compare optimizers on it
+    #[command(after_help = finetune::EXAMPLES, args_override_self = true)]
+    Finetune(Box<FinetuneArgs>),
+    /// Print the names of the built-in experiments and what they are
+    Presets,
+    /// Look at a data set, at augmentations, and at how fast batches are made
+    #[command(after_help = data::EXAMPLES)]
+    Data(Box<DataArgs>),
+    /// Print what a trained model says of new texts or images
+    #[command(after_help = finetune::PREDICT_EXAMPLES)]
+    Predict(PredictArgs),
+    /// Time forward passes and training steps on the CPU, in turn with PyTorch where it is installed
+    #[command(after_help = SPEED_EXAMPLES)]
+    Speed(SpeedArgs),
+    /// Make one run of a directory that `--emit slurm` prepared, beside other processes that make others
+    #[command(after_help = sweep::CELL_EXAMPLES)]
+    Cell(CellArgs),
+    /// Print version, devices, features, threads, instructions and data found, and what is wrong
+    #[command(after_help = tools::DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Print a script that completes commands and options in a shell
+    #[command(after_help = tools::COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each command into a folder
+    #[command(after_help = tools::MAN_EXAMPLES)]
+    Man {
+        /// Folder for the pages
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// The process that `speed` times
+    #[command(hide = true)]
+    SpeedWorker(SpeedWorkerArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Which optimizer of the experiment [default: its first]
+    #[arg(long, value_name = "NAME", conflicts_with = "optimizers")]
+    pub(crate) optimizer: Option<String>,
+    /// Decides validation part, label noise, initial weights, order and masks [default: the experiment's first]
+    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
+    pub(crate) seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) emission: Emission,
+    #[command(flatten)]
+    pub(crate) dry: Dry,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpeedArgs {
+    /// What to time [default: everything]
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        hide_default_value = true,
+        hide_possible_values = true,
+        default_values_t = Workload::value_variants().to_vec()
+    )]
+    pub(crate) workloads: Vec<Workload>,
+    /// How often everything is timed
+    #[arg(long, value_name = "N", default_value = "7")]
+    pub(crate) rounds: NonZero<usize>,
+    /// A Python that can import torch, to time it too
+    #[arg(long, value_name = "PATH")]
+    pub(crate) python: Option<PathBuf>,
+    /// Threads of each side
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub(crate) threads: NonZero<usize>,
+    /// Which of this project's kernels: the fast ones where there are some, or plain operations
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        default_value = "auto"
+    )]
+    pub(crate) kernels: Vec<Kernels>,
+    /// Folder for speed.json and speed.md
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// This project's kernels, as `SALA_KERNELS` names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kernels {
+    Auto,
+    Composed,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SpeedWorkerArgs {
+    /// What to time; without one, what the machine can do at most
+    #[arg(long)]
+    pub(crate) workload: Option<Workload>,
+}
+
+/// Which experiment, and what to change in it.
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
+    /// TOML file of the experiment [default: the embedded images with label noise]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) experiment: Option<PathBuf>,
+    /// A built-in experiment; `sala-bench presets` lists them
+    #[arg(long, value_name = "NAME", conflicts_with = "experiment")]
+    pub(crate) preset: Option<String>,
+    /// Only these optimizers of the experiment; the first is the base of the comparison
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) optimizers: Option<Vec<String>>,
+    /// Seeds, one run of each optimizer for each
+    #[arg(long, value_name = "SEED,…", value_delimiter = ',')]
+    pub(crate) seeds: Option<Vec<u64>>,
+    /// Passes over the training images
+    #[arg(long, value_name = "N", group = "budget")]
+    pub(crate) epochs: Option<u64>,
+    /// Optimizer steps of a run, in place of epochs
+    #[arg(long, value_name = "N", group = "budget")]
+    pub(crate) steps: Option<u64>,
+    /// Gradient evaluations of a run, in place of epochs: what costs more a step takes fewer steps
+    #[arg(long, value_name = "N", group = "budget")]
+    pub(crate) evaluations: Option<u64>,
+    /// How the learning rate moves
+    #[arg(long)]
+    pub(crate) schedule: Option<Schedule>,
+    /// Epochs in which the learning rate rises to its value, before the schedule
+    #[arg(long, value_name = "N")]
+    pub(crate) warm_up_epochs: Option<u64>,
+    /// Images in a batch
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<usize>,
+    /// Share of training labels drawn anew from all classes, 0 to 1; with `pair-flip:` before it, the share that
+    /// gets the next class
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) label_noise: Option<LabelNoise>,
+    /// Training images held out for validation
+    #[arg(long, value_name = "N")]
+    pub(crate) validation: Option<usize>,
+    /// Training images that are used, of those that validation leaves; with `per-class:` before it, of each class
+    #[arg(long, value_name = "N")]
+    pub(crate) train: Option<Amount>,
+    /// Augmentations besides those of the experiment; `none` first leaves its own out
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) augment: Vec<Augment>,
+    /// Another network, such as resnet18, resnet10-16 (of width 16), wrn-28-10, pyramidnet-110-270,
+    /// efficientnet-lite0, mlp-512-256 or cnn-32-64
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<Network>,
+    /// Folder with the data: IDX files, CIFAR's binary files or sprites, Parquet files, or pictures in folders
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Fashion-MNIST from the Hugging Face hub (needs a build with `--features hub`)
+    #[arg(long, conflicts_with = "data_dir")]
+    pub(crate) hub: bool,
+    /// Where to compute: cpu, cuda, cuda:N or metal, if the program was built for it
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<Device>,
+    /// Numbers to compute with
+    #[arg(long)]
+    pub(crate) precision: Option<Precision>,
+    /// Any field of the experiment by its path, such as training.seeds=[0,1] or optimizers.sala.rho=0.3 (`*` for
+    /// all optimizers); can be given several times
+    #[arg(long, value_name = "PATH=VALUE")]
+    pub(crate) set: Vec<Setting>,
+}
+
+/// An augmentation of the command line.
+#[derive(Debug, Clone)]
+pub(crate) enum Augment {
+    None,
+    Also(Augmentation),
+}
+
+impl FromStr for Augment {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "none" => Ok(Self::None),
+            name => name.parse().map(Self::Also),
+        }
+    }
+}
+
+/// Where records go, and how the runs are made.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// Folder for the records [default: runs/NAME-FINGERPRINT]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Forget the records of an earlier run in that folder
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Runs at a time, which share the processors; 1 for the steadiest times [default: all processors]
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<NonZero<usize>>,
+    #[command(flatten)]
+    pub(crate) running: Running,
+}
+
+/// Whether the plan is only told of.
+#[derive(Debug, Args)]
+pub(crate) struct Dry {
+    /// Print what would be run and about how long it takes, and run nothing but a few steps of the base
+    #[arg(long, conflicts_with = "emit")]
+    pub(crate) dry_run: bool,
+    /// The same as JSON
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
+}
+
+impl Place {
+    /// Runs at a time.
+    pub(crate) fn jobs(&self) -> NonZero<usize> {
+        self.jobs.unwrap_or_else(processors)
+    }
+}
+
+pub(crate) fn processors() -> NonZero<usize> {
+    std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
+}
+
+impl TrainArgs {
+    /// The experiment of this one run, which keeps its weights.
+    pub(crate) fn experiment(&self) -> Result<Experiment> {
+        let mut experiment = self.changes.experiment()?;
+        match &self.optimizer {
+            Some(name) => experiment.select(std::slice::from_ref(name))?,
+            None => experiment.optimizers.truncate(1),
+        }
+        let seeds = &mut experiment.training.seeds;
+        seeds.truncate(1);
+        replace(seeds, self.seed.map(|seed| vec![seed]));
+        experiment.running.save_models = true;
+        Ok(experiment)
+    }
+}
+
+impl Changes {
+    /// The experiment with the changes made.
+    pub(crate) fn experiment(&self) -> Result<Experiment> {
+        let (text, origin) = match (&self.experiment, &self.preset) {
+            (Some(path), _) => (read(path)?, path.display().to_string()),
+            (None, preset) => {
+                let text = presets::text(preset.as_deref().unwrap_or(presets::DEFAULT))?;
+                (text.to_owned(), "that is built in".to_owned())
+            }
+        };
+        let mut experiment = Experiment::from_toml(&text, &origin)?;
+        if !self.set.is_empty() {
+            experiment = set::with(&experiment, &self.set)?;
+        }
+        replace(&mut experiment.device, self.device);
+        replace(&mut experiment.precision, self.precision);
+        let training = &mut experiment.training;
+        replace(&mut training.seeds, self.seeds.clone());
+        replace(&mut training.budget, self.budget());
+        replace(&mut training.schedule, self.schedule);
+        replace(&mut training.warm_up_epochs, self.warm_up_epochs);
+        replace(&mut training.batch_size, self.batch_size);
+        let data = &mut experiment.data;
+        replace(&mut data.label_noise, self.label_noise);
+        replace(&mut data.validation, self.validation);
+        data.train = self.train.or(data.train);
+        for augment in &self.augment {
+            match augment {
+                Augment::None => data.augment.clear(),
+                Augment::Also(augmentation) => data.augment.push(augmentation.clone()),
+            }
+        }
+        replace(
+            &mut data.source,
+            self.data_dir.as_ref().map(|dir| dir.display().to_string()),
+        );
+        replace(&mut data.source, self.hub.then(|| "hub".to_owned()));
+        replace(&mut experiment.network, self.network.clone());
+        if let Some(names) = &self.optimizers {
+            experiment.select(names)?;
+        }
+        experiment
+            .validate()
+            .context("the experiment with the options given cannot be run")?;
+        Ok(experiment)
+    }
+
+    fn budget(&self) -> Option<Budget> {
+        let epochs = self.epochs.map(Budget::Epochs);
+        let steps = self.steps.map(Budget::Steps);
+        let evaluations = self.evaluations.map(Budget::Evaluations);
+        epochs.or(steps).or(evaluations)
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn replace<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn changes(words: &[&str]) -> Changes {
+        Cli::try_parse_from([&["sala-bench"], words].concat())
+            .unwrap()
+            .compare
+            .changes
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn speed_takes_everything_unless_told() {
+        let parse = |words: &[&str]| {
+            let words = [&["sala-bench", "speed"], words].concat();
+            match Cli::try_parse_from(words).unwrap().command {
+                Some(Command::Speed(args)) => args,
+                other => panic!("{other:?}"),
+            }
+        };
+        let args = parse(&[]);
+        assert_eq!(args.workloads, Workload::value_variants());
+        assert_eq!((args.rounds.get(), args.threads.get()), (7, 2));
+        assert_eq!(args.kernels, [Kernels::Auto]);
+        let args = parse(&[
+            "--workloads",
+            "minilm,small-cnn",
+            "--kernels",
+            "auto,composed",
+        ]);
+        assert_eq!(args.workloads, [Workload::MiniLm, Workload::SmallCnn]);
+        assert_eq!(args.kernels, [Kernels::Auto, Kernels::Composed]);
+    }
+
+    #[test]
+    fn the_built_in_experiment_and_search_are_valid() {
+        let experiment = changes(&[]).experiment().unwrap();
+        let names: Vec<_> = experiment
+            .optimizers
+            .iter()
+            .map(|o| o.name.as_str())
+            .collect();
+        assert_eq!(
+            names[..6],
+            [
+                "sgd",
+                "lookahead",
+                "sam",
+                "sam-every-2",
+                "sala",
+                "sala-quarter"
+            ]
+        );
+    }
+
+    #[test]
+    fn train_takes_one_optimizer_and_one_seed() {
+        let parse = |words: &[&str]| {
+            let words = [&["sala-bench", "train"], words].concat();
+            match Cli::try_parse_from(words)?.command {
+                Some(Command::Train(args)) => args.experiment(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let of = |words: &[&str]| {
+            let experiment = parse(words).unwrap();
+            assert_eq!(experiment.optimizers.len(), 1);
+            assert!(experiment.running.save_models);
+            (
+                experiment.optimizers[0].name.clone(),
+                experiment.training.seeds,
+            )
+        };
+        assert_eq!(of(&[]), ("sgd".into(), vec![0]));
+        let words = ["--optimizer", "sala", "--seed", "7"];
+        assert_eq!(of(&words), ("sala".into(), vec![7]));
+        assert_eq!(
+            of(&["--optimizers", "sam,sala", "--seeds", "3,4"]),
+            ("sam".into(), vec![3])
+        );
+        assert!(parse(&["--optimizer", "adan"]).is_err());
+        assert!(parse(&["--seed", "1", "--seeds", "2"]).is_err());
+    }
+
+    #[test]
+    fn options_change_the_experiment() {
+        let words = [
+            "--seeds",
+            "7,8",
+            "--epochs",
+            "3",
+            "--label-noise",
+            "0",
+            "--optimizers",
+            "sala,sgd",
+        ];
+        let experiment = changes(&words).experiment().unwrap();
+        assert_eq!(experiment.training.seeds, [7, 8]);
+        assert_eq!(
+            (
+                experiment.training.budget,
+                experiment.data.label_noise.share.to_bits()
+            ),
+            (Budget::Epochs(3), 0)
+        );
+        assert_eq!(experiment.optimizers[0].name, "sala");
+        let message = format!(
+            "{:#}",
+            changes(&["--epochs", "0"]).experiment().unwrap_err()
+        );
+        assert!(
+            message.contains("training.epochs must be >= 1, got 0"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn presets_networks_and_augmentations_are_put_together() {
+        let words = "--preset cifar-10 --data-dir DIR --network wrn-28-10 --augment cutmix --train per-class:50";
+        let words: Vec<&str> = words.split(' ').collect();
+        let experiment = changes(&words).experiment().unwrap();
+        assert_eq!(
+            (experiment.name.as_str(), experiment.data.source.as_str()),
+            ("cifar-10", "DIR")
+        );
+        assert_eq!(experiment.network, "wrn-28-10".parse().unwrap());
+        assert_eq!(experiment.data.train, Some(Amount::PerClass(50)));
+        let names = |experiment: &Experiment| -> Vec<&str> {
+            experiment
+                .data
+                .augment
+                .iter()
+                .map(Augmentation::name)
+                .collect()
+        };
+        assert_eq!(names(&experiment), ["crop", "flip", "cutmix"]);
+        let words = ["--preset", "cifar-10", "--augment", "none,flip"];
+        assert_eq!(names(&changes(&words).experiment().unwrap()), ["flip"]);
+        let message = changes(&["--preset", "cifar"])
+            .experiment()
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("cifar-100"), "{message}");
+        for words in [
+            ["--augment", "cutmx"],
+            ["--network", "resnet19x"],
+            ["--label-noise", "flip:0.1"],
+        ] {
+            assert!(Cli::try_parse_from([&["sala-bench"], &words[..]].concat()).is_err());
+        }
+        let depth = changes(&["--network", "resnet19"])
+            .experiment()
+            .unwrap_err();
+        assert!(format!("{depth:#}").contains("resnet.depth"), "{depth:#}");
+    }
+}

@@ -1,0 +1,255 @@
+//! Augmentations: random changes of the training images.
+//!
+//! | stage | what is changed | augmentations |
+//! |---|---|---|
+//! | 1 | the bytes of an image | `crop`, `flip`, `autoaugment`, `randaugment`, in the order of the experiment |
+//! | 2 | its normalised values, in which 0 is the mean of the channel | `cutout`, `random-erasing` |
+//! | 3 | a batch and its targets | `mixup`, `cutmix` |
+//!
+//! Every augmentation draws from a stream of its own, at the epoch and the number of the image in the data set
+//! (stages 1 and 2) or at the epoch and the number of the batch (stage 3). So what happens to an image is a pure
+//! function of seed, epoch and its number: the same for every optimizer, for any number of threads, and whatever
+//! other augmentations there are.
+
+mod auto_augment;
+mod crop;
+mod cutmix;
+mod cutout;
+mod flip;
+mod image;
+mod mixup;
+mod operations;
+mod rand_augment;
+mod random_erasing;
+
+use std::fmt;
+
+use anyhow::{Result, ensure};
+use sala_models::{Rng, rng::Stream};
+
+use crate::spec::Augmentation;
+
+pub(crate) use crop::Border;
+pub(crate) use image::{Image, Values};
+pub(crate) use mixup::Shares;
+
+/// Changes the bytes of an image.
+trait OnPixels: fmt::Debug + Send + Sync {
+    fn apply(&self, image: &mut Image, draws: Stream);
+
+    /// Whether images of this shape `[C, H, W]` can be changed so.
+    fn check(&self, _shape: [usize; 3]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Changes the normalised values of an image.
+trait OnValues: fmt::Debug + Send + Sync {
+    fn apply(&self, values: &mut Values<'_>, draws: Stream);
+}
+
+/// Mixes the images of a batch, and their targets with them.
+trait OnBatch: fmt::Debug + Send + Sync {
+    /// `images` holds images of `shape` one after the other, `shares` the target of each.
+    fn apply(&self, images: &mut [f32], shape: [usize; 3], shares: &mut Shares, draws: Stream);
+}
+
+/// An augmentation and the stream that it draws from.
+#[derive(Debug)]
+struct Drawing<T: ?Sized>(Stream, Box<T>);
+
+/// The augmentations of an experiment under one seed.
+#[derive(Debug, Default)]
+pub(crate) struct Pipeline {
+    bytes: Vec<Drawing<dyn OnPixels>>,
+    normalised: Vec<Drawing<dyn OnValues>>,
+    mixing: Option<Drawing<dyn OnBatch>>,
+}
+
+impl Pipeline {
+    /// Puts the augmentations together; within a stage they are applied in the order of the list.
+    ///
+    /// # Errors
+    /// When a number of one of them is out of its range, one is listed twice, or there are both `mixup` and
+    /// `cutmix`.
+    pub(crate) fn new(augmentations: &[Augmentation], seed: u64) -> Result<Self> {
+        let mut pipeline = Self::default();
+        for (i, augmentation) in augmentations.iter().enumerate() {
+            let name = augmentation.name();
+            ensure!(
+                augmentations[..i].iter().all(|a| a.name() != name),
+                "data.augment: `{name}` is listed twice"
+            );
+            let stream = Rng::new(seed).stream(&format!("data/augment/{name}"));
+            pipeline.add(augmentation, stream)?;
+        }
+        Ok(pipeline)
+    }
+
+    fn add(&mut self, augmentation: &Augmentation, stream: Stream) -> Result<()> {
+        let on_pixels: Box<dyn OnPixels> = match *augmentation {
+            Augmentation::Crop { padding, border } => Box::new(crop::Crop::new(padding, border)?),
+            Augmentation::Flip { probability } => Box::new(flip::Flip::new(probability)?),
+            Augmentation::Autoaugment {} => Box::new(auto_augment::AutoAugment),
+            Augmentation::Randaugment {
+                operations,
+                magnitude,
+            } => Box::new(rand_augment::RandAugment::new(operations, magnitude)?),
+            Augmentation::Cutout { size } => {
+                let cutout = Box::new(cutout::Cutout::new(size)?);
+                self.normalised.push(Drawing(stream, cutout));
+                return Ok(());
+            }
+            Augmentation::RandomErasing {
+                probability,
+                area,
+                aspect,
+            } => {
+                let erasing = random_erasing::RandomErasing::new(probability, area, aspect)?;
+                self.normalised.push(Drawing(stream, Box::new(erasing)));
+                return Ok(());
+            }
+            Augmentation::Mixup { alpha } => {
+                return self.mix(Drawing(stream, Box::new(mixup::Mixup::new(alpha)?)));
+            }
+            Augmentation::Cutmix { alpha, probability } => {
+                let cutmix = cutmix::CutMix::new(alpha, probability)?;
+                return self.mix(Drawing(stream, Box::new(cutmix)));
+            }
+        };
+        self.bytes.push(Drawing(stream, on_pixels));
+        Ok(())
+    }
+
+    fn mix(&mut self, mixing: Drawing<dyn OnBatch>) -> Result<()> {
+        ensure!(
+            self.mixing.is_none(),
+            "data.augment: wanted one of `mixup` and `cutmix`, got both"
+        );
+        self.mixing = Some(mixing);
+        Ok(())
+    }
+
+    /// Whether images of this shape `[C, H, W]` can be augmented so.
+    pub(crate) fn check(&self, shape: [usize; 3]) -> Result<()> {
+        self.bytes.iter().try_for_each(|d| d.1.check(shape))
+    }
+
+    /// Whether batches are mixed, and their targets are shares of classes.
+    pub(crate) fn mixes(&self) -> bool {
+        self.mixing.is_some()
+    }
+
+    /// Stage 1, for an image by its number in the data set.
+    pub(crate) fn pixels(&self, image: &mut Image, epoch: u64, number: usize) {
+        for Drawing(stream, augmentation) in &self.bytes {
+            augmentation.apply(image, stream.at(epoch).at(number as u64));
+        }
+    }
+
+    /// Stage 2, for the same image.
+    pub(crate) fn values(&self, values: &mut Values<'_>, epoch: u64, number: usize) {
+        for Drawing(stream, augmentation) in &self.normalised {
+            augmentation.apply(values, stream.at(epoch).at(number as u64));
+        }
+    }
+
+    /// Stage 3, for a batch by its number in the epoch, counted from 0; nothing unless it
+    /// [mixes](Self::mixes).
+    pub(crate) fn batch(
+        &self,
+        images: &mut [f32],
+        shape: [usize; 3],
+        shares: &mut Shares,
+        (epoch, batch): (u64, usize),
+    ) {
+        if let Some(Drawing(stream, mixing)) = &self.mixing {
+            mixing.apply(images, shape, shares, stream.at(epoch).at(batch as u64));
+        }
+    }
+}
+
+/// A whole number below `n`, which must not be 0.
+fn below(draws: Stream, i: u64, n: usize) -> usize {
+    // It is below `n`, so it fits.
+    usize::try_from(draws.below(i, n as u64)).unwrap_or(0)
+}
+
+/// Checks a probability of an augmentation.
+fn check_probability(name: &str, probability: f64) -> Result<()> {
+    ensure!(
+        (0.0..=1.0).contains(&probability),
+        "data.augment: {name}.probability must be in [0, 1], got {probability}"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<Augmentation> {
+        let names = [
+            "crop",
+            "flip",
+            "randaugment",
+            "cutout",
+            "random-erasing",
+            "mixup",
+        ];
+        names.map(|n| n.parse().unwrap()).to_vec()
+    }
+
+    fn image() -> Image {
+        let pixels = (0..3 * 64).map(|i| u8::try_from(i).unwrap()).collect();
+        Image::new([3, 8, 8], pixels)
+    }
+
+    #[test]
+    fn an_image_depends_on_seed_epoch_and_number_alone() {
+        let changed = |list: &[Augmentation], seed, epoch, number| {
+            let mut image = image();
+            Pipeline::new(list, seed)
+                .unwrap()
+                .pixels(&mut image, epoch, number);
+            image
+        };
+        let one = changed(&all(), 1, 2, 3);
+        assert_eq!(one, changed(&all(), 1, 2, 3));
+        let others = [(0, 2, 3), (1, 0, 3), (1, 2, 0)];
+        for (seed, epoch, number) in others {
+            assert_ne!(one, changed(&all(), seed, epoch, number));
+        }
+        // What one draws does not move what the next one draws.
+        let crop: [Augmentation; 1] = ["crop".parse().unwrap()];
+        let with_cutout = [crop[0].clone(), "cutout".parse().unwrap()];
+        assert_eq!(changed(&crop, 1, 2, 3), changed(&with_cutout, 1, 2, 3));
+    }
+
+    #[test]
+    fn stages_come_in_their_order_whatever_the_list_says() {
+        let mut list = all();
+        list.reverse();
+        let pipeline = Pipeline::new(&list, 0).unwrap();
+        assert_eq!((pipeline.bytes.len(), pipeline.normalised.len()), (3, 2));
+        assert!(pipeline.mixes());
+        assert!(!Pipeline::new(&list[1..], 0).unwrap().mixes());
+    }
+
+    #[test]
+    fn what_cannot_be_put_together_is_refused() {
+        let message = |names: &[&str]| {
+            let list: Vec<Augmentation> = names.iter().map(|n| n.parse().unwrap()).collect();
+            Pipeline::new(&list, 0).unwrap_err().to_string()
+        };
+        assert!(message(&["flip", "crop", "flip"]).contains("`flip` is listed twice"));
+        assert!(message(&["cutmix", "mixup"]).contains("got both"));
+        let crop = Pipeline::new(&all(), 0).unwrap();
+        let message = crop.check([1, 4, 30]).unwrap_err().to_string();
+        assert!(
+            message.contains("crop") && message.contains("4×30"),
+            "{message}"
+        );
+        crop.check([1, 5, 5]).unwrap();
+    }
+}
