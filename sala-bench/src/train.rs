@@ -172,8 +172,8 @@ impl<'a> Trainer<'a> {
     }
 
     /// The experiment's network with the initial weights of a seed, and the store that they are in.
-    pub(crate) fn network(&self, seed: u64) -> Result<(VarStore, Box<dyn Network>)> {
-        let store = VarStore::new(seed, self.dtype(), &self.device);
+    pub(crate) fn network(&self, seed: u64, dtype: DType) -> Result<(VarStore, Box<dyn Network>)> {
+        let store = VarStore::new(seed, dtype, &self.device);
         let (shape, classes) = (self.train.shape(), self.train.classes());
         let network = registry::network(&self.experiment.network, shape, classes, &store)?;
         Ok((store, network))
@@ -192,7 +192,7 @@ impl<'a> Trainer<'a> {
         site: Site<'_>,
     ) -> Result<Option<RunRecord>> {
         let experiment = self.experiment;
-        let (store, network) = self.network(data.seed)?;
+        let (store, network) = self.network(data.seed, self.dtype())?;
         let mut params = ParamSet::new(store.trainable())?;
         if experiment.precision == Precision::Bf16 {
             params = params.with_f32_masters()?;

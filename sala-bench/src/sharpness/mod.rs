@@ -43,6 +43,9 @@ pub(crate) use args::{EXAMPLES, SharpnessArgs};
 /// The folder of a run directory that everything goes to.
 const FOLDER: &str = "sharpness";
 
+/// Relative error of products from which on it is told.
+const UNSURE: f64 = 0.05;
+
 /// A solution that has been measured, as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Kept {
@@ -143,7 +146,10 @@ impl Inquiry<'_> {
                     .one(&data, name, with_slices)
                     .with_context(|| format!("the solution of {name} with seed {seed}"));
                 match one {
-                    Ok(one) => kept.push(one),
+                    Ok(one) => {
+                        warn(&one.measures);
+                        kept.push(one);
+                    }
                     Err(_) if self.stop.load(Ordering::Relaxed) => return Ok(None),
                     Err(error) => return Err(error),
                 }
@@ -212,6 +218,21 @@ impl Inquiry<'_> {
             put(&file, &serde_json::to_vec(&kept)?)?;
         }
         Ok(kept)
+    }
+}
+
+/// Says so when Hessian-vector products depend on the step of their differences.
+fn warn(measures: &Measures) {
+    let Measures {
+        optimizer, seed, ..
+    } = measures;
+    if let Some(error) = measures.product_error.filter(|e| *e > UNSURE) {
+        progress::say(&format!(
+            "{}: Hessian-vector products change by {:.0} % with the step of their differences; do not trust \
+             the eigenvalues and the trace to more than that",
+            run_name(optimizer, *seed),
+            100.0 * error
+        ));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use sala_core::{MicroBatches, Objective, ParamSet, Pass};
 use sala_models::Network;
 
@@ -13,6 +13,10 @@ use crate::{
     runs::run::fingerprint,
     train::{SeedData, Trainer, loss},
 };
+
+/// Solutions are measured in f64, whatever they were trained in: differences of gradients then have steps so small that
+/// they cross none of a relu's kinks, which in f32 would be most of what they see.
+const DTYPE: DType = DType::F64;
 
 /// The network that a run has left, with the images that its loss is measured on.
 pub(crate) struct Solution {
@@ -49,14 +53,18 @@ impl Solution {
             "there are no weights of {name} in {}; `compare` keeps them with --save-models",
             folder.display()
         );
-        let (store, network) = trainer.network(seed)?;
-        store.load(&file)?;
-        let fingerprint = fingerprint(&store)?;
+        let (saved, _) = trainer.network(seed, trainer.dtype())?;
+        saved.load(&file)?;
+        let fingerprint = fingerprint(&saved)?;
         ensure!(
             fingerprint == record.parameters,
             "{} has other weights than the run's record tells of; run the comparison again with --fresh",
             file.display()
         );
+        let (store, network) = trainer.network(seed, DTYPE)?;
+        for ((_, var), (_, saved)) in store.all().into_iter().zip(saved.all()) {
+            var.set(&saved.to_dtype(DTYPE)?)?;
+        }
         let params = ParamSet::new(store.trainable())?;
         let available = data.train().len();
         ensure!(
@@ -69,7 +77,7 @@ impl Solution {
             network,
             params,
             fingerprint,
-            batch: batch.in_dtype(trainer.dtype())?,
+            batch: batch.in_dtype(DTYPE)?,
             m,
             folder,
             name,
@@ -120,7 +128,8 @@ impl Solution {
                 .with_context(|| format!("cannot read {}", file.display()))?;
             let take = |name: &&str| {
                 let missing = || format!("{} has no `{name}`", file.display());
-                all.remove(*name).with_context(missing)
+                let value = all.remove(*name).with_context(missing)?;
+                Ok(value.to_dtype(DTYPE)?)
             };
             points.push(names.iter().map(take).collect::<Result<Vec<_>>>()?);
         }

@@ -177,7 +177,7 @@ impl Sharpness {
             ..
         } = self.settings;
         format!(
-            "Mean ± sd over seeds, of the training loss on {images} images in training mode, weight decay left out. λ_max, \
+            "Mean ± sd over seeds, of the training loss on {images} images in training mode and f64, weight decay left out. λ_max, \
              λ_min and trace are the Hessian's; rises are m-sharpness with m = {m}: at the worst place within ρ that {ascent_steps} \
              steps of ascent find, in L2 and relative to the weights, and under normal displacements.\n\n{}",
             self.caveat

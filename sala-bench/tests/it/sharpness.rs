@@ -55,6 +55,7 @@ fn solutions_are_measured_once_and_shown_in_tables_and_figures() {
         let number = |name: &str| solution[name].as_f64().unwrap();
         assert!(number("lambda_max") > 0.0 && number("lambda_max") >= number("lambda_min"));
         assert!(number("worst") > 0.0 && number("worst_adaptive") > 0.0);
+        assert!(number("product_error") < 1e-3, "{solution}");
         assert!(number("gradients") > 20.0 && number("losses") > 4.0);
     }
     let rows = json["rows"].as_array().unwrap();
