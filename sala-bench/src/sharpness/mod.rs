@@ -176,6 +176,7 @@ impl Inquiry<'_> {
         let earlier = read_kept(&file)?
             .filter(|k| k.settings == settings && k.measures.parameters == parameters);
         let bar = Bar::new(&name);
+        let show = |advance| bar.show(advance);
         let (measures, slices) = earlier.map_or((None, None), |k| (Some(k.measures), k.slices));
         let (had_measures, had_slices) = (measures.is_some(), slices.is_some());
         let measures = match measures {
@@ -186,9 +187,7 @@ impl Inquiry<'_> {
                     stop: self.stop,
                 };
                 let what = (optimizer, data.seed(), parameters);
-                measure::measure(what, &solution.params, &mut objective, &settings, |a| {
-                    bar.show(a)
-                })
+                measure::measure(what, &solution.params, &mut objective, &settings, show)
             })??,
         };
         let slices = match slices {
@@ -201,9 +200,7 @@ impl Inquiry<'_> {
                     };
                     let what = (optimizer, data.seed());
                     let params = &solution.params;
-                    measure::slices(what, params, &mut objective, &points, &settings, |a| {
-                        bar.show(a)
-                    })
+                    measure::slices(what, params, &mut objective, &points, &settings, show)
                 })??)
             }
             other => other,

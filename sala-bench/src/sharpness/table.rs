@@ -118,12 +118,13 @@ impl Sharpness {
     pub(crate) fn markdown(&self) -> String {
         let mut table = self.table();
         table.load_style(presets::ASCII_MARKDOWN);
-        let head = format!("# Sharpness of {}\n\n", self.experiment);
-        let mut text = format!("{head}{table}\n\n{}\n", self.legend());
-        for Figure { file, title } in &self.figures {
-            text += &format!("\n![{title}]({file})\n");
-        }
-        text
+        let figure = |Figure { file, title }: &Figure| format!("\n![{title}]({file})\n");
+        let figures: Vec<String> = self.figures.iter().map(figure).collect();
+        let (name, legend) = (&self.experiment, self.legend());
+        format!(
+            "# Sharpness of {name}\n\n{table}\n\n{legend}\n{}",
+            figures.concat()
+        )
     }
 
     fn table(&self) -> Table {

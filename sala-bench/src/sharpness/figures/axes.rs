@@ -179,8 +179,12 @@ mod tests {
             x: Axis::linear("", 0.0, 10.0),
             y: Axis::linear("", 0.0, 1.0),
         };
-        assert_eq!(frame.place([0.0, 0.0]), [LEFT, BOTTOM]);
-        assert_eq!(frame.place([10.0, 1.0]), [RIGHT, TOP]);
-        assert_eq!(frame.place([20.0, -5.0]), [RIGHT, BOTTOM]);
+        for (at, wanted) in [
+            ([0.0, 0.0], [LEFT, BOTTOM]),
+            ([10.0, 1.0], [RIGHT, TOP]),
+            ([20.0, -5.0], [RIGHT, BOTTOM]),
+        ] {
+            assert_eq!(frame.place(at).map(f64::to_bits), wanted.map(f64::to_bits));
+        }
     }
 }
