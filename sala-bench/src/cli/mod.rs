@@ -1,5 +1,6 @@
 //! The command line, as it is typed.
 
+mod report;
 mod sweep;
 mod tools;
 
@@ -22,6 +23,7 @@ use crate::{
     speed::Workload,
 };
 
+pub(crate) use report::ReportArgs;
 pub(crate) use sweep::{CellArgs, Emission, SweepArgs, TuneArgs};
 pub(crate) use tools::DoctorArgs;
 
@@ -99,6 +101,9 @@ pub(crate) enum Command {
     /// Print what a trained model says of new texts or images
     #[command(after_help = finetune::PREDICT_EXAMPLES)]
     Predict(PredictArgs),
+    /// Make tables and an HTML page of run directories, of several machines or comparisons too
+    #[command(after_help = report::EXAMPLES)]
+    Report(ReportArgs),
     /// Time forward passes and training steps on the CPU, in turn with PyTorch where it is installed
     #[command(after_help = SPEED_EXAMPLES)]
     Speed(SpeedArgs),
