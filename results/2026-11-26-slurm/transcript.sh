@@ -27,3 +27,4 @@ say sbatch search/slurm/array-0.sh
 wait_for
 say "ls search/runs/*.jsonl | wc -l"
 say "sala-bench sweep --resume --out search"
+say "sala-bench report search --out report | head -n 24"

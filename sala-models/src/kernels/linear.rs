@@ -47,7 +47,7 @@ impl<T: Element> Operation for Linear<T> {
             inputs, outputs, ..
         } = *self;
         let (x, weight) = (access::view::<T>(tensors[0])?, access::view(tensors[1])?);
-        let right = Panels::pack(inputs, outputs, &weight, (1, inputs));
+        let right = Panels::pack_turned(inputs, outputs, &weight, inputs);
         let rows = x.len() / inputs;
         let y = match tensors.get(2) {
             Some(bias) => product((&x, inputs), &right, Some(&access::view(bias)?), rows),
@@ -74,7 +74,7 @@ impl<T: Element> Operation for Linear<T> {
             let values = match i {
                 0 => {
                     let weight = access::view(&tensors[1].value)?;
-                    let right = Panels::pack(outputs, inputs, &weight, (inputs, 1));
+                    let right = Panels::pack(outputs, inputs, &weight, inputs);
                     product((&gradient, outputs), &right, None, gradient.len() / outputs)
                 }
                 1 => self.weight_gradient(&access::view(&tensors[0].value)?, &gradient),
@@ -104,7 +104,7 @@ impl<T: Element> Linear<T> {
             inputs, outputs, ..
         } = *self;
         let rows = x.len() / inputs;
-        let right = Panels::pack(rows, inputs, x, (inputs, 1));
+        let right = Panels::pack(rows, inputs, x, inputs);
         let (left, stride) = transpose::turned(gradient, rows, outputs);
         product((&left, stride), &right, None, outputs)
     }

@@ -153,6 +153,31 @@ impl<T: Element> Kernel<(&[T], &mut [T])> for AddRows {
     }
 }
 
+/// Copies a short stretch. Of the lengths that packed matrices have it is a few instructions; a call into
+/// the system's library takes longer than such a copy.
+#[expect(
+    clippy::inline_always,
+    reason = "the length is known where it is called"
+)]
+#[inline(always)]
+pub(crate) fn copy_short<T: Copy>(to: &mut [T], from: &[T]) {
+    debug_assert_eq!(to.len(), from.len());
+    match to.len() {
+        16 => copy_exactly::<T, 16>(to, from),
+        8 => copy_exactly::<T, 8>(to, from),
+        32 => copy_exactly::<T, 32>(to, from),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+#[expect(clippy::inline_always, reason = "see `copy_short`")]
+#[inline(always)]
+fn copy_exactly<T: Copy, const N: usize>(to: &mut [T], from: &[T]) {
+    if let (Some(to), Some(from)) = (to.first_chunk_mut::<N>(), from.first_chunk::<N>()) {
+        *to = *from;
+    }
+}
+
 /// Hands out the pieces of two arrays together, each cut into as many.
 pub(crate) fn each_of_two<T: Send>(
     (a, a_piece): (&mut [T], usize),

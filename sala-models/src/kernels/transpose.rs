@@ -2,8 +2,12 @@
 
 use super::{element::Element, pieces, scratch::Scratch};
 
-/// Rows and columns of a tile: it is read and written by whole cache lines.
-const TILE: usize = 16;
+/// Rows and columns of a tile: so few that the compiler turns it within registers. Larger ones go through
+/// memory element by element, and where rows begin at powers of two their lines displace each other.
+const TILE: usize = 4;
+
+/// Elements of a cache line.
+const LINE: usize = 16;
 
 /// `(N, rows, columns)` to `(N, columns, rows)`.
 pub(crate) fn batches<T: Element>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
@@ -28,9 +32,9 @@ pub(crate) fn to_scratch<T: Element>(x: &[T], rows: usize, columns: usize) -> Sc
 /// One matrix `(rows, columns)`, turned to `(columns, rows)`, and the distance of its rows: such that rows do
 /// not begin at the same few places of a cache.
 pub(crate) fn turned<T: Element>(x: &[T], rows: usize, columns: usize) -> (Scratch<T>, usize) {
-    let stride = rows.next_multiple_of(2 * TILE) + TILE;
+    let stride = rows.next_multiple_of(2 * LINE) + LINE;
     let mut out = Scratch::new(columns * stride);
-    let count = (pieces::PIECE / stride).clamp(1, TILE);
+    let count = (pieces::PIECE / stride).clamp(1, LINE);
     pieces::each_of(&mut out, count * stride, |i, out| {
         turn((x, columns), i * count, rows, (out, stride));
     });
@@ -58,31 +62,51 @@ fn part<T: Element>(
 }
 
 /// Turns columns `first..` of a matrix with as many rows, `columns` apart, into rows of `out`, `stride` apart.
-/// A tile is read row by row and written column by column.
-fn turn<T: Element>(
+pub(super) fn turn<T: Element>(
     (from, columns): (&[T], usize),
     first: usize,
     rows: usize,
     (out, stride): (&mut [T], usize),
 ) {
     let count = out.len() / stride;
-    let mut tile = [[T::default(); TILE]; TILE];
-    for column in (0..count).step_by(TILE) {
-        let width = TILE.min(count - column);
-        for row in (0..rows).step_by(TILE) {
-            let height = TILE.min(rows - row);
-            for (i, line) in tile[..height].iter_mut().enumerate() {
-                let place = (row + i) * columns + first + column;
-                line[..width].copy_from_slice(&from[place..place + width]);
-            }
-            for i in 0..width {
-                let to = &mut out[(column + i) * stride + row..][..height];
-                for (to, line) in to.iter_mut().zip(&tile) {
-                    *to = line[i];
-                }
+    let (whole_columns, whole_rows) = (count / TILE * TILE, rows / TILE * TILE);
+    for column in (0..whole_columns).step_by(TILE) {
+        for row in (0..whole_rows).step_by(TILE) {
+            let place = row * columns + first + column;
+            let tile = turned_tile(from, place, columns);
+            for (i, line) in tile.iter().enumerate() {
+                out[(column + i) * stride + row..][..TILE].copy_from_slice(line);
             }
         }
     }
+    // What is left on the right and below.
+    for column in 0..count {
+        let done = if column < whole_columns {
+            whole_rows
+        } else {
+            0
+        };
+        let to = &mut out[column * stride..][..rows];
+        for (row, to) in to.iter_mut().enumerate().skip(done) {
+            *to = from[row * columns + first + column];
+        }
+    }
+}
+
+/// The tile that begins at `place`, with its rows and columns exchanged.
+#[inline]
+fn turned_tile<T: Element>(from: &[T], place: usize, columns: usize) -> [[T; TILE]; TILE] {
+    let mut tile = [[T::default(); TILE]; TILE];
+    for (i, line) in tile.iter_mut().enumerate() {
+        line.copy_from_slice(&from[place + i * columns..][..TILE]);
+    }
+    let mut turned = [[T::default(); TILE]; TILE];
+    for (i, line) in turned.iter_mut().enumerate() {
+        for (value, from) in line.iter_mut().zip(&tile) {
+            *value = from[i];
+        }
+    }
+    turned
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::checks::check_values;
 use crate::{
     Mode,
     error::check_probability,
@@ -71,8 +72,9 @@ impl Dropout {
     /// `p = 0`.
     ///
     /// # Errors
-    /// When candle fails.
+    /// When `x` is empty or not of floats, or candle fails.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        check_values("dropout", "x", x)?;
         match self.mask(mode) {
             Some(mask) => mask.apply(x),
             None => Ok(x.clone()),

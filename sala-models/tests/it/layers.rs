@@ -1,12 +1,12 @@
 //! Initialisation, shapes and gradients of linear layers and convolutions.
 
-use candle_core::{DType, Device, Module};
+use candle_core::{DType, Device, Module, Tensor};
 use sala_models::{
-    VarStore,
-    ops::{Conv2d, Conv2dConfig, Linear},
+    Mode, Rng, VarStore,
+    ops::{Conv2d, Conv2dConfig, Dropout, Linear, add, linear, relu, relu6},
 };
 
-use crate::gradcheck::{check, normal_var, values, weighted_sum};
+use crate::gradcheck::{check, check_layouts, normal, normal_var, refused, values, weighted_sum};
 
 fn store() -> VarStore {
     VarStore::new(5, DType::F64, &Device::Cpu)
@@ -102,4 +102,51 @@ fn sizes_that_make_no_layer_are_refused_and_leave_nothing_behind() {
         "{error}"
     );
     assert!(store.all().is_empty());
+}
+
+#[test]
+fn products_and_sums_have_the_gradients_of_differences_in_any_layout() {
+    for [rows, inputs, outputs] in [[1, 1, 1], [3, 1, 2], [1, 5, 1], [4, 3, 7]] {
+        let (x, weight) = (
+            normal("x", &[rows, inputs]),
+            normal("w", &[outputs, inputs]),
+        );
+        let bias = normal("b", &[outputs]);
+        check_layouts(&[rows, inputs], |x| linear(x, &weight, Some(&bias)));
+        check_layouts(&[outputs, inputs], |weight| linear(&x, weight, Some(&bias)));
+        check_layouts(&[outputs], |bias| linear(&x, &weight, Some(bias)));
+        check_layouts(&[rows, inputs], |a| add(a, &x));
+        check_layouts(&[rows, inputs], |b| add(&x, b));
+    }
+}
+
+#[test]
+fn wrong_arguments_are_refused_with_both_values() {
+    let of = |dims: &[usize]| normal("x", dims);
+    let integers = Tensor::zeros((2, 3), DType::U32, &Device::Cpu).unwrap();
+    let (x, weight) = (of(&[2, 3]), of(&[4, 3]));
+    let narrow = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
+    let op = "linear";
+    let product = |x: &Tensor, weight: &Tensor| linear(x, weight, None);
+    refused(product(&of(&[0, 3]), &weight), &[op, "x", "[0, 3]"]);
+    refused(product(&integers, &weight), &[op, "x", "f32", "U32"]);
+    refused(
+        product(&x, &of(&[4, 2])),
+        &[op, "weight", "(O, 3)", "[4, 2]"],
+    );
+    refused(product(&x, &of(&[3])), &[op, "weight", "(O, 3)", "[3]"]);
+    refused(product(&x, &narrow(&weight)), &[op, "weight", "F64", "F32"]);
+    let with = |bias: &Tensor| linear(&x, &weight, Some(bias));
+    refused(with(&of(&[3])), &[op, "bias", "(4)", "[3]"]);
+    refused(with(&narrow(&of(&[4]))), &[op, "bias", "F64", "F32"]);
+
+    refused(add(&x, &of(&[3, 2])), &["add", "b", "[2, 3]", "[3, 2]"]);
+    refused(add(&x, &narrow(&x)), &["add", "b", "F64", "F32"]);
+    refused(add(&of(&[0]), &of(&[0])), &["add", "a", "[0]"]);
+    refused(relu(&integers), &["relu", "x", "f32", "U32"]);
+    refused(relu6(&of(&[0, 2])), &["relu6", "x", "[0, 2]"]);
+    let dropout = Dropout::new(0.5, Rng::new(0).stream("d")).unwrap();
+    let dropped = |x: &Tensor| dropout.forward(x, Mode::train(0));
+    refused(dropped(&integers), &["dropout", "x", "f32", "U32"]);
+    refused(dropped(&of(&[0, 2])), &["dropout", "x", "[0, 2]"]);
 }

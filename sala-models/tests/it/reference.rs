@@ -4,11 +4,16 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
+use candle_nn::VarBuilder;
 use sala_core::testing::TRAJECTORY_F64;
 use sala_models::kernels::with_choice;
-use sala_models::ops::{
-    Attention, CrossEntropy, Pool2d, Rope, RopePairs, adaptive_avg_pool2d, embedding, gelu,
-    gelu_tanh, layer_norm, log_softmax, masked_softmax, rms_norm, silu, softmax,
+use sala_models::{
+    Mode,
+    ops::{
+        Attention, BatchNorm, Conv2dConfig, CrossEntropy, Pool2d, Rope, RopePairs,
+        adaptive_avg_pool2d, add, conv2d, embedding, gelu, gelu_tanh, layer_norm, linear,
+        log_softmax, masked_softmax, relu, relu6, rms_norm, silu, softmax,
+    },
 };
 
 use crate::gradcheck::FORMS;
@@ -205,4 +210,79 @@ fn pools() {
             adaptive_avg_pool2d(&i["x"], (rows, columns))
         });
     }
+}
+
+#[test]
+fn linear_layers_sums_and_what_clips() {
+    compare("linear", |i| {
+        linear(&i["x"], &i["weight"], Some(&i["bias"]))
+    });
+    compare("linear_no_bias", |i| linear(&i["x"], &i["weight"], None));
+    compare("add", |i| add(&i["a"], &i["b"]));
+    compare("relu", |i| relu(&i["x"]));
+    compare("relu6", |i| relu6(&i["x"]));
+}
+
+#[test]
+fn convolutions() {
+    for (name, stride, padding, dilation, groups) in [
+        ("plain", (1, 1), (0, 0), (1, 1), 1),
+        ("same", (1, 1), (1, 1), (1, 1), 1),
+        ("strided", (2, 3), (1, 0), (1, 1), 1),
+        ("pointwise", (2, 2), (0, 0), (1, 1), 1),
+        ("dilated", (1, 2), (2, 2), (3, 2), 1),
+        ("grouped", (2, 1), (1, 1), (1, 1), 2),
+        ("depthwise", (1, 2), (1, 1), (1, 1), 4),
+    ] {
+        let config = Conv2dConfig {
+            stride,
+            padding,
+            dilation,
+            groups,
+            ..Conv2dConfig::default()
+        };
+        compare(&format!("conv_{name}"), |i| {
+            conv2d(&i["x"], &i["weight"], Some(&i["bias"]), config)
+        });
+    }
+}
+
+/// The layer with a case's parameters and the statistics that the reference starts from.
+fn batch_norm(inputs: &Inputs) -> BatchNorm {
+    let all = reference();
+    let of = |name: &str, t: &Tensor| (name.to_string(), t.clone());
+    let tensors = HashMap::from([
+        of("weight", &inputs["weight"]),
+        of("bias", &inputs["bias"]),
+        of("running_mean", &all["batch_norm.mean"]),
+        of("running_var", &all["batch_norm.var"]),
+    ]);
+    let vb = VarBuilder::from_tensors(tensors, DType::F64, &Device::Cpu);
+    let layer = BatchNorm::new(3, vb).unwrap();
+    layer.with_eps(1e-3).unwrap()
+}
+
+#[test]
+fn batch_norms() {
+    compare("batch_norm_eval", |i| {
+        batch_norm(i).forward(&i["x"], Mode::eval())
+    });
+    compare("batch_norm_relu", |i| {
+        batch_norm(i).forward_relu(&i["x"], Mode::train(0))
+    });
+    compare("batch_norm_add_relu", |i| {
+        batch_norm(i).forward_add_relu(&i["x"], &i["residual"], Mode::train(0))
+    });
+    compare("batch_norm_train", |i| {
+        let layer = batch_norm(i);
+        let y = layer.forward(&i["x"], Mode::train(0))?;
+        let all = reference();
+        for (got, wanted) in [
+            (layer.running_mean()?, "batch_norm.mean_after"),
+            (layer.running_var()?, "batch_norm.var_after"),
+        ] {
+            TRAJECTORY_F64.assert_tensors(wanted, &got, &all[wanted]);
+        }
+        Ok(y)
+    });
 }

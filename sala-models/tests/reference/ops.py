@@ -139,5 +139,54 @@ for outputs in [(1, 1), (4, 3), (7, 2)]:
     name = "adaptive_{}_{}".format(*outputs)
     case(name, lambda x: F.adaptive_avg_pool2d(x, outputs), x=x)
 
+# Linear layers and what clips.
+case("linear", lambda x, weight, bias: F.linear(x, weight, bias), x=normal(2, 3, 5), weight=normal(4, 5), bias=normal(4))
+case("linear_no_bias", lambda x, weight: F.linear(x, weight), x=normal(1, 5), weight=normal(1, 5))
+case("add", lambda a, b: a + b, a=normal(2, 3), b=normal(2, 3))
+# At 0, and for relu6 at 6, both derivatives are 0.
+x = torch.cat([normal(3, 5, scale=5.0), torch.tensor([[-1.0, 0.0, 6.0, 7.0, 5.0]]).double()])
+case("relu", lambda x: F.relu(x), x=x)
+case("relu6", lambda x: F.relu6(x), x=x)
+
+# Convolution: kernel, stride, padding, dilation, groups; of 4 channels to 8.
+CONVOLUTIONS = {
+    "plain": ((3, 2), (1, 1), (0, 0), (1, 1), 1),
+    "same": ((3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "strided": ((3, 3), (2, 3), (1, 0), (1, 1), 1),
+    "pointwise": ((1, 1), (2, 2), (0, 0), (1, 1), 1),
+    "dilated": ((2, 3), (1, 2), (2, 2), (3, 2), 1),
+    "grouped": ((3, 3), (2, 1), (1, 1), (1, 1), 2),
+    "depthwise": ((3, 3), (1, 2), (1, 1), (1, 1), 4),
+}
+x = normal(2, 4, 7, 6)
+for name, (kernel, stride, pad, dilation, groups) in CONVOLUTIONS.items():
+    case(
+        f"conv_{name}",
+        lambda x, weight, bias: F.conv2d(x, weight, bias, stride, pad, dilation, groups),
+        x=x,
+        weight=normal(8, 4 // groups, *kernel),
+        bias=normal(8),
+    )
+
+
+# Batch norm, whose statistics are buffers: what they were, and what training makes of them.
+def batch_norm(training, finish):
+    def run(x, weight, bias, residual=None):
+        running = mean.clone(), variance.clone()
+        y = F.batch_norm(x, *running, weight, bias, training, 0.1, 1e-3)
+        tensors["batch_norm.mean_after"], tensors["batch_norm.var_after"] = running if training else (mean, variance)
+        return finish(y, residual)
+
+    return run
+
+
+mean, variance = normal(3), normal(3).square() + 0.5
+images = dict(x=normal(2, 3, 4, 5) + 2.0, weight=normal(3), bias=normal(3))
+tensors["batch_norm.mean"], tensors["batch_norm.var"] = mean, variance
+case("batch_norm_eval", batch_norm(False, lambda y, _: y), **images)
+case("batch_norm_relu", batch_norm(True, lambda y, _: F.relu(y)), **images)
+case("batch_norm_add_relu", batch_norm(True, lambda y, r: F.relu(y + r)), **images, residual=normal(2, 3, 4, 5))
+case("batch_norm_train", batch_norm(True, lambda y, _: y), **images)
+
 target = pathlib.Path(__file__).with_name("ops.safetensors")
 save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, target, {"torch": torch.__version__})

@@ -35,12 +35,12 @@ impl Rows {
 
     /// The matrix, of `depth` rows, packed to be multiplied with from the left.
     pub(super) fn packed<T: Functions>(&self, matrix: &[T], depth: usize) -> Panels<T> {
-        Panels::pack(depth, self.len, &matrix[self.start..], (self.stride, 1))
+        Panels::pack(depth, self.len, &matrix[self.start..], self.stride)
     }
 
     /// The transposed matrix, of `columns` rows, packed to be multiplied with from the left.
     pub(super) fn transposed<T: Functions>(&self, matrix: &[T], columns: usize) -> Panels<T> {
-        Panels::pack(self.len, columns, &matrix[self.start..], (1, self.stride))
+        Panels::pack_turned(self.len, columns, &matrix[self.start..], self.stride)
     }
 }
 

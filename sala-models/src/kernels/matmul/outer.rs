@@ -104,7 +104,7 @@ impl<T: Element, B: Fn(Range<usize>) -> Vec<usize> + Sync> Outer<'_, T, B> {
         let columns = width.min(self.columns - first);
         let from = self.right[row * self.stride + first..].chunks(self.stride);
         for (to, from) in to.chunks_exact_mut(width).zip(from) {
-            to[..columns].copy_from_slice(&from[..columns]);
+            pieces::copy_short(&mut to[..columns], &from[..columns]);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::width;
-use crate::kernels::{element::Element, pieces, scratch::Scratch};
+use crate::kernels::{element::Element, pieces, scratch::Scratch, transpose};
 
 /// A right matrix `(depth, columns)`, packed: block by block of [`Panels::width`] columns, in each row
 /// by row. Missing columns of the last block are zeros.
@@ -45,35 +45,24 @@ impl<T: Element> Panels<T> {
         (self.depth, self.columns)
     }
 
-    /// Packs `right`, whose element `(k, n)` is number `k · strides.0 + n · strides.1`.
-    pub(crate) fn pack(depth: usize, columns: usize, right: &[T], strides: (usize, usize)) -> Self {
+    /// Packs `right`, whose rows begin `stride` apart.
+    pub(crate) fn pack(depth: usize, columns: usize, right: &[T], stride: usize) -> Self {
         let width = width::<T>();
-        Self::new(depth, columns, |range, block| {
-            pack_block(right, strides, range, width, block);
+        Self::new(depth, columns, |columns, block| {
+            let rows = block.chunks_exact_mut(width).enumerate();
+            for (k, row) in rows {
+                let from = &right[k * stride + columns.start..][..columns.len()];
+                pieces::copy_short(&mut row[..columns.len()], from);
+            }
         })
     }
-}
 
-fn pack_block<T: Element>(
-    right: &[T],
-    strides: (usize, usize),
-    columns: Range<usize>,
-    width: usize,
-    block: &mut [T],
-) {
-    let count = columns.len();
-    for (k, row) in block.chunks_exact_mut(width).enumerate() {
-        let from = &right[k * strides.0 + columns.start * strides.1..];
-        if strides.1 == 1 {
-            row[..count].copy_from_slice(&from[..count]);
-        } else {
-            for (value, &x) in row
-                .iter_mut()
-                .zip(from.iter().step_by(strides.1))
-                .take(count)
-            {
-                *value = x;
-            }
-        }
+    /// Packs the transpose of `left`, of `columns` rows that begin `stride` apart.
+    pub(crate) fn pack_turned(depth: usize, columns: usize, left: &[T], stride: usize) -> Self {
+        let width = width::<T>();
+        Self::new(depth, columns, |columns, block| {
+            let rows = (&left[columns.start * stride..], stride);
+            transpose::turn(rows, 0, columns.len(), (block, width));
+        })
     }
 }
