@@ -57,7 +57,7 @@ pub(crate) struct Report {
 pub(crate) struct Profiles {
     pub(crate) measure: Measure,
     pub(crate) workloads: Vec<String>,
-    pub(crate) profiles: Vec<Profile>,
+    pub(crate) lines: Vec<Profile>,
 }
 
 impl Report {
@@ -79,36 +79,30 @@ impl Report {
 
     /// All tables, for a terminal.
     pub(crate) fn terminal(&self) -> String {
-        let mut text = String::new();
+        let table = |grid: Grid| format!("{}\n{}\n", grid.title, grid.terminal());
+        let mut parts = Vec::new();
         for workload in &self.workloads {
             if self.workloads.len() > 1 {
-                text += &format!("{}: {}\n\n", workload.experiment, workload.description);
+                let (name, description) = (&workload.experiment, &workload.description);
+                parts.push(format!("{name}: {description}\n\n"));
             }
-            for grid in grids(workload) {
-                text += &format!("{}\n{}\n", grid.title, grid.terminal());
-            }
+            parts.extend(grids(workload).into_iter().map(table));
         }
-        for grid in self.profile_grids() {
-            text += &format!("{}\n{}\n", grid.title, grid.terminal());
-        }
-        text
+        parts.extend(self.profile_grids().map(table));
+        parts.concat()
     }
 
     /// All tables, as Markdown.
     pub(crate) fn markdown(&self) -> String {
-        let mut text = String::new();
-        for workload in &self.workloads {
-            text += &markdown(workload);
-            text += "\n";
-        }
-        for grid in self.profile_grids() {
-            text += &format!("## {}\n\n{}\n", grid.title, grid.markdown());
-        }
-        text
+        let workloads = self.workloads.iter().map(|w| markdown(w) + "\n");
+        let profiles = self
+            .profile_grids()
+            .map(|grid| format!("## {}\n\n{}\n", grid.title, grid.markdown()));
+        workloads.chain(profiles).collect()
     }
 
     fn profile_grids(&self) -> impl Iterator<Item = Grid> {
-        let grid = |p: &Profiles| tables::profiles(p.measure, &p.workloads, &p.profiles);
+        let grid = |p: &Profiles| tables::profiles(p.measure, &p.workloads, &p.lines);
         self.profiles.iter().map(grid)
     }
 
@@ -156,14 +150,18 @@ pub(crate) fn conclude(dir: &RunDir, runs: &[RunRecord], description: &str) -> R
 
 /// The tables of a comparison as Markdown.
 fn markdown(workload: &Workload) -> String {
-    let mut text = format!("# {}\n\n{}\n", workload.experiment, workload.description);
-    for (number, grid) in grids(workload).iter().enumerate() {
-        if number > 0 {
-            text += &format!("\n## {}\n", grid.title);
-        }
-        text += &format!("\n{}", grid.markdown());
-    }
-    text
+    let head = format!("# {}\n\n{}\n", workload.experiment, workload.description);
+    let tables = grids(workload)
+        .into_iter()
+        .enumerate()
+        .map(|(number, grid)| {
+            let title = match number {
+                0 => String::new(),
+                _ => format!("\n## {}\n", grid.title),
+            };
+            format!("{title}\n{}", grid.markdown())
+        });
+    [head].into_iter().chain(tables).collect()
 }
 
 /// All tables of a comparison, the most important first.
@@ -227,7 +225,7 @@ fn profiles(workloads: &[Workload]) -> Vec<Profiles> {
             all.push(Profiles {
                 measure,
                 workloads: targets.iter().map(|(w, _)| w.experiment.clone()).collect(),
-                profiles: stats::profile(&costs),
+                lines: stats::profile(&costs),
             });
         }
     }

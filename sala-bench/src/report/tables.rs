@@ -174,7 +174,7 @@ pub(crate) fn differences(workload: &Workload, comparison: &Comparison) -> Grid 
     if let Some(margin) = comparison.margin {
         let margin = show.number(margin);
         header.push(format!("within ±{margin} (p)"));
-        legend += &format!(" Within ±{margin}: two one-sided t tests at 5 %.");
+        legend = format!("{legend} Within ±{margin}: two one-sided t tests at 5 %.");
     }
     header.push("verdict".into());
     legend += " Undecided is no evidence for equality: more seeds would decide.\n";

@@ -272,8 +272,8 @@ fn different_comparisons_get_a_profile() {
     let profiles = &report.profiles;
     assert_eq!(profiles.len(), 2);
     // SGD gets to its own target on one of two seeds: not the median.
-    assert_eq!(profiles[0].profiles[0].ratios, [None, None]);
-    assert_eq!(profiles[0].profiles[1].ratios, [Some(1.0), Some(1.0)]);
+    assert_eq!(profiles[0].lines[0].ratios, [None, None]);
+    assert_eq!(profiles[0].lines[1].ratios, [Some(1.0), Some(1.0)]);
 }
 
 #[test]

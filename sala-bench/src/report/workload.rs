@@ -158,17 +158,11 @@ impl Workload {
 }
 
 fn base(source: &Source, settings: &Settings) -> Result<String> {
-    match &settings.base {
-        Some(name) => find(source, name),
-        None => {
-            let first = source
-                .plan
-                .optimizers
-                .first()
-                .context("a plan without optimizers")?;
-            Ok(first.name.clone())
-        }
+    if let Some(name) = &settings.base {
+        return find(source, name);
     }
+    let first = source.plan.optimizers.first();
+    Ok(first.context("a plan without optimizers")?.name.clone())
 }
 
 fn find(source: &Source, name: &str) -> Result<String> {

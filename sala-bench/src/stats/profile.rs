@@ -82,10 +82,12 @@ mod tests {
         let (a, b) = (&all[0], &all[1]);
         assert_eq!(a.ratios, [Some(1.0), Some(1.5), None, None]);
         assert_eq!(b.ratios, [Some(2.0), Some(1.0), Some(1.0), None]);
-        let at = |p: &Profile| [1.0, 1.49, 1.5, 2.0, 100.0].map(|tau| p.at(tau));
-        assert_eq!(at(a), [0.25, 0.25, 0.5, 0.5, 0.5]);
+        // In quarters, of which there is no half.
+        let at =
+            |p: &Profile| [1.0, 1.49, 1.5, 2.0, 100.0].map(|tau| (4.0 * p.at(tau)).to_string());
+        assert_eq!(at(a), ["1", "1", "2", "2", "2"]);
         // What nobody solves keeps everybody below one.
-        assert_eq!(at(b), [0.5, 0.5, 0.5, 0.75, 0.75]);
+        assert_eq!(at(b), ["2", "2", "2", "3", "3"]);
     }
 
     #[test]

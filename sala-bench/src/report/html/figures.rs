@@ -77,7 +77,7 @@ fn differences(workload: &Workload, comparison: &Comparison, id: &str) -> Figure
         name: d.optimizer.clone(),
         style: style(workload, &d.optimizer),
         mean: factor * d.paired.mean,
-        interval: d.paired.ci95.map(both),
+        first: d.paired.ci95.map(both),
         second: d.paired.bootstrap95.map(both),
         single: single(workload, &d.optimizer, reference)
             .iter()
@@ -554,7 +554,7 @@ pub(super) fn profiles(report: &Report) -> Vec<Figure> {
                 steps: true,
             }
         };
-        let lines: Vec<Line> = profiles.profiles.iter().enumerate().map(line).collect();
+        let lines: Vec<Line> = profiles.lines.iter().enumerate().map(line).collect();
         let measure = profiles.measure.words();
         let caption = Caption {
             id: format!("profile-{}", measure.split(' ').next().unwrap_or_default()),
@@ -575,7 +575,7 @@ pub(super) fn profiles(report: &Report) -> Vec<Figure> {
             title: caption.title,
             note: "Share of the comparisons in which an optimizer reaches the target within that factor of the cheapest one.".into(),
             drawing: chart.draw(),
-            data: tables::profiles(profiles.measure, &profiles.workloads, &profiles.profiles),
+            data: tables::profiles(profiles.measure, &profiles.workloads, &profiles.lines),
         }
     };
     report.profiles.iter().map(figure).collect()

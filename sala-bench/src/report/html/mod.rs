@@ -334,7 +334,7 @@ fn profiles(report: &Report) -> Markup {
             h2 { "Over all comparisons" }
             (group("Performance profiles", figures::profiles(report)))
             @for profiles in &report.profiles {
-                (table(&tables::profiles(profiles.measure, &profiles.workloads, &profiles.profiles), None))
+                (table(&tables::profiles(profiles.measure, &profiles.workloads, &profiles.lines), None))
             }
         }
     }

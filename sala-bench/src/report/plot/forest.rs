@@ -23,7 +23,8 @@ pub(crate) struct Interval {
     pub(crate) name: String,
     pub(crate) style: Style,
     pub(crate) mean: f64,
-    pub(crate) interval: Option<(f64, f64)>,
+    /// Its interval, drawn thick.
+    pub(crate) first: Option<(f64, f64)>,
     /// A second interval, drawn thinner below.
     pub(crate) second: Option<(f64, f64)>,
     /// Single differences, drawn as small strokes.
@@ -36,7 +37,7 @@ impl Forest {
     pub(crate) fn draw(&self) -> Markup {
         let bottom = TOP + ROW * self.rows.len() as f64;
         let ends = self.rows.iter().flat_map(|row| {
-            let pairs = row.interval.into_iter().chain(row.second);
+            let pairs = row.first.into_iter().chain(row.second);
             let ends = pairs.flat_map(|(low, high)| [low, high]);
             ends.chain(row.single.iter().copied()).chain([row.mean])
         });
@@ -112,7 +113,7 @@ impl Interval {
                     path.tick d=(format!("M{} {}v6", at(frame.x(*difference)), at(y - 11.0))) {}
                 }
                 @if let Some(second) = self.second { path.second d=(span(second, y + 7.0)) {} }
-                @if let Some(interval) = self.interval { path.interval d=(span(interval, y)) {} }
+                @if let Some(interval) = self.first { path.interval d=(span(interval, y)) {} }
                 (self.style.marker(frame.x(self.mean), y, 4.6))
                 title { (self.name) ": " (self.words) }
             }

@@ -98,16 +98,15 @@ impl LineChart {
 
 impl Line {
     fn path(&self, frame: &Frame) -> String {
-        let mut path = String::new();
-        for (i, &(x, y)) in self.points.iter().enumerate() {
+        let place = |(i, &(x, y)): (usize, &(f64, f64))| {
             let (x, y) = (at(frame.x(x)), at(frame.y(y)));
-            path += &match (i, self.steps) {
+            match (i, self.steps) {
                 (0, _) => format!("M{x} {y}"),
                 (_, true) => format!("H{x}V{y}"),
                 (_, false) => format!("L{x} {y}"),
-            };
-        }
-        path
+            }
+        };
+        self.points.iter().enumerate().map(place).collect()
     }
 
     fn draw_band(&self, frame: &Frame) -> Markup {
