@@ -267,7 +267,7 @@ pub(crate) struct Changes {
     /// Numbers to compute with
     #[arg(long)]
     pub(crate) precision: Option<Precision>,
-    /// Any field of the experiment by its path, such as training.seeds=[0,1] or optimizers.sala.rho=0.3 (`*` for
+    /// Any field of the experiment by its path, such as training.schedule=linear or optimizers.sala.rho=0.3 (`*` for
     /// all optimizers); can be given several times
     #[arg(long, value_name = "PATH=VALUE")]
     pub(crate) set: Vec<Setting>,
