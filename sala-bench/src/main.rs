@@ -92,6 +92,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Presets) => presets::list().map(|()| Outcome::Complete),
         Some(Command::Data(args)) => data::commands::data(&args).map(|()| Outcome::Complete),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
+        Some(Command::Report(args)) => report::report(&args).map(|()| Outcome::Complete),
         Some(Command::Speed(args)) => speed::speed(&args).map(|()| Outcome::Complete),
         Some(Command::SpeedWorker(args)) => speed::speed_worker(&args).map(|()| Outcome::Complete),
     }
