@@ -13,7 +13,7 @@ use crate::{
     metrics::Metric,
     progress,
     record::{Access, RunDir, RunRecord, run_name},
-    report::Report,
+    report,
     runs::{self, Maker, Outcome, Plan, Work, lock, run::Site},
     spec::{Experiment, TestPart},
     train::{Ending, SeedData, Trainer},
@@ -36,9 +36,10 @@ pub(crate) fn compare(
     let dir = RunDir::open(out, &experiment.to_toml()?, Access::alone(&device, fresh))?;
     progress::say(&experiment.description);
     let (records, outcome) = run_missing(trainer, &dir, work)?;
-    let report = Report::new(&experiment.heading()?, &records)?;
-    report.write(&dir, &records, &experiment.description)?;
-    println!("{}", report.terminal());
+    println!(
+        "{}",
+        report::conclude(&dir, &records, &experiment.description)?
+    );
     println!("Records: {}", out.display());
     if work.running.keeps_models() {
         println!("Models:  {}", dir.models()?.display());

@@ -177,7 +177,7 @@ impl Estimate {
 impl Row {
     fn of(optimizer: &Optimizer, trainer: &Trainer<'_>, missing: usize) -> Self {
         let budget = trainer.experiment().training.budget;
-        let steps = |cost| budget.steps(trainer.steps_per_epoch(), cost);
+        let steps = |cost| optimizer.stretched(budget.steps(trainer.steps_per_epoch(), cost));
         let (least, most) = optimizer.method.cost();
         // A budget of evaluations is the same at either cost, and then the dearer step is taken less often.
         let (long, short) = (steps(least), steps(most));

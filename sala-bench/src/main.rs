@@ -93,6 +93,7 @@ fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Presets) => presets::list().map(|()| Outcome::Complete),
         Some(Command::Data(args)) => data::commands::data(&args).map(|()| Outcome::Complete),
         Some(Command::Predict(args)) => finetune::predict(&args).map(|()| Outcome::Complete),
+        Some(Command::Report(args)) => report::report(&args).map(|()| Outcome::Complete),
         Some(Command::Sharpness(args)) => {
             let work = work(NonZero::<usize>::MIN, Running::default())?;
             sharpness::sharpness(&args, &work)

@@ -122,10 +122,13 @@ impl Progress {
         runs: impl Iterator<Item = (u64, &'a Optimizer)>,
     ) -> Self {
         let runs: Vec<_> = runs
-            .map(|(seed, optimizer)| (units(optimizer), title(optimizer, seed).len()))
+            .map(|(seed, optimizer)| {
+                let length = units(optimizer) * optimizer.stretched(plan.steps);
+                (length, title(optimizer, seed).len())
+            })
             .collect();
         let progress = Self {
-            total: bar(plan.steps * runs.iter().map(|(units, _)| units).sum::<u64>()),
+            total: bar(runs.iter().map(|(length, _)| length).sum::<u64>()),
             plain: !stderr().is_terminal(),
             metric: plan.metric,
             long: plan.long,
@@ -147,7 +150,7 @@ impl Progress {
     pub(crate) fn begin(&self, optimizer: &Optimizer, seed: u64) -> RunProgress<'_> {
         let title = title(optimizer, seed);
         let bar = bar_like(
-            self.steps,
+            optimizer.stretched(self.steps),
             "  {prefix} {bar:16.dim} {percent:>3} %  {eta:>4}  {wide_msg}",
         );
         bar.set_prefix(format!("{title:<width$}", width = self.width));
@@ -345,6 +348,7 @@ mod tests {
             ascents: 0,
             gap: Some(0.25),
             train_s: 1.0,
+            swap_s: 0.0,
         };
         now.end_epoch(&record, Metric::Accuracy);
         now.climbing = Some(true);

@@ -1,6 +1,6 @@
 //! One run: a seed and an optimizer from initial weights to final scores.
 
-use std::{path::PathBuf, sync::OnceLock};
+use std::{num::NonZero, path::PathBuf, sync::OnceLock};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
@@ -198,7 +198,8 @@ impl<'a> Trainer<'a> {
             params = params.with_f32_masters()?;
         }
         let training = &experiment.training;
-        let (warm_up, total) = training.phases(self.steps_per_epoch())?;
+        let phases = training.phases(self.steps_per_epoch())?;
+        let (warm_up, total) = site.optimizer.phases(phases);
         let setup = Setup {
             optimizer: registry::optimizer(site.optimizer, params)?,
             schedule: registry::schedule(training.schedule, warm_up, total)?,
@@ -255,6 +256,24 @@ impl Workload for Images<'_> {
         let loss = |pass: Pass| loss(&*self.network, batch, pass, step);
         let mut objective = Differentiated::by(sala_models::backward, loss);
         Ok(optimizer.step(&mut objective)?)
+    }
+
+    fn recalibrates(&self) -> bool {
+        let training = &self.trainer.experiment.training;
+        training.recalibrate_batch_norm.is_some()
+    }
+
+    fn recalibrate(&self) -> Result<()> {
+        let training = &self.trainer.experiment.training;
+        let wanted = training.recalibrate_batch_norm.map_or(0, NonZero::get);
+        // Epochs are counted from 1, so these are batches of an order that no step takes.
+        for (number, batch) in (1..=wanted).zip(self.batches(0, 0)?) {
+            let images = batch?.images;
+            let number = NonZero::new(number).context("batches are counted from 1")?;
+            let mode = Mode::train(number.get()).as_batch_of_average(number);
+            self.network.forward(&images, mode)?;
+        }
+        Ok(())
     }
 
     fn validate(&self) -> Result<Score> {

@@ -1,5 +1,7 @@
 //! What a forward pass is for: training or evaluation, and which of its side effects are wanted.
 
+use std::num::NonZero;
+
 /// How layers that behave differently in training should behave in this pass.
 ///
 /// A sharpness-aware step evaluates the network twice: once at the weights `w` and once at
@@ -34,6 +36,9 @@ pub struct Mode {
     /// Index of the random masks, normally the number of the optimizer step. Without effect
     /// unless `train`.
     pub draw: u64,
+    /// For statistics that are taken anew: this pass is batch number i, from 1, of a plain average
+    /// over batches. Nothing for the moving average of training.
+    pub averaging: Option<NonZero<u64>>,
 }
 
 impl Mode {
@@ -48,6 +53,7 @@ impl Mode {
             train: true,
             track_stats: true,
             draw,
+            averaging: None,
         }
     }
 
@@ -62,6 +68,7 @@ impl Mode {
             train: false,
             track_stats: false,
             draw: 0,
+            averaging: None,
         }
     }
 
@@ -75,6 +82,25 @@ impl Mode {
     pub const fn without_stats(self) -> Self {
         Self {
             track_stats: false,
+            ..self
+        }
+    }
+    /// The same pass as batch number `batch` of a plain average over batches, which takes the place of the
+    /// running statistics from the first batch on: `running ← running + (batch's − running) / batch`.
+    ///
+    /// For weights that training did not pass through, such as slow weights or averages: their statistics
+    /// are not those that training tracked (Izmailov et al. 2018, arXiv:1803.05407, section 3.2).
+    ///
+    /// ```
+    /// # use std::num::NonZero;
+    /// # use sala_models::Mode;
+    /// let second = Mode::train(0).as_batch_of_average(NonZero::new(2).unwrap());
+    /// assert!(second.track_stats && second.averaging.is_some());
+    /// ```
+    #[must_use]
+    pub const fn as_batch_of_average(self, batch: NonZero<u64>) -> Self {
+        Self {
+            averaging: Some(batch),
             ..self
         }
     }

@@ -1,5 +1,6 @@
 //! The command line, as it is typed.
 
+mod report;
 mod sweep;
 mod tools;
 
@@ -23,6 +24,7 @@ use crate::{
     speed::Workload,
 };
 
+pub(crate) use report::ReportArgs;
 pub(crate) use sweep::{CellArgs, Emission, SweepArgs, TuneArgs};
 pub(crate) use tools::DoctorArgs;
 
@@ -100,6 +102,9 @@ pub(crate) enum Command {
     /// Print what a trained model says of new texts or images
     #[command(after_help = finetune::PREDICT_EXAMPLES)]
     Predict(PredictArgs),
+    /// Make tables and an HTML page of run directories, of several machines or comparisons too
+    #[command(after_help = report::EXAMPLES)]
+    Report(ReportArgs),
     /// Measure how the training loss lies around the solutions of comparisons: eigenvalues, m-sharpness, slices
     #[command(after_help = sharpness::EXAMPLES)]
     Sharpness(SharpnessArgs),
@@ -266,7 +271,7 @@ pub(crate) struct Changes {
     /// Numbers to compute with
     #[arg(long)]
     pub(crate) precision: Option<Precision>,
-    /// Any field of the experiment by its path, such as training.seeds=[0,1] or optimizers.sala.rho=0.3 (`*` for
+    /// Any field of the experiment by its path, such as training.schedule=linear or optimizers.sala.rho=0.3 (`*` for
     /// all optimizers); can be given several times
     #[arg(long, value_name = "PATH=VALUE")]
     pub(crate) set: Vec<Setting>,

@@ -63,7 +63,7 @@ impl Cell {
 /// The error of a column that is not there.
 fn no_column(name: &str, schema: &Type) -> anyhow::Error {
     let there = schema.get_fields().iter().map(|f| f.name());
-    crate::finetune::data::table::no_column(name, there)
+    super::files::no_column(name, there)
 }
 
 /// The first of these columns that a file has.
@@ -107,7 +107,7 @@ pub(crate) fn read(path: &Path, columns: &[&str]) -> Result<Vec<Vec<Cell>>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use parquet::{
         data_type::{ByteArray, ByteArrayType, Int64Type},
         file::{properties::WriterProperties, writer::SerializedFileWriter},
@@ -149,7 +149,7 @@ pub(super) mod tests {
     }
 
     /// Two rows of images, texts and labels, in a group of rows each.
-    fn write(path: &Path) {
+    pub(crate) fn write(path: &Path) {
         let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
         let properties = WriterProperties::builder().build();
         let file = File::create(path).unwrap();
@@ -204,19 +204,5 @@ pub(super) mod tests {
         assert_eq!(image.bytes("row 2").unwrap(), b"\x02jpg");
         let message = label.bytes("row 2").unwrap_err().to_string();
         assert!(message.contains("row 2: column `label`"), "{message}");
-    }
-
-    #[test]
-    fn a_table_of_texts_is_read() {
-        let (_folder, path) = file();
-        let columns = crate::finetune::data::table::Columns {
-            text: "text",
-            label: Some("label"),
-        };
-        let rows = crate::finetune::data::table::read(&path, columns).unwrap();
-        assert_eq!(
-            (rows[0].text.as_str(), rows[0].label.as_deref()),
-            ("one", Some("7"))
-        );
     }
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     metrics::Metric,
     record::PLAN,
-    spec::{Base, RhoScale, Running, Schedule, set::value_of},
+    spec::{Base, ReportSettings, RhoScale, Running, Schedule, set::value_of},
 };
 
 /// Examples that stand at the end of the help.
@@ -251,6 +251,7 @@ impl FinetuneArgs {
             .next()
             .unwrap_or("model");
         Ok(FineTune {
+            report: ReportSettings::default(),
             name: last.chars().map(plain).collect(),
             description: String::new(),
             task,

@@ -21,8 +21,7 @@ pub(crate) use predict::predict;
 use crate::{
     progress,
     record::{Access, RunDir},
-    registry,
-    report::Report,
+    registry, report,
     runs::{self, Outcome, Plan, Work},
 };
 use data::{Parts, load_images, load_language, load_texts};
@@ -65,9 +64,8 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
         long: true,
     };
     let (records, outcome) = runs::run_missing(&plan, &trainer, &dir, work)?;
-    let report = Report::new(&spec.heading()?, &records)?;
-    report.write(&dir, &records, &description(spec, &plan.title))?;
-    println!("{}", report.terminal());
+    let description = description(spec, &plan.title);
+    println!("{}", report::conclude(&dir, &records, &description)?);
     println!("Records: {}", out.display());
     if trainer.keep != Keep::None
         && let Some(best) = trainer.best()

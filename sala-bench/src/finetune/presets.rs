@@ -54,6 +54,7 @@ pub(crate) fn optimizer(name: &str, shared: &Shared) -> Result<Optimizer> {
         weight_decay: shared.weight_decay,
         clip_norm: shared.clip_norm,
         rho_scale: RhoScale::Absolute,
+        budget: 1.0,
         method,
     })
 }

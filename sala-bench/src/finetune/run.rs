@@ -110,6 +110,7 @@ impl Maker for Trainer<'_> {
         )]
         let warm_up = (training.warm_up * total as f64) as u64;
         let metric = self.spec.metric();
+        let (warm_up, total) = site.optimizer.phases((warm_up, total));
         let setup = Setup {
             optimizer: registry::optimizer(site.optimizer, params.clone())?,
             schedule: registry::schedule(training.schedule, warm_up, total)?,

@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     metrics::Metric,
-    report::Heading,
     spec::{
-        Optimizer, Running, Schedule, check_optimizers, check_seeds, fingerprint, is_plain_name,
-        read,
+        Optimizer, ReportSettings, Running, Schedule, check_optimizers, check_seeds, fingerprint,
+        is_plain_name, read,
     },
 };
 
@@ -30,6 +29,9 @@ pub(crate) struct FineTune {
     pub(crate) data: Data,
     #[serde(default)]
     pub(crate) training: Training,
+    /// What reports show beside the differences to the base.
+    #[serde(default, skip_serializing_if = "ReportSettings::is_default")]
+    pub(crate) report: ReportSettings,
     /// How the runs are made.
     #[serde(default, skip_serializing)]
     pub(crate) running: Running,
@@ -290,26 +292,12 @@ impl FineTune {
             metric.name()
         );
         check_seeds(&self.training.seeds)?;
+        self.report.validate(&self.optimizers)?;
         check_optimizers(&self.optimizers)
     }
 
     pub(crate) fn fingerprint(&self) -> Result<String> {
         Ok(fingerprint(&self.to_toml()?))
-    }
-
-    /// What a report on it is about.
-    pub(crate) fn heading(&self) -> Result<Heading> {
-        Ok(Heading {
-            name: self.name.clone(),
-            fingerprint: self.fingerprint()?,
-            metric: self.metric(),
-            weights: match self.training.early_stopping {
-                Some(_) => "the weights of the epoch that was best on the validation part",
-                None => "the weights at the end of training",
-            },
-            optimizers: self.optimizers.iter().map(|o| o.name.clone()).collect(),
-            seeds: self.training.seeds.len(),
-        })
     }
 }
 

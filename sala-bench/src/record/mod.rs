@@ -47,6 +47,9 @@ pub(crate) struct EpochRecord {
     pub(crate) gap: Option<f64>,
     /// Seconds of training in this epoch, changes to slow weights and back included, evaluation not.
     pub(crate) train_s: f64,
+    /// Of those, seconds of changing to slow weights and back, statistics that are taken anew included.
+    #[serde(default)]
+    pub(crate) swap_s: f64,
 }
 
 /// A complete run.

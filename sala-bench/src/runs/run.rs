@@ -5,7 +5,7 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -45,6 +45,16 @@ pub(crate) trait Workload {
         batch: &Self::Batch,
         step: u64,
     ) -> Result<StepReport>;
+
+    /// Whether statistics that layers track in training are taken anew at slow weights.
+    fn recalibrates(&self) -> bool {
+        false
+    }
+
+    /// Takes them anew at the weights as they are.
+    fn recalibrate(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Scores the weights as they are on the validation part.
     fn validate(&self) -> Result<Score>;
@@ -276,40 +286,69 @@ impl<W: Workload> Run<'_, '_, W> {
     /// to them and back is part of the training time, because whoever uses the method pays for it.
     fn validate(&mut self) -> Result<Score> {
         let _span = tracing::debug_span!("bench.validation").entered();
-        let start = Instant::now();
-        let view = self.optimizer.slow_view()?;
-        let mut training = start.elapsed();
-        let score = self.workload.validate()?;
-        (self.workload.keep_point(self.progress.epoch))
-            .context("cannot keep an epoch's weights")?;
-        if let Some(stopping) = self.early_stopping
-            && is_best(stopping.metric, &score, self.progress.best.as_ref())
-        {
-            self.best = Some(checkpoint::weights(&self.store)?);
+        let ((score, best), time) = self.at_slow_weights(|| {
+            let score = self.workload.validate()?;
+            (self.workload.keep_point(self.progress.epoch))
+                .context("cannot keep an epoch's weights")?;
+            let stopping = self.early_stopping;
+            let is_best =
+                stopping.is_some_and(|s| is_best(s.metric, &score, self.progress.best.as_ref()));
+            let weights = is_best.then(|| checkpoint::weights(&self.store));
+            Ok((score, weights.transpose()?))
+        })?;
+        if best.is_some() {
+            self.best = best;
             let epoch = self.progress.epoch;
             self.progress.best = Some(Best { epoch, score });
         }
+        self.progress.tally.add_swap(time);
+        Ok(score)
+    }
+
+    /// Looks at the slow weights, if there are any, with statistics of their own if the workload takes them, and
+    /// puts everything back. Returns also how long changing took.
+    fn at_slow_weights<T>(&self, look: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
         let start = Instant::now();
+        let view = self.optimizer.slow_view()?;
+        let mut tracked = Vec::new();
+        if view.is_some() && self.workload.recalibrates() {
+            for (_, buffer) in self.store.buffers() {
+                let before = buffer.copy()?.detach();
+                tracked.push((buffer, before));
+            }
+            self.workload.recalibrate()?;
+        }
+        let mut time = start.elapsed();
+        let seen = look();
+        let start = Instant::now();
+        for (buffer, before) in tracked {
+            buffer.set(&before)?;
+        }
         if let Some(view) = view {
             view.restore()?;
         }
-        training += start.elapsed();
-        self.progress.tally.add_time(training);
-        Ok(score)
+        time += start.elapsed();
+        Ok((seen?, time))
     }
 
     /// Scores the chosen weights on the test part, which nothing has looked at before, and keeps them: the
     /// best epoch's with early stopping, else the last, slow ones where there are some.
     fn finish(self) -> Result<RunRecord> {
         let _span = tracing::debug_span!("bench.test").entered();
-        let mut record = self.record();
-        let view = match &self.best {
+        match &self.best {
             Some(best) => {
                 checkpoint::set_weights(&self.store, best)?;
-                None
+                self.conclude()
             }
-            None => self.optimizer.slow_view()?,
-        };
+            None => self
+                .at_slow_weights(|| self.conclude())
+                .map(|(record, _)| record),
+        }
+    }
+
+    /// The record of the run whose chosen weights are in place.
+    fn conclude(&self) -> Result<RunRecord> {
+        let mut record = self.record();
         record.parameters = fingerprint(&self.store)?;
         if record.failure.is_none() {
             record.test = self.workload.test()?;
@@ -321,9 +360,6 @@ impl<W: Workload> Run<'_, '_, W> {
             (record.validation, record.epoch) = (None, None);
         } else {
             self.workload.save().context("cannot keep the model")?;
-        }
-        if let Some(view) = view {
-            view.restore()?;
         }
         Ok(record)
     }

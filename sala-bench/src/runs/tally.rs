@@ -33,6 +33,8 @@ struct Epoch {
     evaluations: f64,
     ascents: u64,
     train_s: f64,
+    #[serde(default)]
+    swap_s: f64,
 }
 
 impl Tally {
@@ -59,6 +61,12 @@ impl Tally {
         self.epoch.train_s += time.as_secs_f64();
     }
 
+    /// Takes in a time of changing to slow weights and back, which belongs to the training too.
+    pub(crate) fn add_swap(&mut self, time: Duration) {
+        self.add_time(time);
+        self.epoch.swap_s += time.as_secs_f64();
+    }
+
     /// Steps of the epoch under way.
     pub(crate) fn steps_of_epoch(&self) -> u64 {
         self.epoch.steps
@@ -79,6 +87,7 @@ impl Tally {
             ascents: sums.ascents,
             gap: sums.gap,
             train_s: sums.train_s,
+            swap_s: sums.swap_s,
         }
     }
 }
@@ -104,6 +113,7 @@ mod tests {
         tally.observe(&report(1, 4.0, false));
         tally.observe(&report(2, 2.0, true));
         tally.add_time(Duration::from_millis(500));
+        tally.add_swap(Duration::from_millis(250));
         let first = tally.end_epoch(1, 0.1, Score::default());
         assert_eq!(
             (first.train_loss, first.grad_norm, first.gap),
@@ -111,8 +121,9 @@ mod tests {
         );
         assert_eq!(
             (first.evaluations, first.ascents, first.train_s),
-            (3.0, 1, 0.5)
+            (3.0, 1, 0.75)
         );
+        assert!((first.swap_s - 0.25).abs() < 1e-12);
         tally.observe(&report(3, 1.0, true));
         assert_eq!(tally.steps_of_epoch(), 1);
         let second = tally.end_epoch(2, 0.1, Score::default());
@@ -121,7 +132,7 @@ mod tests {
             (3, 1.0, 1)
         );
         assert_eq!((tally.steps, tally.evaluations, tally.ascents), (3, 5.0, 2));
-        assert!((tally.train_s - 0.5).abs() < 1e-12);
+        assert!((tally.train_s - 0.75).abs() < 1e-12);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod device;
 mod network;
 mod optimizer;
 pub(crate) mod read;
+mod report;
 mod running;
 pub(crate) mod set;
 mod training;
@@ -15,13 +16,14 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{hex::hex, metrics::Metric, report::Heading};
+use crate::hex::hex;
 
 pub(crate) use augmentation::Augmentation;
 pub(crate) use data::{Amount, Data, LabelNoise, NoiseKind};
 pub(crate) use device::{Device, Precision};
 pub(crate) use network::{Network, Stem};
 pub(crate) use optimizer::{Base, Method, Optimizer, RhoScale, check_optimizers};
+pub(crate) use report::ReportSettings;
 pub(crate) use running::Running;
 pub(crate) use training::{Budget, Schedule, Training, check_seeds};
 
@@ -42,6 +44,9 @@ pub(crate) struct Experiment {
     pub(crate) data: Data,
     pub(crate) network: Network,
     pub(crate) training: Training,
+    /// What reports show beside the differences to the base.
+    #[serde(default, skip_serializing_if = "ReportSettings::is_default")]
+    pub(crate) report: ReportSettings,
     /// How the runs are made.
     #[serde(default, skip_serializing)]
     pub(crate) running: Running,
@@ -93,6 +98,7 @@ impl Experiment {
         self.data.validate()?;
         crate::registry::check_network(&self.network)?;
         self.training.validate()?;
+        self.report.validate(&self.optimizers)?;
         check_optimizers(&self.optimizers)
     }
 
@@ -111,24 +117,13 @@ impl Experiment {
                 })
         };
         self.optimizers = names.iter().map(find).collect::<Result<_>>()?;
+        self.report.references.retain(|r| names.contains(r));
         self.validate()
     }
 
     /// Eight hexadecimal digits that differ when anything in the experiment does.
     pub(crate) fn fingerprint(&self) -> Result<String> {
         Ok(fingerprint(&self.to_toml()?))
-    }
-
-    /// What a report on it is about.
-    pub(crate) fn heading(&self) -> Result<Heading> {
-        Ok(Heading {
-            name: self.name.clone(),
-            fingerprint: self.fingerprint()?,
-            metric: Metric::Accuracy,
-            weights: "the weights at the end of training",
-            optimizers: self.optimizers.iter().map(|o| o.name.clone()).collect(),
-            seeds: self.training.seeds.len(),
-        })
     }
 }
 
@@ -223,6 +218,17 @@ pub(crate) mod tests {
             ("kind = \"base\"", "kind = \"base\", rho = 1", "rho"),
             ("kind = \"mlp\"", "kind = \"mpl\"", "mpl"),
             ("lr = 0.05", "lr = nan", "ParamsSgd.lr"),
+            ("lr = 0.05", "lr = 0.05\nbudget = 0.0", "budget must be"),
+            (
+                "[training]",
+                "[report]\nmargin = -1.0\n[training]",
+                "report.margin",
+            ),
+            (
+                "[training]",
+                "[report]\nreferences = [\"sam\"]\n[training]",
+                "no optimizer `sam`; there are sgd, sala",
+            ),
         ];
         for (from, to, words) in cases {
             assert!(SMALL.contains(from), "{from}");

@@ -22,7 +22,33 @@ pub(crate) struct Optimizer {
     /// What the radius of a method that climbs is a measure of.
     #[serde(default, skip_serializing_if = "RhoScale::is_absolute")]
     pub(crate) rho_scale: RhoScale,
+    /// How much longer it trains than the experiment says: a factor on its epochs (steps, evaluations), with
+    /// warm-up and schedule stretched to them. A base at 1.25 or 2 is the rival that a method with as many
+    /// gradients has to beat.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub(crate) budget: f64,
     pub(crate) method: Method,
+}
+
+impl Optimizer {
+    /// Warm-up and total of a run, as [`Training::phases`](super::Training::phases) has them, both stretched to
+    /// the budget.
+    pub(crate) fn phases(&self, (warm_up, total): (u64, u64)) -> (u64, u64) {
+        let stretched = self.stretched(total);
+        (warm_up * stretched / total.max(1), stretched)
+    }
+
+    /// A count of steps or evaluations of the experiment, stretched to the budget: the nearest whole one, at
+    /// least 1.
+    pub(crate) fn stretched(&self, count: u64) -> u64 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count times a factor that is checked"
+        )]
+        let stretched = (self.budget * count as f64).round() as u64;
+        stretched.max(1)
+    }
 }
 
 /// What a radius is a measure of.
@@ -119,6 +145,12 @@ fn whole() -> f64 {
     1.0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+#[expect(clippy::float_cmp, reason = "what is left out is put back exactly")]
+fn is_whole(budget: &f64) -> bool {
+    *budget == whole()
+}
+
 impl Method {
     /// Length of a cycle at whose end the method may climb, for methods that decide it as they go.
     pub(crate) fn deciding_cycle(&self) -> Option<u64> {
@@ -197,6 +229,11 @@ pub(crate) fn check_optimizers(optimizers: &[Optimizer]) -> Result<()> {
         ensure!(
             names.insert(name),
             "optimizers: the name `{name}` is used twice"
+        );
+        let budget = optimizer.budget;
+        ensure!(
+            budget.is_finite() && budget > 0.0,
+            "optimizer `{name}`: budget must be a finite factor above 0, got {budget}"
         );
         crate::registry::check_optimizer(optimizer)?;
     }

@@ -1,6 +1,6 @@
 //! The training loop of an experiment.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZero};
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ pub(crate) struct Training {
     pub(crate) schedule: Schedule,
     /// Epochs of linear warm-up before the schedule.
     pub(crate) warm_up_epochs: u64,
+    /// Training batches whose statistics batch norm averages before slow weights are evaluated; unless set
+    /// they are evaluated with the statistics that training tracked at the fast weights.
+    pub(crate) recalibrate_batch_norm: Option<NonZero<u64>>,
     /// Seeds, each of which decides the validation split, the label noise, the initial weights, the
     /// order of the data and the dropout masks.
     pub(crate) seeds: Vec<u64>,
@@ -45,6 +48,8 @@ struct Keys {
     schedule: Schedule,
     #[serde(default)]
     warm_up_epochs: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recalibrate_batch_norm: Option<NonZero<u64>>,
     seeds: Vec<u64>,
 }
 
@@ -63,6 +68,7 @@ impl TryFrom<Keys> for Training {
             batch_size: keys.batch_size,
             schedule: keys.schedule,
             warm_up_epochs: keys.warm_up_epochs,
+            recalibrate_batch_norm: keys.recalibrate_batch_norm,
             seeds: keys.seeds,
         })
     }
@@ -83,6 +89,7 @@ impl From<Training> for Keys {
             batch_size: training.batch_size,
             schedule: training.schedule,
             warm_up_epochs: training.warm_up_epochs,
+            recalibrate_batch_norm: training.recalibrate_batch_norm,
             seeds: training.seeds,
         }
     }
@@ -155,7 +162,7 @@ impl Training {
         check_seeds(&self.seeds)
     }
 
-    /// Steps or gradient evaluations of warm-up, and of the whole run.
+    /// Steps or gradient evaluations of warm-up, and of the whole run, for an optimizer of budget 1.
     ///
     /// # Errors
     /// When the warm-up is as long as the run.

@@ -26,7 +26,7 @@ use anyhow::{Context, Result};
 use crate::{
     compare::{default_directory, run_missing},
     record::{Access, RunDir, Sharing},
-    report::Report,
+    report,
     runs::{Outcome, Work},
     shell,
     spec::Experiment,
@@ -112,9 +112,7 @@ pub(crate) fn sweep(sweep: &Sweep, out: &Path, fresh: bool, work: &Work) -> Resu
     }
     let found = Found::new(search, experiment, trials, &records)?;
     let table = found.markdown(trials, &records)?;
-    let report = Report::new(&trials.heading()?, &records)?;
-    dir.write_runs(&records)?;
-    dir.write("summary.json", &serde_json::to_vec_pretty(&report)?)?;
+    report::conclude(&dir, &records, &trials.description)?;
     dir.write("search.json", &serde_json::to_vec_pretty(&found)?)?;
     dir.write("search.md", table.as_bytes())?;
     let tuned = found.tuned(experiment, trials);

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use super::space::Dimension;
 use crate::spec::{
-    Experiment, Optimizer, TestPart, check_seeds,
+    Experiment, Optimizer, ReportSettings, TestPart, check_seeds,
     read::{did_you_mean, from_table, from_toml},
     set::set_in_optimizer,
 };
@@ -76,6 +76,8 @@ impl Search {
         trials.name = format!("{}-search", experiment.name);
         trials.training.seeds.clone_from(&self.seeds);
         trials.test = TestPart::Never;
+        // Trials are not compared with each other, and references would not find their names.
+        trials.report = ReportSettings::default();
         trials.optimizers = Vec::new();
         let names = self.field_names();
         let mut budget = None;
@@ -303,6 +305,17 @@ pub(crate) mod tests {
         );
         assert_eq!(trials.training.seeds, [10, 11]);
         assert_eq!(trials.test, TestPart::Never);
+    }
+
+    #[test]
+    fn what_a_comparison_reports_does_not_concern_its_trials() {
+        let report = "[report]\nmargin = 0.01\nreferences = [\"sala\"]\n[training]";
+        let experiment = SMALL.replace("[training]", report);
+        let experiment = Experiment::from_toml(&experiment, "small").unwrap();
+        let trials = Search::from_toml(SEARCH, "test")
+            .unwrap()
+            .trials(&experiment);
+        assert_eq!(trials.unwrap().report, ReportSettings::default());
     }
 
     #[test]

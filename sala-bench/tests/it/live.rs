@@ -14,7 +14,7 @@ fn in_a_terminal(place: &Place, out: &str, colour: bool) -> String {
     let compare = place.compare(out, &ONE_RUN);
     let words: Vec<_> = compare.get_args().map(|a| a.to_str().unwrap()).collect();
     let line = format!(
-        "stty cols 200 && {} {}",
+        "stty rows 50 cols 200 && {} {}",
         compare.get_program().to_str().unwrap(),
         words.join(" ")
     );

@@ -8,6 +8,7 @@ mod data;
 mod finetune;
 mod kill;
 mod live;
+mod report;
 mod sharpness;
 mod sweep;
 #[cfg(unix)]

@@ -296,7 +296,7 @@ impl BatchNorm {
         if mode.train && mode.track_stats {
             let tensor = |values: Vec<f64>| Tensor::new(values, x.device());
             let (mean, variance) = (tensor(statistics.mean)?, tensor(statistics.variance)?);
-            self.track(&mean, &variance, x.elem_count() / self.channels)?;
+            self.track(&mean, &variance, x.elem_count() / self.channels, mode)?;
         }
         Ok(y)
     }
@@ -323,7 +323,7 @@ impl BatchNorm {
             let mean = channel_mean(values)?;
             let var = channel_mean(&values.broadcast_sub(&mean)?.sqr()?)?;
             if mode.track_stats {
-                self.track(&mean, &var, values.elem_count() / self.channels)?;
+                self.track(&mean, &var, values.elem_count() / self.channels, mode)?;
             }
             (mean, var)
         } else {
@@ -360,10 +360,11 @@ impl BatchNorm {
     }
 
     /// Moves the running statistics towards those of a batch with `count` values per channel.
-    fn track(&self, mean: &Tensor, var: &Tensor, count: usize) -> Result<()> {
+    fn track(&self, mean: &Tensor, var: &Tensor, count: usize, mode: Mode) -> Result<()> {
         let unbiased = count as f64 / (count as f64 - 1.0);
-        move_towards(&self.running_mean, mean, 1.0)?;
-        move_towards(&self.running_var, var, unbiased)
+        let share = mode.averaging.map_or(MOMENTUM, |i| 1.0 / i.get() as f64);
+        move_towards(&self.running_mean, mean, share, 1.0)?;
+        move_towards(&self.running_var, var, share, unbiased)
     }
 
     /// `(C)` to `(1, C, 1)`, in the dtype of the computation.
@@ -372,14 +373,14 @@ impl BatchNorm {
     }
 }
 
-/// `running ← (1 − a) running + a · factor · batch`, outside any graph.
-fn move_towards(running: &Var, batch: &Tensor, factor: f64) -> Result<()> {
+/// `running ← (1 − a) running + a · factor · batch` for a share `a`, outside any graph.
+fn move_towards(running: &Var, batch: &Tensor, share: f64, factor: f64) -> Result<()> {
     let batch = batch
         .detach()
         .flatten_all()?
         .to_dtype(running.dtype())?
-        .affine(MOMENTUM * factor, 0.0)?;
-    let kept = running.as_detached_tensor().affine(1.0 - MOMENTUM, 0.0)?;
+        .affine(share * factor, 0.0)?;
+    let kept = running.as_detached_tensor().affine(1.0 - share, 0.0)?;
     running.set(&(kept + batch)?)
 }
 

@@ -110,6 +110,40 @@ fn three_numbers_by_hand() {
 }
 
 #[test]
+fn statistics_taken_anew_are_the_plain_mean_of_the_batches() {
+    for choice in [Choice::Auto, Choice::Composed] {
+        with_choice(choice, || {
+            let (_, norm) = layer(2);
+            let batches: Vec<Tensor> = (0..3)
+                .map(|i| normal(&format!("batch {i}"), &[5, 2]))
+                .collect();
+            for (i, batch) in (1u64..).zip(&batches) {
+                let number = std::num::NonZero::new(i).unwrap();
+                let mode = Mode::train(0).as_batch_of_average(number);
+                norm.forward(batch, mode).unwrap();
+            }
+            for c in 0..2 {
+                let of = |f: &dyn Fn(&[f64]) -> f64| {
+                    let each: Vec<f64> = (batches.iter())
+                        .map(|b| f(&channel(&values(b), 2, 1, c)))
+                        .collect();
+                    mean(&each)
+                };
+                // What the layer had tracked before is gone.
+                close(
+                    &values(&norm.running_mean().unwrap())[c..=c],
+                    &[of(&|x| mean(x))],
+                );
+                close(
+                    &values(&norm.running_var().unwrap())[c..=c],
+                    &[of(&|x| square_sum(x) / 4.0)],
+                );
+            }
+        });
+    }
+}
+
+#[test]
 fn evaluation_uses_the_running_statistics() {
     let (store, norm) = layer(2);
     let x = normal("x", &[1, 2, 1, 1]); // one value per channel is enough here
@@ -154,7 +188,7 @@ fn only_a_tracked_training_pass_moves_the_statistics() {
     let odd = Mode {
         train: false,
         track_stats: true,
-        draw: 0,
+        ..Mode::eval()
     };
     norm.forward(&x, odd).unwrap();
     assert_eq!(stats(), before);

@@ -285,6 +285,15 @@ pub(crate) fn ending(path: &Path) -> String {
     ending.to_string_lossy().to_lowercase()
 }
 
+/// The error of a column that is not there.
+pub(crate) fn no_column<'a>(name: &str, there: impl IntoIterator<Item = &'a str>) -> anyhow::Error {
+    let there: Vec<&str> = there.into_iter().collect();
+    anyhow::anyhow!(
+        "there is no column `{name}`; there are {}",
+        there.join(", ")
+    )
+}
+
 /// What a folder holds, in the order of the names.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let read = || -> std::io::Result<Vec<PathBuf>> {

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::data::files::ending;
+use crate::data::files::{ending, no_column};
 
 /// One example of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,15 +66,6 @@ pub(crate) fn read(path: &Path, columns: Columns) -> Result<Vec<Row>> {
     let rows = rows.with_context(|| format!("cannot read the table {}", path.display()))?;
     ensure!(!rows.is_empty(), "{} has no rows", path.display());
     Ok(rows)
-}
-
-/// The error of a column that is not there.
-pub(crate) fn no_column<'a>(name: &str, there: impl IntoIterator<Item = &'a str>) -> anyhow::Error {
-    let there: Vec<&str> = there.into_iter().collect();
-    anyhow::anyhow!(
-        "there is no column `{name}`; there are {}",
-        there.join(", ")
-    )
 }
 
 /// A row of these cells; `number` is its place, for errors.
@@ -260,5 +251,22 @@ mod tests {
     fn a_build_without_parquet_says_so() {
         let message = format!("{:#}", table("t.parquet", "").unwrap_err());
         assert!(message.contains("--features parquet"), "{message}");
+    }
+
+    #[cfg(feature = "parquet")]
+    #[test]
+    fn a_table_of_texts_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        crate::data::parquet::tests::write(&path);
+        let columns = Columns {
+            text: "text",
+            label: Some("label"),
+        };
+        let rows = read(&path, columns).unwrap();
+        assert_eq!(
+            (rows[0].text.as_str(), rows[0].label.as_deref()),
+            ("one", Some("7"))
+        );
     }
 }

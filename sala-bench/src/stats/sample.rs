@@ -1,4 +1,4 @@
-//! Means, spreads and confidence intervals of repeated runs.
+//! Means, spreads and confidence intervals of a sample.
 //!
 //! Notation: a sample `x₁ … xₙ` of independent runs. The intervals assume that the values (or the
 //! differences of pairs) are roughly normal, which accuracies over random seeds usually are; with
@@ -8,8 +8,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-/// Confidence level of the intervals that are called `ci95`.
-const LEVEL: f64 = 0.95;
+use super::LEVEL;
 
 /// Arithmetic mean `x̄ = (1/n) Σ xᵢ`; nothing for an empty sample.
 ///
@@ -88,58 +87,47 @@ impl Summary {
     }
 }
 
-/// The differences of paired runs, `dᵢ = aᵢ − bᵢ`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Paired {
-    /// Number of pairs.
-    pub(crate) n: usize,
-    /// Mean difference; above zero where `a` is larger.
-    pub(crate) mean: f64,
-    /// Sample standard deviation of the differences (divisor n − 1); nothing for a single pair.
-    pub(crate) sd: Option<f64>,
-    /// 95 % confidence interval of the mean difference; nothing for a single pair, of width zero if
-    /// all differences are equal.
-    pub(crate) ci95: Option<(f64, f64)>,
-}
-
-/// Compares two methods run in pairs: `a[i]` and `b[i]` shared everything but the method.
-///
-/// This is the interval of the paired t test: what a pair has in common (an easy split, a lucky
-/// initialisation) cancels in the difference, so the interval is narrower than that of two
-/// independent samples.
-pub(crate) fn paired_difference(a: &[f64], b: &[f64]) -> Result<Paired> {
-    ensure!(
-        a.len() == b.len(),
-        "paired samples want equally many values, got {} and {}",
-        a.len(),
-        b.len()
-    );
-    let differences: Vec<f64> = a.iter().zip(b).map(|(ai, bi)| ai - bi).collect();
-    let summary = Summary::of(&differences)?;
-    Ok(Paired {
-        n: summary.n,
-        mean: summary.mean,
-        sd: summary.sd,
-        ci95: summary.ci95()?,
-    })
-}
-
 /// The `p` quantile (0 < p < 1) of Student's t distribution: good to eight digits for up to a hundred
 /// degrees of freedom and to four for a million.
-fn t_quantile(p: f64, degrees_of_freedom: usize) -> Result<f64> {
+pub(super) fn t_quantile(p: f64, degrees_of_freedom: usize) -> Result<f64> {
     Ok(StudentsT::new(0.0, 1.0, degrees_of_freedom as f64)?.inverse_cdf(p))
+}
+
+/// Student's t distribution with so many degrees of freedom, `P(T ≤ t)`.
+pub(super) fn t_cdf(t: f64, degrees_of_freedom: usize) -> Result<f64> {
+    Ok(StudentsT::new(0.0, 1.0, degrees_of_freedom as f64)?.cdf(t))
+}
+
+/// The `p` quantile (`0 ≤ p ≤ 1`) of a sample in any order; nothing for an empty one.
+///
+/// Between the order statistics `x₍₁₎ ≤ … ≤ x₍ₙ₎` it is linear, with `x₍₁₎` at 0 and `x₍ₙ₎` at 1: the
+/// seventh definition of Hyndman and Fan (1996, doi:10.1080/00031305.1996.10473566), `NumPy`'s default.
+/// Infinite values may stand in the sample (what was never reached); where one would have to be weighed
+/// against a finite one the quantile is infinite.
+pub(crate) fn quantile(x: &[f64], p: f64) -> Option<f64> {
+    let mut sorted = x.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = p.clamp(0.0, 1.0) * (sorted.len().checked_sub(1)? as f64);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a place in a sample"
+    )]
+    let below = place.floor() as usize;
+    let (low, share) = (sorted[below], place - below as f64);
+    if share == 0.0 {
+        return Some(low);
+    }
+    let high = sorted[below + 1];
+    if high.is_infinite() {
+        return Some(high);
+    }
+    Some(low + share * (high - low))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn assert_near(got: f64, wanted: f64, tolerance: f64) {
-        assert!(
-            (got - wanted).abs() <= tolerance,
-            "got {got}, wanted {wanted}"
-        );
-    }
+    use super::{super::assert_near, *};
 
     #[test]
     fn mean_and_spread_agree_with_a_sum_by_hand() {
@@ -200,53 +188,9 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_compared_by_their_differences() {
-        // Differences 1, 2, 3 under a common part that varies a hundred times as much.
-        let b = [100.0, -250.0, 700.0];
-        let a = [101.0, -248.0, 703.0];
-        let paired = paired_difference(&a, &b).unwrap();
-        assert_eq!((paired.n, paired.mean, paired.sd), (3, 2.0, Some(1.0)));
-        // t = 4.3026527297 with 2 degrees of freedom, standard error 1/√3.
-        let half = 4.302_652_729_7 / 3.0_f64.sqrt();
-        let (low, high) = paired.ci95.unwrap();
-        assert_near(low, 2.0 - half, 1e-9);
-        assert_near(high, 2.0 + half, 1e-9);
-        // The sign says which one is larger.
-        assert_near(paired_difference(&b, &a).unwrap().mean, -2.0, 0.0);
-    }
-
-    #[test]
-    fn one_pair_has_a_difference_but_no_interval() {
-        let paired = paired_difference(&[0.75], &[0.5]).unwrap();
-        let wanted = Paired {
-            n: 1,
-            mean: 0.25,
-            sd: None,
-            ci95: None,
-        };
-        assert_eq!(paired, wanted);
-    }
-
-    #[test]
-    fn equal_differences_have_an_interval_of_width_zero() {
-        // 0.1 has no exact binary form; a plain sum of three would leave a spread of 1e-17.
-        let paired = paired_difference(&[0.1; 3], &[0.0; 3]).unwrap();
-        assert_eq!(paired.sd, Some(0.0));
-        assert_eq!(paired.ci95, Some((0.1, 0.1)));
-    }
-
-    #[test]
-    fn samples_of_different_length_are_no_pairs() {
-        let error = paired_difference(&[1.0, 2.0], &[1.0]).unwrap_err();
-        assert!(error.to_string().contains("got 2 and 1"), "{error}");
-        assert!(paired_difference(&[], &[]).is_err());
-    }
-
-    #[test]
     fn a_diverged_run_is_an_error_and_not_a_number() {
         let error = Summary::of(&[1.0, f64::NAN]).unwrap_err();
         assert!(error.to_string().contains("value 1"), "{error}");
-        assert!(paired_difference(&[f64::INFINITY], &[1.0]).is_err());
     }
 
     #[test]
@@ -259,9 +203,6 @@ mod tests {
 
     #[test]
     fn records_survive_the_way_through_json() {
-        let paired = paired_difference(&[0.3, 0.7, 0.9], &[0.1, 0.2, 0.4]).unwrap();
-        let text = serde_json::to_string(&paired).unwrap();
-        assert_eq!(serde_json::from_str::<Paired>(&text).unwrap(), paired);
         let summary = Summary::of(&[0.5]).unwrap();
         let text = serde_json::to_string(&summary).unwrap();
         assert_eq!(text, r#"{"n":1,"mean":0.5,"sd":null}"#);
