@@ -201,6 +201,7 @@ fn features() -> Vec<&'static str> {
     let all = [
         ("jemalloc", cfg!(feature = "jemalloc")),
         ("hub", cfg!(feature = "hub")),
+        ("metal", cfg!(feature = "metal")),
         ("parquet", cfg!(feature = "parquet")),
     ];
     let there = all.into_iter().filter(|(_, there)| *there);

@@ -33,6 +33,7 @@ mod stats;
 mod sweep;
 mod tensorboard;
 mod train;
+mod verify;
 
 use std::{
     num::NonZero,
@@ -60,6 +61,8 @@ use sweep::Sweep;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "metal")]
+    keep_infinities();
     let cli = Cli::parse();
     // The trace is complete once its guard is dropped, before the program ends.
     let outcome = logs::begin(&cli.logs).and_then(|_trace| run(cli));
@@ -70,6 +73,17 @@ fn main() -> ExitCode {
             progress::complain(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Unless the user says otherwise, shaders may not assume that nothing is infinite or NaN: masks are, and a step
+/// that is not finite is to be noticed.
+#[cfg(feature = "metal")]
+fn keep_infinities() {
+    const FAST: &str = "CANDLE_METAL_ENABLE_FAST_MATH";
+    if std::env::var_os(FAST).is_none() {
+        // SAFETY: this is the first thing that the program does, so no other thread runs yet.
+        unsafe { std::env::set_var(FAST, "false") };
     }
 }
 
@@ -85,6 +99,7 @@ fn run(cli: Cli) -> Result<Outcome> {
             slurm::cell(&args.out, args.index, &work)
         }
         Some(Command::Doctor(args)) => doctor(&args).map(|()| Outcome::Complete),
+        Some(Command::Verify(args)) => verify::verify(&args).map(|()| Outcome::Complete),
         Some(Command::Completions { shell }) => {
             shell::completions(shell).map(|()| Outcome::Complete)
         }

@@ -349,7 +349,9 @@ fn evaluate(network: &dyn Network, part: &Selection, dtype: DType) -> Result<Sco
         let logits = at_least_f32(&logits)?;
         let n = images.dim(0)? as f64;
         let mean = candle_nn::loss::cross_entropy(&logits, &targets)?;
-        loss += n * mean.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        // Not every device knows f64.
+        let mean = mean.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        loss += n * mean.to_scalar::<f64>()?;
         let hits = logits
             .argmax(D::Minus1)?
             .eq(&targets)?

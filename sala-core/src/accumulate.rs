@@ -115,7 +115,7 @@ where
         for param in &self.params {
             // Storage of its own, in f32 for half precision: the sum grows in place.
             if let Some(gradient) = total.grads.get(param.model_var()) {
-                let own = kernels::wide(&gradient.copy()?)?.detach();
+                let own = kernels::wide(&gradient.force_contiguous()?)?.detach();
                 total.grads.insert(param.model_var(), own);
             }
         }

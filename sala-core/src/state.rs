@@ -54,7 +54,7 @@ impl State {
     /// # Errors
     /// Those of the copy.
     pub fn set_tensor(&mut self, name: impl Into<String>, tensor: &Tensor) -> Result<()> {
-        self.tensors.insert(name.into(), tensor.copy()?.detach());
+        self.tensors.insert(name.into(), tensor.force_contiguous()?.detach());
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl StateReader {
             )));
         }
         let tensor = tensor.to_dtype(dtype)?.to_device(like.device())?;
-        Ok(Some(tensor.copy()?.detach()))
+        Ok(Some(tensor.force_contiguous()?.detach()))
     }
 
     /// The nested state of a part.

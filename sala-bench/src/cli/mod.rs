@@ -3,6 +3,7 @@
 mod report;
 mod sweep;
 mod tools;
+mod verify;
 
 use std::{num::NonZero, path::PathBuf, str::FromStr};
 
@@ -27,6 +28,7 @@ use crate::{
 pub(crate) use report::ReportArgs;
 pub(crate) use sweep::{CellArgs, Emission, SweepArgs, TuneArgs};
 pub(crate) use tools::DoctorArgs;
+pub(crate) use verify::VerifyArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -117,6 +119,9 @@ pub(crate) enum Command {
     /// Print version, devices, features, threads, instructions and data found, and what is wrong
     #[command(after_help = tools::DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// Check that a device computes what the CPU does: every operation, every method, determinism
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(VerifyArgs),
     /// Print a script that completes commands and options in a shell
     #[command(after_help = tools::COMPLETIONS_EXAMPLES)]
     Completions {

@@ -313,7 +313,7 @@ impl<W: Workload> Run<'_, '_, W> {
         let mut tracked = Vec::new();
         if view.is_some() && self.workload.recalibrates() {
             for (_, buffer) in self.store.buffers() {
-                let before = buffer.copy()?.detach();
+                let before = buffer.force_contiguous()?.detach();
                 tracked.push((buffer, before));
             }
             self.workload.recalibrate()?;

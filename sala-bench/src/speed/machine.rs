@@ -29,10 +29,15 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn here() -> Self {
+        Self::with("cpu")
+    }
+
+    /// The machine, for what is computed on a device of it.
+    pub(crate) fn with(device: &str) -> Self {
         Self {
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into()),
             instructions: instructions(),
-            environment: Environment::here("cpu"),
+            environment: Environment::here(device),
         }
     }
 }

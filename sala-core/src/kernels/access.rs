@@ -148,7 +148,7 @@ pub(super) fn separate(operand: &Tensor, written: &[&Tensor]) -> Result<Tensor> 
     }
     let operand = operand.contiguous()?;
     if written.iter().any(|w| share_storage(w, &operand)) {
-        return operand.copy();
+        return operand.force_contiguous();
     }
     Ok(operand)
 }

@@ -98,14 +98,14 @@ impl Kernels for Composed {
         direction: &Tensor,
         scale: f64,
     ) -> Result<()> {
-        let start = weights.copy()?.detach();
+        let start = weights.force_contiguous()?.detach();
         set(weights, &(wide(&start)? + (direction * scale)?)?)?;
         *saved = Some(start);
         Ok(())
     }
 
     fn exchange(&self, weights: &Var, saved: &mut Tensor) -> Result<()> {
-        let now = weights.copy()?.detach();
+        let now = weights.force_contiguous()?.detach();
         set(weights, saved)?;
         *saved = now;
         Ok(())

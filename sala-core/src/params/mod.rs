@@ -328,13 +328,13 @@ impl ParamSet {
 
     /// A copy of every parameter, in storage of its own.
     pub(crate) fn snapshot(&self) -> Result<Vec<Tensor>> {
-        let copy = |p: &Param| Ok(p.var.copy()?.detach());
+        let copy = |p: &Param| Ok(p.var.force_contiguous()?.detach());
         self.params.iter().map(copy).collect()
     }
 
     /// A copy of every parameter in f32 or wider.
     pub(crate) fn wide_snapshot(&self) -> Result<Vec<Tensor>> {
-        let copy = |p: &Param| Ok(kernels::wide(&p.var.copy()?)?.detach());
+        let copy = |p: &Param| Ok(kernels::wide(&p.var.force_contiguous()?)?.detach());
         self.params.iter().map(copy).collect()
     }
 

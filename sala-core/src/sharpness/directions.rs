@@ -85,7 +85,7 @@ pub fn filter_normalised(params: &ParamSet, direction: &[Tensor]) -> Result<Vec<
         let rows = |x: &Tensor| x.flatten_from(1)?.sqr()?.sum_keepdim(1)?.sqrt();
         let weights = kernels::wide(&param.var().detach())?;
         // A row of zeros has no direction; it stays one.
-        let own = rows(d)?.clamp(f64::from(f32::MIN_POSITIVE), f64::INFINITY)?;
+        let own = rows(d)?.maximum(f64::from(f32::MIN_POSITIVE))?;
         let factors = (rows(&weights)? / own)?;
         let scaled = d.flatten_from(1)?.broadcast_mul(&factors)?;
         Ok(scaled.reshape(d.shape())?)

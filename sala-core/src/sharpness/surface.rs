@@ -146,7 +146,7 @@ impl<'a> Surface<'a> {
     /// ```
     pub fn keeping(mut self, buffers: impl IntoIterator<Item = Var>) -> Result<Self> {
         for buffer in buffers {
-            let copy = buffer.copy()?.detach();
+            let copy = buffer.force_contiguous()?.detach();
             self.buffers.push((buffer, copy));
         }
         Ok(self)

@@ -178,7 +178,7 @@ fn pull_back(rule: &mut dyn Rule, slow: &mut Memory, alpha: f64) -> Result<()> {
     slow.blend(1.0 - alpha, alpha, &now)?;
     for (fast, slow) in fast.iter_mut().zip(slow.tensors().unwrap_or_default()) {
         // A copy: the base updates its buffers in place.
-        **fast = slow.copy()?;
+        **fast = slow.force_contiguous()?;
     }
     Ok(())
 }

@@ -398,5 +398,5 @@ fn inverse_deviation(var: &Tensor, eps: f64) -> Result<Tensor> {
 
 fn snapshot(var: &Var) -> Result<Tensor> {
     // `detach` alone would alias the variable's storage.
-    Ok(var.as_tensor().copy()?.detach())
+    Ok(var.as_tensor().force_contiguous()?.detach())
 }

@@ -122,13 +122,23 @@ pub fn masked_softmax(x: &Tensor, mask: &Tensor, dim: impl Dim) -> Result<Tensor
 fn composed_masked(x: &Tensor, mask: &Tensor, dim: usize) -> Result<Tensor> {
     let scores = masked(x, mask)?;
     let max = scores.detach().max_keepdim(dim)?;
-    let nothing_left = max.eq(f64::NEG_INFINITY)?;
+    // Not by the maximum: where Metal finds none it returns the lowest finite number.
+    let left = scores.detach().ge(lowest(scores.dtype()))?;
+    let nothing_left = left.to_dtype(DType::F32)?.sum_keepdim(dim)?.eq(0.0)?;
     // −∞ − (−∞) would be NaN.
     let shift = nothing_left.where_cond(&max.zeros_like()?, &max)?;
     let powers = scores.broadcast_sub(&shift)?.exp()?;
     // All powers of such a row are 0, and 0 / 1 has the value and the gradient that are wanted.
     let sum = (powers.sum_keepdim(dim)? + nothing_left.to_dtype(powers.dtype())?)?;
     powers.broadcast_div(&sum)
+}
+
+/// The lowest number of the dtype of a computation that is not −∞.
+fn lowest(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => f64::MIN,
+        _ => f64::from(f32::MIN),
+    }
 }
 
 /// The mask, one of floats in the dtype of the computation.
