@@ -54,7 +54,8 @@ impl State {
     /// # Errors
     /// Those of the copy.
     pub fn set_tensor(&mut self, name: impl Into<String>, tensor: &Tensor) -> Result<()> {
-        self.tensors.insert(name.into(), tensor.force_contiguous()?.detach());
+        self.tensors
+            .insert(name.into(), tensor.force_contiguous()?.detach());
         Ok(())
     }
 

@@ -5,7 +5,11 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
-#[allow(dead_code, unused_imports, reason = "shared with the other integration tests")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "shared with the other integration tests"
+)]
 #[path = "it/methods.rs"]
 mod methods;
 

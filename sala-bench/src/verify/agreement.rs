@@ -43,7 +43,11 @@ pub(super) fn tasks(device: &Device) -> Vec<Task> {
 }
 
 fn of_differences(device: &Device, operations: &[Rc<Operation>]) -> Vec<Task> {
-    let dtype = if has_f64(device) { DType::F64 } else { DType::F32 };
+    let dtype = if has_f64(device) {
+        DType::F64
+    } else {
+        DType::F32
+    };
     let mut tasks = vec![];
     for operation in operations {
         for form in FORMS {
@@ -171,16 +175,26 @@ mod tests {
         let [differences, values] = checks(&square(|x| x * x.detach()));
         assert_eq!(passed(&differences), [false, true]);
         assert_eq!(passed(&values), [false, true]);
-        assert!(values[0].to_string().contains("gradient of x"), "{}", values[0]);
+        assert!(
+            values[0].to_string().contains("gradient of x"),
+            "{}",
+            values[0]
+        );
     }
 
     #[test]
     fn a_cut_gradient_an_error_and_a_panic_are_failures_that_say_so() {
         for (mistake, message) in [
-            ((|x| Ok(x.detach())) as fn(&Tensor) -> _, "`x` received no gradient"),
+            (
+                (|x| Ok(x.detach())) as fn(&Tensor) -> _,
+                "`x` received no gradient",
+            ),
             (|_| candle_core::bail!("no such kernel"), "no such kernel"),
             (|_| panic!("out of kernels"), "out of kernels"),
-            (|x| x.narrow(0, 0, 1)?.sqr(), "shape [4, 5] wanted, got [1, 5]"),
+            (
+                |x| x.narrow(0, 0, 1)?.sqr(),
+                "shape [4, 5] wanted, got [1, 5]",
+            ),
         ] {
             let [_, values] = checks(&square(mistake));
             assert_eq!(passed(&values), [false, true]);

@@ -59,10 +59,17 @@ fn in_form<R>(form: Choice, work: impl FnOnce() -> R) -> R {
 pub(crate) fn verify(args: &VerifyArgs) -> Result<()> {
     let start = Instant::now();
     let device = args.device.open()?;
-    let wanted = |task: &Task| args.only.as_ref().is_none_or(|only| task.name.contains(only));
+    let wanted = |task: &Task| {
+        args.only
+            .as_ref()
+            .is_none_or(|only| task.name.contains(only))
+    };
     let tasks: Vec<Task> = tasks(&device).into_iter().filter(wanted).collect();
     if let Some(only) = &args.only {
-        ensure!(!tasks.is_empty(), "--only {only}: no check has a name with that in it");
+        ensure!(
+            !tasks.is_empty(),
+            "--only {only}: no check has a name with that in it"
+        );
     }
     let checks = run(tasks);
     let report = Report {

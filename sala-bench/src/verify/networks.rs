@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use sala_models::{
-    Mode, Network as _, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
+    Mode, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
     cnn::{ResNet, ResNetConfig},
     transformer::{BertClassifier, BertConfig, Llama, LlamaConfig},
 };

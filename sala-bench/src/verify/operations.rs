@@ -28,6 +28,10 @@ type Make = Box<dyn Fn(&Place, Size) -> Result<Subject>>;
 pub(super) struct Operation {
     pub(super) name: &'static str,
     /// The item of `sala_models::ops` that computes it.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the list is held against it by a test")
+    )]
     pub(super) of: &'static str,
     pub(super) make: Make,
 }
@@ -197,10 +201,20 @@ fn batch_norms() -> Vec<Operation> {
     vec![
         batch_norm("batch_norm", train, first, After::Nothing),
         batch_norm("batch_norm, channels last", train, last, After::Nothing),
-        batch_norm("batch_norm, evaluation", Mode::eval(), first, After::Nothing),
+        batch_norm(
+            "batch_norm, evaluation",
+            Mode::eval(),
+            first,
+            After::Nothing,
+        ),
         batch_norm("batch_norm + relu", train, first, After::Relu),
         batch_norm("batch_norm + add + relu", train, first, After::AddRelu),
-        batch_norm("batch_norm + add + relu, channels last", train, last, After::AddRelu),
+        batch_norm(
+            "batch_norm + add + relu, channels last",
+            train,
+            last,
+            After::AddRelu,
+        ),
     ]
 }
 
@@ -256,7 +270,10 @@ const NORM: &[Input] = &[
     ("bias", &[5], &[257]),
 ];
 const SCALE: &[Input] = &[("x", &[3, 5], &[65, 257]), ("weight", &[5], &[257])];
-const MASKED: &[Input] = &[("x", &[2, 3, 5], &[7, 33, 65]), ("mask", &[3, 5], &[33, 65])];
+const MASKED: &[Input] = &[
+    ("x", &[2, 3, 5], &[7, 33, 65]),
+    ("mask", &[3, 5], &[33, 65]),
+];
 const HEADS: &[Input] = &[("x", &[2, 3, 4], &[6, 31, 34])];
 /// Added to mean squares: one that is felt.
 const EPS: f64 = 0.1;
@@ -275,10 +292,16 @@ fn of_rows() -> Vec<Operation> {
         function("layer_norm", "layer_norm", NORM, |t| {
             layer_norm(&t[0], &t[1], Some(&t[2]), EPS)
         }),
-        function("rms_norm", "rms_norm", SCALE, |t| rms_norm(&t[0], &t[1], EPS)),
+        function("rms_norm", "rms_norm", SCALE, |t| {
+            rms_norm(&t[0], &t[1], EPS)
+        }),
         function("softmax", "softmax", ROWS, |t| softmax(&t[0], D::Minus1)),
-        function("softmax over columns", "softmax", ROWS, |t| softmax(&t[0], 0)),
-        function("log_softmax", "log_softmax", ROWS, |t| log_softmax(&t[0], D::Minus1)),
+        function("softmax over columns", "softmax", ROWS, |t| {
+            softmax(&t[0], 0)
+        }),
+        function("log_softmax", "log_softmax", ROWS, |t| {
+            log_softmax(&t[0], D::Minus1)
+        }),
         function("masked_softmax", "masked_softmax", ROWS, |t| {
             // The first row has nothing left.
             let columns = t[0].dim(1)?;
@@ -305,7 +328,13 @@ fn losses() -> Vec<Operation> {
         function("cross_entropy", "CrossEntropy", LOGITS, |t| {
             let (rows, classes) = t[0].dims2()?;
             // Every third row does not count.
-            let class = |row: i64| if row % 3 == 1 { -1 } else { row * 7 % classes as i64 };
+            let class = |row: i64| {
+                if row % 3 == 1 {
+                    -1
+                } else {
+                    row * 7 % classes as i64
+                }
+            };
             let targets = Tensor::from_iter((0..rows as i64).map(class), t[0].device())?;
             let loss = CrossEntropy {
                 label_smoothing: 0.1,
@@ -313,13 +342,18 @@ fn losses() -> Vec<Operation> {
             };
             loss.forward(&t[0], &targets)
         }),
-        function("cross_entropy, distributions", "CrossEntropy", DISTRIBUTIONS, |t| {
-            let loss = CrossEntropy {
-                label_smoothing: 0.1,
-                ignore_index: None,
-            };
-            loss.forward(&t[0], &t[1])
-        }),
+        function(
+            "cross_entropy, distributions",
+            "CrossEntropy",
+            DISTRIBUTIONS,
+            |t| {
+                let loss = CrossEntropy {
+                    label_smoothing: 0.1,
+                    ignore_index: None,
+                };
+                loss.forward(&t[0], &t[1])
+            },
+        ),
     ]
 }
 
@@ -380,7 +414,9 @@ fn pools() -> Vec<Operation> {
     vec![
         max("max pool", first),
         max("max pool, channels last", last),
-        function("average pool", "Pool2d", IMAGES, move |t| overlapping.average(&t[0])),
+        function("average pool", "Pool2d", IMAGES, move |t| {
+            overlapping.average(&t[0])
+        }),
         function("adaptive_avg_pool2d", "adaptive_avg_pool2d", IMAGES, |t| {
             adaptive_avg_pool2d(&t[0], (3, 2))
         }),
@@ -421,7 +457,10 @@ mod tests {
             items.trim_matches(['{', '}', ';', ' ']).split(", ")
         });
         let items: BTreeSet<&str> = items.collect();
-        assert!(items.contains("silu") && items.contains("Pool2d"), "{items:?}");
+        assert!(
+            items.contains("silu") && items.contains("Pool2d"),
+            "{items:?}"
+        );
         let verified: BTreeSet<&str> = all().iter().map(|operation| operation.of).collect();
         let missing: Vec<_> = items
             .iter()

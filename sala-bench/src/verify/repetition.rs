@@ -101,7 +101,9 @@ fn same(got: &Weights, wanted: &Weights) -> Result<Verdict> {
         if let Some(element) = differs
             && verdict.passed()
         {
-            return Ok(Verdict::failed(format!("{name}, element {element}: 0 and −0")));
+            return Ok(Verdict::failed(format!(
+                "{name}, element {element}: 0 and −0"
+            )));
         }
     }
     Ok(verdict)

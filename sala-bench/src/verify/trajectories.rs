@@ -41,7 +41,11 @@ pub(super) fn tasks(device: &Device) -> Vec<Task> {
                         dtype,
                         form: Choice::Composed,
                     };
-                    let checked = Run { device, dtype, form };
+                    let checked = Run {
+                        device,
+                        dtype,
+                        form,
+                    };
                     let wanted = reference.walk(&base, &method)?;
                     compare(&checked.walk(&base, &method)?, &wanted, tolerance)
                 }));
@@ -125,7 +129,11 @@ struct Problem {
 
 impl Problem {
     fn new(device: &Device, dtype: DType) -> candle_core::Result<Self> {
-        let wide = if dtype == DType::F64 { dtype } else { DType::F32 };
+        let wide = if dtype == DType::F64 {
+            dtype
+        } else {
+            DType::F32
+        };
         let wave = |count: usize, phase: f64, scale: f64| {
             let values = (0..count).map(|i| scale * (1.7 * i as f64 + phase).sin());
             Tensor::from_iter(values, &Device::Cpu)?.to_dtype(dtype)
@@ -156,7 +164,9 @@ impl Problem {
         let wide = |var: &Var| var.to_dtype(self.inputs.dtype());
         let (x, y) = (pass.take(&self.inputs)?, pass.take(&self.targets)?);
         let hidden = x.matmul(&wide(&self.first)?)?.tanh()?;
-        let misfit = (hidden.matmul(&wide(&self.second)?)? - y)?.sqr()?.mean_all()?;
+        let misfit = (hidden.matmul(&wide(&self.second)?)? - y)?
+            .sqr()?
+            .mean_all()?;
         let bowl = (wide(&self.large)?.sqr()? * &self.curvature)?.sum_all()?;
         misfit + (bowl * (15.0 / LARGE as f64))?
     }

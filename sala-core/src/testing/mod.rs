@@ -126,7 +126,11 @@ impl Tolerance {
 
     fn compare(&self, element: usize, got: f64, wanted: f64) -> Deviation {
         // Of something infinite every share is infinite, and would allow anything.
-        let size = if wanted.is_finite() { wanted.abs() } else { 0.0 };
+        let size = if wanted.is_finite() {
+            wanted.abs()
+        } else {
+            0.0
+        };
         Deviation {
             element,
             wanted,
