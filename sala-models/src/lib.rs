@@ -46,6 +46,10 @@
 pub mod cnn;
 pub mod error;
 mod files;
+#[allow(
+    clippy::disallowed_methods,
+    reason = "they run on the CPU alone, where a copy is one"
+)]
 pub mod kernels;
 pub mod mlp;
 pub mod mode;

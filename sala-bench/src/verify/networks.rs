@@ -8,7 +8,7 @@ use sala_models::{
 };
 
 use super::{
-    operations::Operation,
+    operations::{NETWORK, Operation},
     place::{Place, Subject},
 };
 
@@ -16,7 +16,7 @@ use super::{
 const SEED: u64 = 7;
 const BATCH: usize = 8;
 const TOKENS: usize = 12;
-const WORDS: usize = 50;
+const WORDS: u8 = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Network {
@@ -26,7 +26,7 @@ pub(super) enum Network {
     ResNet,
     /// Embeddings, attention, layer norm, GELU, dropout.
     Bert,
-    /// Rotary embeddings, RMS norm, SiLU, heads in groups.
+    /// Rotary embeddings, RMS norm, gates, heads in groups.
     Llama,
 }
 
@@ -51,7 +51,7 @@ impl Built {
 
 /// Labels of the batch, below the number of classes of every network.
 pub(super) fn labels(device: &Device) -> Result<Tensor> {
-    Tensor::from_iter((0..BATCH as u32).map(|i| i * 7 % 10), device)
+    Tensor::from_iter((0_u32..).take(BATCH).map(|i| i * 7 % 10), device)
 }
 
 impl Network {
@@ -76,7 +76,9 @@ impl Network {
         let x = match self {
             Self::Cnn | Self::ResNet => place.normal("images", &[BATCH, 3, 8, 8])?,
             Self::Bert | Self::Llama => {
-                let ids = (0..(BATCH * TOKENS) as u32).map(|i| i * 37 % WORDS as u32);
+                let ids = (0_u32..)
+                    .take(BATCH * TOKENS)
+                    .map(|i| i * 37 % u32::from(WORDS));
                 Tensor::from_iter(ids, &place.device)?.reshape((BATCH, TOKENS))?
             }
         };
@@ -98,7 +100,7 @@ impl Network {
         };
         Operation {
             name: self.name(),
-            of: "",
+            of: NETWORK,
             make: Box::new(make),
         }
     }
@@ -125,7 +127,7 @@ fn resnet() -> ResNetConfig {
 
 fn bert() -> BertConfig {
     BertConfig {
-        vocab_size: WORDS,
+        vocab_size: usize::from(WORDS),
         hidden_size: 24,
         num_hidden_layers: 2,
         num_attention_heads: 2,
@@ -138,7 +140,7 @@ fn bert() -> BertConfig {
 
 fn llama() -> LlamaConfig {
     LlamaConfig {
-        vocab_size: WORDS,
+        vocab_size: usize::from(WORDS),
         hidden_size: 24,
         intermediate_size: 40,
         num_hidden_layers: 2,

@@ -25,18 +25,23 @@ pub(super) enum Size {
 /// Makes an operation at a place.
 type Make = Box<dyn Fn(&Place, Size) -> Result<Subject>>;
 
+/// What a network is an operation of.
+pub(super) const NETWORK: &str = "network";
+
 pub(super) struct Operation {
     pub(super) name: &'static str,
     /// The item of `sala_models::ops` that computes it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the list is held against it by a test")
-    )]
     pub(super) of: &'static str,
     pub(super) make: Make,
 }
 
 impl Operation {
+    /// Whether its kernel is as exact as one step of an element-wise operation: sums of products are not, and
+    /// neither are networks.
+    pub(super) fn is_exact(&self) -> bool {
+        !matches!(self.of, "conv2d" | "linear" | "Attention" | NETWORK)
+    }
+
     /// The operation at a place, for the form that it is to be computed in.
     pub(super) fn subject(&self, place: &Place, size: Size, form: Choice) -> Result<Subject> {
         // Networks choose how their images lie when they are made.
@@ -327,15 +332,10 @@ fn losses() -> Vec<Operation> {
     vec![
         function("cross_entropy", "CrossEntropy", LOGITS, |t| {
             let (rows, classes) = t[0].dims2()?;
+            let classes = i64::try_from(classes)?;
             // Every third row does not count.
-            let class = |row: i64| {
-                if row % 3 == 1 {
-                    -1
-                } else {
-                    row * 7 % classes as i64
-                }
-            };
-            let targets = Tensor::from_iter((0..rows as i64).map(class), t[0].device())?;
+            let class = |row| if row % 3 == 1 { -1 } else { row * 7 % classes };
+            let targets = Tensor::from_iter((0_i64..).take(rows).map(class), t[0].device())?;
             let loss = CrossEntropy {
                 label_smoothing: 0.1,
                 ignore_index: Some(-1),

@@ -120,7 +120,7 @@ impl Subject {
             all.push((format!("gradient of {name}"), gradient.clone()));
         }
         for (name, var) in &self.buffers {
-            all.push((name.clone(), var.copy()?.detach()));
+            all.push((name.clone(), var.force_contiguous()?.detach()));
         }
         Ok(all)
     }

@@ -13,6 +13,7 @@ mod sharpness;
 mod sweep;
 #[cfg(unix)]
 mod trouble;
+mod verify;
 
 use std::{
     collections::BTreeMap,

@@ -217,7 +217,7 @@ fn a_perturbation_saves_the_weights_bit_for_bit_and_moves_them() {
         let (mut saved, mut saved_b) = (None, None);
         // Twice, so that the second time meets buffers in use.
         for _ in 0..2 {
-            let before = a.copy().unwrap();
+            let before = a.force_contiguous().unwrap();
             let fused = fused(dtype);
             fused.perturb(&a, &mut saved, &direction, 0.3).unwrap();
             Composed.perturb(&b, &mut saved_b, &direction, 0.3).unwrap();
@@ -228,7 +228,8 @@ fn a_perturbation_saves_the_weights_bit_for_bit_and_moves_them() {
             assert_near("exchanged", saved.as_ref().unwrap(), &b);
             Composed.exchange(&b, saved_b.as_mut().unwrap()).unwrap();
             assert_same_bits("restored, composed", &b, &before);
-            b.set(&a.as_detached_tensor().copy().unwrap()).unwrap();
+            b.set(&a.as_detached_tensor().force_contiguous().unwrap())
+                .unwrap();
         }
     });
 }
@@ -321,7 +322,7 @@ fn products_sums_and_adaptive_directions_are_the_composed_ones() {
         };
         near.assert("dot", got, wanted);
 
-        let (mut a, mut b) = (y.copy().unwrap(), y.copy().unwrap());
+        let (mut a, mut b) = (y.force_contiguous().unwrap(), y.force_contiguous().unwrap());
         fused(dtype).accumulate(&mut a, &x, 0.3).unwrap();
         Composed.accumulate(&mut b, &x, 0.3).unwrap();
         assert_near("sum", &a, &b);
@@ -442,7 +443,7 @@ fn a_gradient_that_is_the_weights_themselves_is_copied() {
 #[test]
 fn operands_that_do_not_fit_are_errors_that_change_nothing() {
     let w = var(4, 0.1, DType::F32);
-    let before = w.copy().unwrap();
+    let before = w.force_contiguous().unwrap();
     let config = sgd_configs()[4].clone();
     for (bad, word) in [
         (wave(3, 0.0, DType::F32), "shape"),

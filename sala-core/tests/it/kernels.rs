@@ -45,7 +45,7 @@ impl Bowl {
     }
 
     fn weights(&self) -> [Tensor; 2] {
-        [&self.large, &self.small].map(|v| v.copy().unwrap().detach())
+        [&self.large, &self.small].map(|v| v.force_contiguous().unwrap().detach())
     }
 }
 

@@ -63,7 +63,7 @@ impl Problem {
     pub fn weights(&self) -> Vec<Tensor> {
         [&self.first, &self.second]
             .iter()
-            .map(|v| v.copy().unwrap().detach())
+            .map(|v| v.force_contiguous().unwrap().detach())
             .collect()
     }
 }

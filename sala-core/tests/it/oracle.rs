@@ -90,7 +90,12 @@ impl Oracle {
             .tensors
             .iter()
             .filter_map(|(name, t)| Some((name.strip_prefix("init.")?.to_owned(), t)))
-            .map(|(name, t)| (name, Var::from_tensor(&t.copy().unwrap()).unwrap()))
+            .map(|(name, t)| {
+                (
+                    name,
+                    Var::from_tensor(&t.force_contiguous().unwrap()).unwrap(),
+                )
+            })
             .collect();
         vars.sort_by(|a, b| a.0.cmp(&b.0));
         vars

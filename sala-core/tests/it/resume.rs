@@ -258,8 +258,14 @@ fn a_run_continues_in_another_precision_within_the_tolerance_of_f32() {
             let mut two = build(second.params(), &base, &method, None).unwrap();
             two.load_state(&one.state().unwrap()).unwrap();
             for ((_, old), (_, new)) in first.named().iter().zip(second.named()) {
-                new.set(&old.to_dtype(to).unwrap().copy().unwrap().detach())
-                    .unwrap();
+                new.set(
+                    &old.to_dtype(to)
+                        .unwrap()
+                        .force_contiguous()
+                        .unwrap()
+                        .detach(),
+                )
+                .unwrap();
             }
             advance(&first, &mut one, 6);
             advance(&second, &mut two, 6);

@@ -235,11 +235,11 @@ fn learning_rate_radius_and_decay_follow_their_schedules_and_resume() {
         assert_eq!(second.weight_decay(), optimizer.weight_decay());
         other
             .first
-            .set(&problem.first.copy().unwrap().detach())
+            .set(&problem.first.force_contiguous().unwrap().detach())
             .unwrap();
         other
             .second
-            .set(&problem.second.copy().unwrap().detach())
+            .set(&problem.second.force_contiguous().unwrap().detach())
             .unwrap();
         for (problem, optimizer, schedule) in [
             (&problem, &mut optimizer, &mut schedule),

@@ -127,7 +127,7 @@ fn everything(make: Make, x: &Tensor) -> Vec<(String, Tensor)> {
         all.push((name, gradient.clone()));
     }
     for (name, var) in store.buffers() {
-        all.push((name, var.as_tensor().copy().unwrap()));
+        all.push((name, var.as_tensor().force_contiguous().unwrap()));
     }
     let evaluated = network.forward(x, Mode::eval()).unwrap();
     all.push(("evaluated".into(), evaluated));

@@ -76,7 +76,11 @@ fn run(
     fault: Fault,
 ) -> (Option<Result<()>>, usize) {
     let problem = Quadratic::new(bulk_and_outliers(20), dtype);
-    let before: Vec<Tensor> = problem.vars().iter().map(|v| v.copy().unwrap()).collect();
+    let before: Vec<Tensor> = problem
+        .vars()
+        .iter()
+        .map(|v| v.force_contiguous().unwrap())
+        .collect();
     let mut evaluations = 0;
     let mut loss = |pass| {
         evaluations += 1;
@@ -159,7 +163,7 @@ fn statistics_that_a_layer_tracks_whatever_it_is_told_are_put_back() {
     };
     let before: Vec<Tensor> = statistics(&varmap)
         .iter()
-        .map(|v| v.copy().unwrap())
+        .map(|v| v.force_contiguous().unwrap())
         .collect();
     let mut loss = |_: Pass| bn.forward_t(&x, true)?.powf(4.0)?.mean_all();
     let mut surface = Surface::new(&params, &mut loss)
