@@ -1,10 +1,13 @@
 """PyTorch's side of `sala-bench speed`: the same networks and batches, a round whenever it is asked for.
 
     python speed_torch.py --workload resnet18-b32 --threads 2 --repeats 1 [--channels-last]
+    python speed_torch.py --method adamw --size 100M --threads 2 --repeats 1
+        [--device cpu|cuda|mps] [--number 0] [--precision f32|tf32|bf16]
 
 Says what it is in one line of JSON when the network is built and warm, then answers every line `go` with
 the milliseconds of a forward pass (loss included) and of a training step (forward, backward, fused SGD
-with momentum), until its input ends. Nothing but torch is needed.
+with momentum), or of the fused update alone, until its input ends. bf16 is autocast over weights of f32; on
+CUDA cuDNN tries its algorithms (`cudnn.benchmark`). Nothing but torch is needed.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from torch.nn import functional as F
 
 WARM_UP = 2
 VOCABULARY = 30522
-TOKENS = 64
+UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
 
 def peak_mib():
@@ -148,15 +151,15 @@ class Layer(nn.Module):
         return self.norm2(x + self.feed_forward(x))
 
 
-class MiniLm(nn.Module):
-    def __init__(self, size=384):
+class Bert(nn.Module):
+    def __init__(self, size, layers, tokens):
         super().__init__()
         self.words = nn.Embedding(VOCABULARY, size)
         self.positions, self.types = nn.Embedding(512, size), nn.Embedding(2, size)
         self.norm = nn.LayerNorm(size, 1e-12)
-        self.layers = nn.Sequential(*[Layer(size, 12, 1536, False) for _ in range(6)])
+        self.layers = nn.Sequential(*[Layer(size, 12, 4 * size, False) for _ in range(layers)])
         self.pooler, self.classifier = nn.Linear(size, size), nn.Linear(size, 2)
-        self.register_buffer("places", torch.arange(TOKENS))
+        self.register_buffer("places", torch.arange(tokens))
 
     def forward(self, ids):
         x = self.words(ids) + self.positions(self.places) + self.types(torch.zeros_like(ids))
@@ -164,13 +167,15 @@ class MiniLm(nn.Module):
         return self.classifier(torch.tanh(self.pooler(x[:, 0])))
 
 
-class VitTiny(nn.Module):
-    def __init__(self, size=192):
+class Vit(nn.Module):
+    def __init__(self, size, side, patch):
         super().__init__()
-        self.patches = nn.Conv2d(3, size, 4, 4)
+        tokens = (side // patch) ** 2 + 1
+        self.patches = nn.Conv2d(3, size, patch, patch)
         self.first = nn.Parameter(torch.randn(1, 1, size) * 0.02)
-        self.positions = nn.Parameter(torch.randn(1, 65, size) * 0.02)
-        self.layers = nn.Sequential(*[Layer(size, 3, 768, True) for _ in range(12)])
+        self.positions = nn.Parameter(torch.randn(1, tokens, size) * 0.02)
+        layers = [Layer(size, size // 64, 4 * size, True) for _ in range(12)]
+        self.layers = nn.Sequential(*layers)
         self.norm, self.classifier = nn.LayerNorm(size, 1e-12), nn.Linear(size, 10)
 
     def forward(self, x):
@@ -179,35 +184,80 @@ class VitTiny(nn.Module):
         return self.classifier(self.norm(self.layers(x)[:, 0]))
 
 
-# Network, batch, classes.
+# Network, shape of a batch (of images, or of texts of so many tokens), classes.
 WORKLOADS = {
-    "resnet18-b32": (ResNet18, 32, 10),
-    "resnet18-b128": (ResNet18, 128, 10),
-    "wrn-16-4": (lambda: WideResNet(16, 4), 32, 10),
-    "small-cnn": (SmallCnn, 64, 10),
-    "minilm": (MiniLm, 16, 2),
-    "vit-tiny": (VitTiny, 32, 10),
+    "resnet18-b32": (ResNet18, (32, 3, 32, 32), 10),
+    "resnet18-b128": (ResNet18, (128, 3, 32, 32), 10),
+    "wrn-16-4": (lambda: WideResNet(16, 4), (32, 3, 32, 32), 10),
+    "small-cnn": (SmallCnn, (64, 3, 32, 32), 10),
+    "minilm": (lambda: Bert(384, 6, 64), (16, 64), 2),
+    "vit-tiny": (lambda: Vit(192, 32, 4), (32, 3, 32, 32), 10),
+    "wrn-28-10": (lambda: WideResNet(28, 10), (128, 3, 32, 32), 10),
+    "vit-small": (lambda: Vit(384, 224, 16), (32, 3, 224, 224), 10),
+    "bert-base": (lambda: Bert(768, 12, 128), (32, 128), 2),
 }
 
 
+class Place:
+    """The device, and what is computed in half precision there."""
+
+    def __init__(self, options):
+        name = options.device
+        self.device = torch.device(name, options.number if name == "cuda" else None)
+        self.half = options.precision == "bf16"
+        tf32 = options.precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = True
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+    def wait(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def peak_mib(self):
+        """Of the process; the memory of a device is not."""
+        return peak_mib() if self.device.type == "cpu" else None
+
+
+def timed(place, work):
+    """Milliseconds that some work takes, and what it returns."""
+    place.wait()
+    start = time.perf_counter()
+    result = work()
+    place.wait()
+    return (time.perf_counter() - start) * 1e3, result
+
+
 class Training:
-    def __init__(self, workload, channels_last):
-        make, batch, classes = WORKLOADS[workload]
+    def __init__(self, workload, place, channels_last):
+        make, shape, classes = WORKLOADS[workload]
         torch.manual_seed(0)
-        self.network = make().train()
-        if workload == "minilm":
-            self.x = torch.randint(VOCABULARY, (batch, TOKENS))
+        self.place, device = place, place.device
+        self.network = make().to(device).train()
+        if len(shape) == 2:
+            self.x = torch.randint(VOCABULARY, shape).to(device)
         else:
-            self.x = torch.randn(batch, 3, 32, 32)
+            self.x = torch.randn(shape).to(device)
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
             self.x = self.x.contiguous(memory_format=torch.channels_last)
-        self.labels = torch.arange(batch) * 7 % classes
-        parameters = self.network.parameters()
-        self.sgd = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, fused=True)
+        self.labels = (torch.arange(shape[0]) * 7 % classes).to(device)
+        self.sgd = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9, fused=True)
+
+    def parameters(self):
+        return list(self.network.parameters())
 
     def loss(self):
-        return F.cross_entropy(self.network(self.x), self.labels)
+        with self.place.autocast():
+            return F.cross_entropy(self.network(self.x), self.labels)
+
+    def forward(self):
+        self.loss()  # what it computed is freed at once
 
     def step(self):
         self.sgd.zero_grad(set_to_none=True)
@@ -219,42 +269,86 @@ class Training:
     def round(self, repeats):
         forward_ms, step_ms = [], []
         for _ in range(repeats):
-            start = time.perf_counter()
-            self.loss()  # what it computed is freed at once
-            forward_ms.append((time.perf_counter() - start) * 1e3)
-            start = time.perf_counter()
-            loss = self.step()
-            step_ms.append((time.perf_counter() - start) * 1e3)
+            forward_ms.append(timed(self.place, self.forward)[0])
+            milliseconds, loss = timed(self.place, self.step)
+            step_ms.append(milliseconds)
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss}")
         return {
             "forward_ms": forward_ms,
             "step_ms": step_ms,
             "loss": loss,
-            "peak_mib": peak_mib(),
+            "peak_mib": self.place.peak_mib(),
         }
+
+
+def shapes(parameters):
+    """The matrices and vectors of twelve transformer layers with about so many parameters."""
+    h = max(round((math.sqrt(13**2 + 48 * (parameters / 12)) - 13) / 24), 1)
+    attention = 4 * [(h, h), (h,)]
+    return 12 * (attention + [(4 * h, h), (4 * h,), (h, 4 * h), (h,)] + 4 * [(h,)])
+
+
+class Update:
+    """The fused update of given gradients."""
+
+    def __init__(self, method, size, place):
+        self.place = place
+        number = int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
+        self.all = []
+        for shape in shapes(number):
+            parameter = nn.Parameter(torch.full(shape, 1e-3, device=place.device))
+            parameter.grad = torch.full_like(parameter, 1e-3)
+            self.all.append(parameter)
+        if method == "sgd":
+            settings = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+            self.optimizer = torch.optim.SGD(self.all, lr=1e-3, fused=True, **settings)
+        else:
+            self.optimizer = torch.optim.AdamW(self.all, lr=1e-3, weight_decay=0.01, fused=True)
+
+    def parameters(self):
+        return self.all
+
+    def step(self):
+        self.optimizer.step()
+
+    def round(self, repeats):
+        step_ms = [timed(self.place, self.step)[0] for _ in range(repeats)]
+        memory = self.place.peak_mib()
+        return {"forward_ms": [], "step_ms": step_ms, "loss": 0.0, "peak_mib": memory}
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--workload", required=True, choices=WORKLOADS)
+    parser.add_argument("--workload", choices=WORKLOADS)
+    parser.add_argument("--method", choices=["sgd", "adamw"])
+    parser.add_argument("--size")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda", "mps"])
+    parser.add_argument("--number", type=int, default=0)
+    parser.add_argument("--precision", default="f32", choices=["f32", "tf32", "bf16"])
     options = parser.parse_args()
+    if (options.workload is None) == (options.method is None):
+        parser.error("either --workload or --method and --size wanted")
     torch.set_num_threads(options.threads)
     start_mib = peak_mib()
-    training = Training(options.workload, options.channels_last)
+    place = Place(options)
+    if options.workload:
+        timed_side = Training(options.workload, place, options.channels_last)
+    else:
+        timed_side = Update(options.method, options.size, place)
     for _ in range(WARM_UP):
-        training.step()
+        timed_side.step()
     say = lambda value: print(json.dumps(value), flush=True)
-    parameters = sum(p.numel() for p in training.network.parameters())
+    parameters = sum(p.numel() for p in timed_side.parameters())
     version = f"torch {torch.__version__}"
     say({"version": version, "parameters": parameters, "start_mib": start_mib})
     for line in sys.stdin:
         if line.strip() != "go":
             sys.exit(f"wanted `go`, got `{line.strip()}`")
-        say(training.round(options.repeats))
+        say(timed_side.round(options.repeats))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 //! The command line, as it is typed.
 
 mod report;
+mod speed;
 mod sweep;
 mod tools;
 mod verify;
@@ -8,7 +9,7 @@ mod verify;
 use std::{num::NonZero, path::PathBuf, str::FromStr};
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
@@ -22,10 +23,10 @@ use crate::{
         Schedule,
         set::{self, Setting},
     },
-    speed::Workload,
 };
 
 pub(crate) use report::ReportArgs;
+pub(crate) use speed::{Kernels, SpeedArgs, SpeedCommand, SpeedWorkerArgs, Timing, UpdatesArgs};
 pub(crate) use sweep::{CellArgs, Emission, SweepArgs, TuneArgs};
 pub(crate) use tools::DoctorArgs;
 pub(crate) use verify::VerifyArgs;
@@ -52,16 +53,6 @@ const TRAIN_EXAMPLES: &str = "\
 Examples:
   sala-bench train --optimizer sala --seed 3      the embedded images; weights in models/sala-seed3.safetensors
   sala-bench train --experiment my.toml --epochs 5 --tensorboard";
-
-const SPEED_EXAMPLES: &str = "\
-Examples:
-  sala-bench speed                                every workload, this project's side alone
-  sala-bench speed --python python3               beside PyTorch, in turn, with fused SGD
-  sala-bench speed --workloads minilm,vit-tiny --rounds 15 --out results/speed
-  sala-bench speed --kernels auto,composed        also without the fast kernels
-
-Workloads: resnet18-b32, resnet18-b128, wrn-16-4, small-cnn, minilm, vit-tiny. Each side has a process of its
-own, and every round asks one after the other. With --out, speed.json has every single time.";
 
 /// Compares sharpness-aware optimizers on real data, with paired seeds.
 #[derive(Debug, Parser)]
@@ -110,8 +101,8 @@ pub(crate) enum Command {
     /// Measure how the training loss lies around the solutions of comparisons: eigenvalues, m-sharpness, slices
     #[command(after_help = sharpness::EXAMPLES)]
     Sharpness(SharpnessArgs),
-    /// Time forward passes and training steps on the CPU, in turn with PyTorch where it is installed
-    #[command(after_help = SPEED_EXAMPLES)]
+    /// Time forward passes, training steps and updates, in turn with PyTorch where it is installed
+    #[command(after_help = speed::EXAMPLES)]
     Speed(SpeedArgs),
     /// Make one run of a directory that `--emit slurm` prepared, beside other processes that make others
     #[command(after_help = sweep::CELL_EXAMPLES)]
@@ -164,54 +155,6 @@ pub(crate) struct CompareArgs {
     pub(crate) emission: Emission,
     #[command(flatten)]
     pub(crate) dry: Dry,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SpeedArgs {
-    /// What to time [default: everything]
-    #[arg(
-        long,
-        value_name = "NAME,…",
-        value_delimiter = ',',
-        hide_default_value = true,
-        hide_possible_values = true,
-        default_values_t = Workload::value_variants().to_vec()
-    )]
-    pub(crate) workloads: Vec<Workload>,
-    /// How often everything is timed
-    #[arg(long, value_name = "N", default_value = "7")]
-    pub(crate) rounds: NonZero<usize>,
-    /// A Python that can import torch, to time it too
-    #[arg(long, value_name = "PATH")]
-    pub(crate) python: Option<PathBuf>,
-    /// Threads of each side
-    #[arg(long, value_name = "N", default_value = "2")]
-    pub(crate) threads: NonZero<usize>,
-    /// Which of this project's kernels: the fast ones where there are some, or plain operations
-    #[arg(
-        long,
-        value_name = "NAME,…",
-        value_delimiter = ',',
-        default_value = "auto"
-    )]
-    pub(crate) kernels: Vec<Kernels>,
-    /// Folder for speed.json and speed.md
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-}
-
-/// This project's kernels, as `SALA_KERNELS` names them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kernels {
-    Auto,
-    Composed,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SpeedWorkerArgs {
-    /// What to time; without one, what the machine can do at most
-    #[arg(long)]
-    pub(crate) workload: Option<Workload>,
 }
 
 /// Which experiment, and what to change in it.
@@ -424,6 +367,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::speed::Workload;
 
     fn changes(words: &[&str]) -> Changes {
         Cli::try_parse_from([&["sala-bench"], words].concat())
@@ -447,9 +391,10 @@ mod tests {
             }
         };
         let args = parse(&[]);
-        assert_eq!(args.workloads, Workload::value_variants());
-        assert_eq!((args.rounds.get(), args.threads.get()), (7, 2));
-        assert_eq!(args.kernels, [Kernels::Auto]);
+        assert_eq!(args.workloads, Workload::SMALL);
+        let timing = &args.timing;
+        assert_eq!((timing.rounds.get(), timing.threads.get()), (7, 2));
+        assert_eq!(timing.kernels, [Kernels::Auto]);
         let args = parse(&[
             "--workloads",
             "minilm,small-cnn",
@@ -457,7 +402,7 @@ mod tests {
             "auto,composed",
         ]);
         assert_eq!(args.workloads, [Workload::MiniLm, Workload::SmallCnn]);
-        assert_eq!(args.kernels, [Kernels::Auto, Kernels::Composed]);
+        assert_eq!(args.timing.kernels, [Kernels::Auto, Kernels::Composed]);
     }
 
     #[test]

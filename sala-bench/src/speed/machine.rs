@@ -7,14 +7,14 @@ use std::{
 };
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use rayon::{
     iter::{IndexedParallelIterator, ParallelIterator},
     slice::{ParallelSlice, ParallelSliceMut},
 };
 use serde::{Deserialize, Serialize};
 
-use super::protocol;
+use super::{place::Place, protocol};
 use crate::record::Environment;
 
 /// The machine and the program.
@@ -75,38 +75,72 @@ fn value(text: &str, name: &str) -> Option<String> {
     of_name.next().map(|(_, value)| value.trim().to_owned())
 }
 
+/// The MiB that a text of `name : 1024 kB` lines has for a name.
+pub(super) fn mib_of(text: &str, name: &str) -> Option<f64> {
+    mib(&value(text, name)?)
+}
+
 /// `1024 kB` in MiB.
 fn mib(text: &str) -> Option<f64> {
     let kib: f64 = text.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1024.0)
 }
 
-/// What the machine does at most with the threads given: once for each round.
+/// What the machine does at most with the threads given, or the device: once for each round.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ceilings {
-    /// A product of 1024 × 1024 matrices in f32, by candle.
+    /// A product of square matrices by candle, in the precision of the measurement: of 1024 rows in f32 on the
+    /// CPU, of 8192 on other devices.
     pub(crate) gemm_gflops: Vec<f64>,
-    /// SGD's update of 16 million parameters, in place: three arrays are read and two written, 10⁹ bytes a
-    /// second.
+    /// On the CPU: SGD's update of 16 million parameters, in place: three arrays are read and two written, 10⁹
+    /// bytes a second.
+    #[serde(default)]
     pub(crate) update_gb_s: Vec<f64>,
+    /// On other devices: a copy of 256 MiB within the device, what is read and what is written counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) copy_gb_s: Vec<f64>,
+}
+
+impl Ceilings {
+    /// 10⁹ bytes a second that updates can be held against.
+    pub(crate) fn bandwidth(&self) -> &[f64] {
+        if self.copy_gb_s.is_empty() {
+            &self.update_gb_s
+        } else {
+            &self.copy_gb_s
+        }
+    }
 }
 
 /// One measurement.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Ceiling {
     pub(super) gemm_gflops: f64,
-    pub(super) update_gb_s: f64,
+    pub(super) update_gb_s: Option<f64>,
+    pub(super) copy_gb_s: Option<f64>,
 }
 
 const SIDE: usize = 1024;
+const SIDE_OF_DEVICES: usize = 8192;
 const PARAMETERS: usize = 1 << 24;
+/// Floats that are copied.
+const COPIED: usize = 1 << 26;
 /// Floats of a piece of work: three of them fit the second cache.
 const PIECE: usize = 1 << 14;
 const TRIES: usize = 5;
 
 /// The worker that measures ceilings.
-pub(super) fn serve_ceilings() -> Result<()> {
-    let (a, b) = (matrix(1.0)?, matrix(2.0)?);
+pub(super) fn serve_ceilings(place: &Place) -> Result<()> {
+    if place.device.is_cpu() {
+        serve_ceilings_of_cpu()
+    } else {
+        serve_ceilings_of_device(place)
+    }
+}
+
+fn serve_ceilings_of_cpu() -> Result<()> {
+    let cpu = Place::cpu();
+    let (a, b) = (matrix(1.0, SIDE, &cpu)?, matrix(2.0, SIDE, &cpu)?);
     let mut weights = vec![1.0_f32; PARAMETERS];
     let mut momenta = vec![0.0_f32; PARAMETERS];
     let gradients = vec![1e-3_f32; PARAMETERS];
@@ -122,13 +156,44 @@ pub(super) fn serve_ceilings() -> Result<()> {
         let bytes = 5 * size_of::<f32>() * PARAMETERS;
         Ok(Ceiling {
             gemm_gflops: 2.0 * (SIDE as f64).powi(3) / product / 1e9,
-            update_gb_s: bytes as f64 / update / 1e9,
+            update_gb_s: Some(bytes as f64 / update / 1e9),
+            copy_gb_s: None,
         })
     })
 }
 
-fn matrix(value: f64) -> Result<Tensor> {
-    let ones = Tensor::ones((SIDE, SIDE), DType::F32, &Device::Cpu)?;
+fn serve_ceilings_of_device(place: &Place) -> Result<()> {
+    let side = SIDE_OF_DEVICES;
+    let (a, b) = (matrix(1.0, side, place)?, matrix(2.0, side, place)?);
+    let array = Tensor::zeros(COPIED, DType::F32, &place.device)?;
+    let multiply = || -> Result<()> {
+        let product = a.matmul(&b)?;
+        place.wait()?;
+        drop(product);
+        Ok(())
+    };
+    let copy = || -> Result<()> {
+        let copied = array.force_contiguous()?;
+        place.wait()?;
+        drop(copied);
+        Ok(())
+    };
+    // Kernels are compiled and memory is found the first time.
+    multiply()?;
+    copy()?;
+    protocol::serve(None, stdin().lock(), stdout(), || {
+        let (product, copied) = (fastest(multiply)?, fastest(copy)?);
+        let bytes = 2 * size_of::<f32>() * COPIED;
+        Ok(Ceiling {
+            gemm_gflops: 2.0 * (side as f64).powi(3) / product / 1e9,
+            update_gb_s: None,
+            copy_gb_s: Some(bytes as f64 / copied / 1e9),
+        })
+    })
+}
+
+fn matrix(value: f64, side: usize, place: &Place) -> Result<Tensor> {
+    let ones = Tensor::ones((side, side), place.dtype(), &place.device)?;
     Ok(ones.affine(value, 0.0)?)
 }
 

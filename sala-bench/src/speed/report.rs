@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     machine::{Ceilings, Machine},
+    place::Precision,
     protocol::{Hello, Round},
 };
 
@@ -16,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     /// Threads of each participant.
     pub(crate) threads: usize,
+    #[serde(default)]
+    pub(crate) precision: Precision,
     pub(crate) ceilings: Ceilings,
     pub(crate) workloads: Vec<Measured>,
 }
@@ -25,7 +28,31 @@ pub(crate) struct Report {
 pub(crate) struct Measured {
     pub(crate) workload: String,
     pub(crate) title: String,
+    #[serde(default)]
+    pub(crate) work: Work,
+    /// Why it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) left_out: Option<String>,
     pub(crate) participants: Vec<Participant>,
+}
+
+/// What a step takes at least; what was not counted is nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Work {
+    /// Operations of matrix products.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) flops: Option<f64>,
+    /// Bytes that are moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes: Option<f64>,
+}
+
+impl Work {
+    /// The share of what the machine can do at most that a step of so many milliseconds uses.
+    fn share(self, step_ms: f64, ceilings: &Ceilings) -> Option<f64> {
+        let used = |work: Option<f64>, most: &[f64]| Some(work? / (step_ms * 1e6) / median(most)?);
+        used(self.flops, &ceilings.gemm_gflops).or_else(|| used(self.bytes, ceilings.bandwidth()))
+    }
 }
 
 /// One side of a workload, in the order in which each round asks them.
@@ -46,7 +73,7 @@ impl Participant {
         self.rounds.iter().filter_map(of_round).collect()
     }
 
-    fn step(&self) -> Vec<f64> {
+    pub(super) fn step(&self) -> Vec<f64> {
         let of_round = |round: &Round| median(&round.step_ms);
         self.rounds.iter().filter_map(of_round).collect()
     }
@@ -55,7 +82,7 @@ impl Participant {
         self.rounds.last()?.peak_mib
     }
 
-    fn cells(&self, measured: &Measured) -> Vec<String> {
+    fn cells(&self, measured: &Measured, ceilings: &Ceilings) -> Vec<String> {
         let mut cells = vec![
             measured.workload.clone(),
             self.name.clone(),
@@ -74,6 +101,9 @@ impl Participant {
         for size in [peak, grown] {
             cells.push(size.map_or("–".into(), |mib| format!("{mib:.0}")));
         }
+        let step = median(&self.step());
+        let share = step.and_then(|ms| measured.work.share(ms, ceilings));
+        cells.push(share.map_or("–".into(), |share| format!("{:.0} %", 100.0 * share)));
         cells
     }
 }
@@ -104,10 +134,11 @@ impl Report {
             "/ torch channels last",
             "peak MiB",
             "grown MiB",
+            "of the most",
         ]);
         for measured in &self.workloads {
             for participant in &measured.participants {
-                table.add_row(participant.cells(measured));
+                table.add_row(participant.cells(measured, &self.ceilings));
             }
         }
         for column in table.column_iter_mut().skip(2) {
@@ -123,11 +154,20 @@ impl Report {
             environment,
         } = &self.machine;
         let mut text = format!(
-            "Medians over rounds (least–most), f32, {} threads. A step is forward, backward and SGD with \
-             momentum; ratios are of steps, taken within each round. Grown: the peak without what the \
-             process had before it made the network.\n",
+            "Medians over rounds (least–most), {}, device {}, {} threads. A step is forward, backward and SGD with \
+             momentum, or the update alone; ratios are of steps, taken within each round. Grown: the peak without \
+             what the process had before it made the network. Of the most: matrix products against those of the \
+             machine alone, or bytes of updates against its bandwidth.\n",
+            self.precision.name(),
+            environment.device,
             self.threads
         );
+        for measured in &self.workloads {
+            if let Some(reason) = &measured.left_out {
+                // Writing to a string does not fail.
+                let _ = writeln!(text, "Left out: {}: {reason}.", measured.workload);
+            }
+        }
         let mut versions: Vec<&str> = vec![];
         for participant in self.workloads.iter().flat_map(|w| &w.participants) {
             let version = participant.hello.version.as_str();
@@ -135,7 +175,6 @@ impl Report {
                 versions.push(version);
             }
         }
-        // Writing to a string does not fail.
         let _ = writeln!(
             text,
             "{cpu}, {} cores, {}; sala-bench {} ({}), {}.",
@@ -145,14 +184,18 @@ impl Report {
             environment.commit,
             versions.join(", ")
         );
-        let Ceilings {
-            gemm_gflops,
-            update_gb_s,
-        } = &self.ceilings;
-        if let (Some(gemm), Some(update)) = (median(gemm_gflops), median(update_gb_s)) {
+        let bandwidth = match self.ceilings.copy_gb_s[..] {
+            [] => "updates in place",
+            _ => "copies",
+        };
+        let most = (
+            median(&self.ceilings.gemm_gflops),
+            median(self.ceilings.bandwidth()),
+        );
+        if let (Some(gemm), Some(bytes)) = most {
             let _ = writeln!(
                 text,
-                "The machine: matrix products {gemm:.0} GFLOP/s, updates in place {update:.0} GB/s."
+                "The machine: matrix products {gemm:.0} GFLOP/s, {bandwidth} {bytes:.0} GB/s."
             );
         }
         text
@@ -172,7 +215,7 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
 }
 
 /// `median (least–most)`.
-fn spread(values: &[f64]) -> String {
+pub(super) fn spread(values: &[f64]) -> String {
     let Some(median) = median(values) else {
         return "–".into();
     };
@@ -189,7 +232,7 @@ fn ratio(values: &[f64], others: &[f64]) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn participant(name: &str, version: &str, steps: &[&[f64]]) -> Participant {
@@ -210,7 +253,7 @@ mod tests {
         }
     }
 
-    fn report() -> Report {
+    pub(in crate::speed) fn report() -> Report {
         // The second round is disturbed on both sides alike.
         let ours = participant(
             "sala",
@@ -221,13 +264,20 @@ mod tests {
         Report {
             machine: Machine::here(),
             threads: 2,
+            precision: Precision::F32,
             ceilings: Ceilings {
                 gemm_gflops: vec![100.0, 120.0],
                 update_gb_s: vec![50.0],
+                copy_gb_s: vec![],
             },
             workloads: vec![Measured {
                 workload: "net".into(),
                 title: "a network".into(),
+                work: Work {
+                    flops: Some(4.84e9),
+                    bytes: None,
+                },
+                left_out: None,
                 participants: vec![ours, torch],
             }],
         }
@@ -258,7 +308,7 @@ mod tests {
             .map(|line| line.split('|').map(str::trim).collect())
             .collect();
         assert_eq!(
-            rows[0][1..9],
+            rows[0][1..10],
             [
                 "net",
                 "sala",
@@ -267,7 +317,9 @@ mod tests {
                 "0.80",
                 "–",
                 "300",
-                "200"
+                "200",
+                // 4.84 GFLOP in 88 ms are 55 GFLOP/s of 110.
+                "50 %"
             ]
         );
         assert_eq!(rows[1][4..6], ["100 (80–200)", "1.00"]);
@@ -281,5 +333,35 @@ mod tests {
         let report = report();
         let text = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    }
+
+    #[test]
+    fn bytes_are_held_against_the_bandwidth() {
+        let work = Work {
+            flops: None,
+            bytes: Some(2e9),
+        };
+        let mut ceilings = report().ceilings;
+        assert_eq!(work.share(80.0, &ceilings), Some(0.5));
+        ceilings.copy_gb_s = vec![100.0];
+        assert_eq!(work.share(80.0, &ceilings), Some(0.25));
+        assert_eq!(Work::default().share(80.0, &ceilings), None);
+    }
+
+    #[test]
+    fn what_was_left_out_is_named_with_its_reason() {
+        let mut report = report();
+        report.workloads[0].left_out = Some("wants 20 GiB".into());
+        assert!(report.markdown().contains("Left out: net: wants 20 GiB."));
+    }
+
+    // Catches a new field without which an older file would no longer be read.
+    #[test]
+    fn files_of_older_versions_can_be_read() {
+        let text = include_str!("../../../results/2026-11-22-speed/speed.json");
+        let old: Report = serde_json::from_str(text).unwrap();
+        assert_eq!(old.precision, Precision::F32);
+        assert_eq!(old.workloads[0].work, Work::default());
+        assert!(median(old.ceilings.bandwidth()).unwrap() > 10.0);
     }
 }

@@ -8,11 +8,12 @@ use std::{
 use anyhow::Result;
 use candle_core::Tensor;
 use candle_nn::Optimizer;
-use sala_core::{ParamSet, ParamsSgd, Sgd};
+use sala_core::{Descend, Differentiated, Minimizer, ParamSet, ParamsSgd, Pass, Sgd};
 use sala_models::{Mode, ops::cross_entropy};
 
 use super::{
     machine::peak_mib,
+    place::{Place, Precision},
     protocol::{self, Hello, Round},
     workload::{Built, Workload},
 };
@@ -23,9 +24,9 @@ const LR: f64 = 0.01;
 const MOMENTUM: f64 = 0.9;
 
 /// Serves rounds of a workload on standard input and output.
-pub(super) fn serve(workload: Workload) -> Result<()> {
+pub(super) fn serve(workload: Workload, place: Place) -> Result<()> {
     let start_mib = peak_mib();
-    let mut training = Training::new(workload)?;
+    let mut training = Training::new(workload, place)?;
     for _ in 0..WARM_UP {
         training.step()?;
     }
@@ -41,22 +42,37 @@ pub(super) fn serve(workload: Workload) -> Result<()> {
 
 struct Training {
     built: Built,
-    sgd: Sgd,
+    place: Place,
+    sgd: Update,
     steps: u64,
 }
 
+/// SGD alone, or where there are f32 masters, with the step around it that publishes their rounded values.
+enum Update {
+    Alone(Sgd),
+    OfMasters(Descend<Sgd>),
+}
+
 impl Training {
-    fn new(workload: Workload) -> Result<Self> {
-        let built = workload.build()?;
+    fn new(workload: Workload, place: Place) -> Result<Self> {
+        let built = workload.build(&place)?;
         let params = ParamSet::new(built.store.trainable())?;
         let config = ParamsSgd {
             lr: LR,
             momentum: MOMENTUM,
             ..ParamsSgd::default()
         };
+        let sgd = if place.precision == Precision::Bf16 {
+            let params = params.with_f32_masters()?;
+            let sgd = Sgd::new(&params, config)?;
+            Update::OfMasters(Descend::new(params, sgd))
+        } else {
+            Update::Alone(Sgd::new(&params, config)?)
+        };
         Ok(Self {
-            sgd: Sgd::new(&params, config)?,
             built,
+            place,
+            sgd,
             steps: 0,
         })
     }
@@ -69,34 +85,67 @@ impl Training {
             // To free what was computed belongs to the time of both.
             let start = Instant::now();
             drop(self.loss()?);
+            self.place.wait()?;
             forward_ms.push(milliseconds(start));
             let start = Instant::now();
             loss = self.step()?;
+            self.place.wait()?;
             step_ms.push(milliseconds(start));
         }
         Ok(Round {
             forward_ms,
             step_ms,
             loss,
-            peak_mib: peak_mib(),
+            // The memory of a device is not the process's.
+            peak_mib: peak_mib().filter(|_| self.place.device.is_cpu()),
         })
     }
 
     fn loss(&self) -> Result<Tensor> {
-        let mode = Mode::train(self.steps);
-        let logits = self.built.network.forward(&self.built.x, mode)?;
-        Ok(cross_entropy(&logits, &self.built.labels)?)
+        Ok(loss(&self.built, self.steps)?)
     }
 
     fn step(&mut self) -> Result<f64> {
-        let loss = self.loss()?;
-        let gradients = sala_models::backward(&loss)?;
-        self.sgd.step(&gradients)?;
+        let (built, step) = (&self.built, self.steps);
+        let loss = match &mut self.sgd {
+            Update::Alone(sgd) => {
+                let loss = loss(built, step)?;
+                sgd.step(&sala_models::backward(&loss)?)?;
+                f64::from(loss.to_scalar::<f32>()?)
+            }
+            Update::OfMasters(descend) => {
+                let pass = |_: Pass| loss(built, step);
+                let mut objective = Differentiated::by(sala_models::backward, pass);
+                Minimizer::step(descend, &mut objective)?.loss
+            }
+        };
         self.steps += 1;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
+        Ok(loss)
     }
+}
+
+fn loss(built: &Built, step: u64) -> candle_core::Result<Tensor> {
+    let logits = built.network.forward(&built.x, Mode::train(step))?;
+    cross_entropy(&logits, &built.labels)
 }
 
 fn milliseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Device;
+
+    // Catches masters that are updated and never reach the network.
+    #[test]
+    fn a_step_trains_in_f32_and_in_bf16() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let place = Place::open(Device::Cpu, precision).unwrap();
+            let mut training = Training::new(Workload::SmallCnn, place).unwrap();
+            let losses: Vec<f64> = (0..4).map(|_| training.step().unwrap()).collect();
+            assert!(losses[3] < losses[0], "{precision:?}: {losses:?}");
+        }
+    }
 }
