@@ -57,13 +57,11 @@ pub(crate) fn candidates() -> Vec<Device> {
 /// # Errors
 /// As for [`open`].
 pub(crate) fn describe(device: Device) -> Result<String> {
-    let opened = open(device)?;
-    #[cfg(feature = "cuda")]
-    if let candle_core::Device::Cuda(card) = &opened {
-        return cuda::describe(card);
+    match open(device)? {
+        #[cfg(feature = "cuda")]
+        candle_core::Device::Cuda(card) => cuda::describe(&card),
+        _ => Ok("there".into()),
     }
-    drop(opened);
-    Ok("there".into())
 }
 
 #[cfg(test)]
@@ -72,15 +70,12 @@ mod tests {
 
     #[test]
     fn a_device_that_the_build_lacks_is_refused_with_a_way_out() {
-        let lacking = [
+        let metal = candle_core::utils::metal_is_available();
+        let kinds = [
             (Device::Cuda(1), "cuda", cfg!(feature = "cuda")),
-            (
-                Device::Metal,
-                "metal",
-                candle_core::utils::metal_is_available(),
-            ),
+            (Device::Metal, "metal", metal),
         ];
-        for (device, feature, _) in lacking.into_iter().filter(|(_, _, built)| !built) {
+        for (device, feature, _) in kinds.into_iter().filter(|(_, _, built)| !built) {
             let message = open(device).unwrap_err().to_string();
             assert!(
                 message.contains(&format!("without support for the device {device}"))
