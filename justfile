@@ -27,6 +27,11 @@ fmt:
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
 
+# Lints of the code for NVIDIA graphics cards, without one
+lint-cuda:
+    eval "$(scripts/cuda-toolkit.sh --kernels none)" && \
+    cargo clippy --workspace --all-targets --features sala-bench/cuda,sala-bench/cudnn -- -D warnings
+
 # Documentation of the three crates
 doc:
     cargo doc --workspace --no-deps --open

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     data::{self, Source},
-    spec::Device,
+    device,
     speed::Machine,
 };
 
@@ -199,6 +199,8 @@ fn text_of(variable: &str) -> Option<String> {
 
 fn features() -> Vec<&'static str> {
     let all = [
+        ("cuda", cfg!(feature = "cuda")),
+        ("cudnn", cfg!(feature = "cudnn")),
         ("jemalloc", cfg!(feature = "jemalloc")),
         ("hub", cfg!(feature = "hub")),
         ("metal", cfg!(feature = "metal")),
@@ -227,12 +229,10 @@ impl Kernels {
 
 /// Devices that runs can be given; that one is not there is no problem.
 fn devices() -> Vec<Found> {
-    [Device::Cpu, Device::Cuda(0), Device::Metal]
-        .map(|device| {
-            let state = device.open().map(|_| "there".to_owned());
-            Found::new(device.to_string(), state)
-        })
-        .into()
+    let candidates = device::candidates().into_iter();
+    candidates
+        .map(|device| Found::new(device.to_string(), device::describe(device)))
+        .collect()
 }
 
 /// What a source holds, by reading all of its training part.

@@ -12,6 +12,7 @@ mod claim;
 mod cli;
 mod compare;
 mod data;
+mod device;
 mod doctor;
 mod estimate;
 mod finetune;

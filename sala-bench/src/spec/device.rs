@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
@@ -71,28 +71,7 @@ impl Device {
     /// # Errors
     /// When this build cannot use it or this machine has none, with a way out.
     pub(crate) fn open(self) -> Result<candle_core::Device> {
-        let (built, opened) = match self {
-            Self::Cpu => return Ok(candle_core::Device::Cpu),
-            Self::Cuda(number) => (
-                candle_core::utils::cuda_is_available(),
-                candle_core::Device::new_cuda(number),
-            ),
-            Self::Metal => (
-                candle_core::utils::metal_is_available(),
-                candle_core::Device::new_metal(0),
-            ),
-        };
-        opened.map_err(|error| {
-            if built {
-                let advice = "`sala-bench doctor` lists what is there; --device cpu runs on the processor";
-                anyhow!("cannot open the device {self}: {error}; {advice}")
-            } else {
-                anyhow!(
-                    "this program was built without support for the device {self}; --device cpu runs on \
-                     the processor"
-                )
-            }
-        })
+        crate::device::open(self)
     }
 }
 
@@ -135,18 +114,5 @@ mod tests {
         for wrong in ["gpu", "cuda:", "cuda:one", "cpu:1", ""] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_device_that_the_build_lacks_is_refused_with_a_way_out() {
-        if candle_core::utils::cuda_is_available() {
-            return;
-        }
-        let message = Device::Cuda(1).open().unwrap_err().to_string();
-        assert!(
-            message.contains("without support for the device cuda:1")
-                && message.contains("--device cpu"),
-            "{message}"
-        );
     }
 }

@@ -70,7 +70,10 @@ impl Report {
         let mut text = format!(
             "{} on {} ({}), {} threads, sala-bench {} ({})",
             self.precision.name(),
-            environment.device,
+            self.machine
+                .device_is
+                .as_ref()
+                .unwrap_or(&environment.device),
             self.machine.cpu,
             self.threads,
             environment.version,

@@ -15,7 +15,7 @@ use rayon::{
 use serde::{Deserialize, Serialize};
 
 use super::{place::Place, protocol};
-use crate::record::Environment;
+use crate::{device, record::Environment, spec::Device};
 
 /// The machine and the program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,21 +23,26 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     /// Vector instructions that the processor has and kernels here or in candle may use.
     pub(crate) instructions: Vec<String>,
+    /// What the device says of itself, where it is not the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device_is: Option<String>,
     #[serde(flatten)]
     pub(crate) environment: Environment,
 }
 
 impl Machine {
     pub(crate) fn here() -> Self {
-        Self::with("cpu")
+        Self::with(Device::Cpu)
     }
 
     /// The machine, for what is computed on a device of it.
-    pub(crate) fn with(device: &str) -> Self {
+    pub(crate) fn with(device: Device) -> Self {
+        let described = || device::describe(device).ok();
         Self {
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into()),
             instructions: instructions(),
-            environment: Environment::here(device),
+            device_is: (device != Device::Cpu).then(described).flatten(),
+            environment: Environment::here(&device.to_string()),
         }
     }
 }

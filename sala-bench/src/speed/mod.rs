@@ -158,7 +158,7 @@ fn run(jobs: Vec<Job>, timing: &Timing) -> Result<()> {
     let rounds = timing.rounds.get();
     let bar = progress::bar((sides * (rounds + 1) + rounds) as u64);
     let mut report = Report {
-        machine: Machine::with(&timing.device.to_string()),
+        machine: Machine::with(timing.device),
         threads: timing.threads.get(),
         precision: timing.precision,
         ceilings: ceilings(timing, &bar)?,

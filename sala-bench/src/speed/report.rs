@@ -151,15 +151,17 @@ impl Report {
         let Machine {
             cpu,
             instructions,
+            device_is,
             environment,
         } = &self.machine;
+        let device = device_is.as_ref().unwrap_or(&environment.device);
         let mut text = format!(
             "Medians over rounds (least–most), {}, device {}, {} threads. A step is forward, backward and SGD with \
              momentum, or the update alone; ratios are of steps, taken within each round. Grown: the peak without \
              what the process had before it made the network. Of the most: matrix products against those of the \
              machine alone, or bytes of updates against its bandwidth.\n",
             self.precision.name(),
-            environment.device,
+            device,
             self.threads
         );
         for measured in &self.workloads {

@@ -73,7 +73,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<()> {
     }
     let checks = run(tasks);
     let report = Report {
-        machine: Machine::with(&args.device.to_string()),
+        machine: Machine::with(args.device),
         seconds: start.elapsed().as_secs_f64(),
         checks,
     };

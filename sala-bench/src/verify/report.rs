@@ -148,7 +148,7 @@ mod tests {
 
     fn report() -> Report {
         Report {
-            machine: Machine::with("cpu"),
+            machine: Machine::here(),
             seconds: 2.0,
             checks: vec![
                 check("relu", "f32", "auto", 0.25),
