@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use candle_core::{DType, Device, Shape, Tensor, Var, backprop::GradStore};
 use clap::ValueEnum;
 use sala_core::{
