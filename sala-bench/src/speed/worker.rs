@@ -22,8 +22,12 @@ const WARM_UP: usize = 2;
 const LR: f64 = 0.01;
 const MOMENTUM: f64 = 0.9;
 
-/// Serves rounds of a workload on standard input and output.
+/// Serves rounds of a workload on standard input and output, on a thread of those that share the work.
 pub(super) fn serve(workload: Workload) -> Result<()> {
+    rayon::scope(|_| rounds(workload))
+}
+
+fn rounds(workload: Workload) -> Result<()> {
     let start_mib = peak_mib();
     let mut training = Training::new(workload)?;
     for _ in 0..WARM_UP {
