@@ -68,7 +68,6 @@ pub enum Choice {
     Composed,
     /// On the CPU the kernels for graphics cards, compiled for the processor: for tests.
     #[cfg(sala_emulated)]
-    #[doc(hidden)]
     Emulated,
 }
 
@@ -78,6 +77,10 @@ pub(crate) enum Scalar {
     Host(f64),
     Device(Tensor),
     /// One of the sums of a launch, which has been made when [`run`] returns.
+    #[cfg_attr(
+        not(any(feature = "cuda", sala_emulated)),
+        allow(dead_code, reason = "only launches make it")
+    )]
     Summed(Arc<OnceLock<Tensor>>, usize),
 }
 
@@ -256,7 +259,7 @@ impl Session {
     /// Launches what was recorded.
     #[cfg_attr(
         not(any(feature = "cuda", sala_emulated)),
-        expect(
+        allow(
             clippy::unused_self,
             clippy::unnecessary_wraps,
             reason = "nothing is recorded"
@@ -355,17 +358,16 @@ pub(crate) fn run<'a, R: Send>(
     let choice = choice()?;
     #[cfg_attr(
         not(any(feature = "cuda", sala_emulated)),
-        expect(unused_mut, reason = "there is nothing to prepare")
+        allow(unused_mut, reason = "there is nothing to prepare")
     )]
     let mut session = Session::new(choice);
     let mut elements = 0;
     for tensor in tensors {
         if choice.single(tensor).is_some() {
             elements += tensor.elem_count();
-        } else {
-            #[cfg(any(feature = "cuda", sala_emulated))]
-            session.prepare(tensor);
         }
+        #[cfg(any(feature = "cuda", sala_emulated))]
+        session.prepare(tensor);
     }
     let done = if !parallel() || elements <= cpu::CHUNK {
         work(&session)

@@ -170,7 +170,7 @@ impl Batch {
         x.to_dtype(dtype)?.contiguous()
     }
 
-    /// Records a job on these operands, whose addresses it gets in order; those of the numbers `writes` are written.
+    /// Records a job of the kernel for the first operand's type, on these operands, whose addresses it gets in order; those of the numbers `writes` are written.
     fn record(
         &self,
         (rule, sums): (&'static str, bool),
@@ -387,8 +387,8 @@ impl Kernels for Batch {
         let direction = zeros_like(weights)?;
         let mut job = Job::default();
         job.by[0] = eta;
-        let operands = [Some(&direction), Some(weights.as_tensor()), Some(&gradient)];
-        let sum = self.record(("adaptive", true), &operands, &[0], job)?;
+        let operands = [Some(weights.as_tensor()), Some(&direction), Some(&gradient)];
+        let sum = self.record(("adaptive", true), &operands, &[1], job)?;
         Ok((direction, sum))
     }
 

@@ -150,14 +150,14 @@ template <class S> struct Accumulate {
     }
 };
 
-// Direction, weights, gradient: T^2 g, and the sum of (T g)^2, with T = |w| + eta.
+// Weights, direction, gradient: T^2 g, and the sum of (T g)^2, with T = |w| + eta.
 template <class S> struct Adaptive {
     using T = typename Computed<S>::Type;
 
     static INLINE double run(const Job &job, uint64_t at, int count) {
         const bool aligned = job.flags & ALIGNED;
         const T eta = (T)job.by[0];
-        Pack<S> w = load(array<const S>(job, 1) + at, count, aligned);
+        Pack<S> w = load(array<const S>(job, 0) + at, count, aligned);
         Pack<T> g = load(array<const T>(job, 2) + at, count, aligned), d = {};
         double sum = 0.0;
         for (int i = 0; i < WIDTH; i++) {
@@ -167,7 +167,7 @@ template <class S> struct Adaptive {
             d.at[i] = magnitude * scaled;
             sum += (double)scaled * (double)scaled;
         }
-        store(array<T>(job, 0) + at, d, count, aligned);
+        store(array<T>(job, 1) + at, d, count, aligned);
         return sum;
     }
 };
