@@ -2,6 +2,10 @@
 //! `cuda-emulated`, which sets the configuration `sala_emulated` where there is a C++ compiler.
 
 #![allow(clippy::print_stdout, reason = "cargo reads it")]
+#![allow(
+    clippy::unnecessary_wraps,
+    reason = "without features nothing can fail"
+)]
 
 use std::error::Error;
 

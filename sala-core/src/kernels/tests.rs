@@ -96,16 +96,6 @@ impl Form {
         Ok(Self::batch("cuda", device, batch))
     }
 
-    /// All lengths for the CPU's own loops; a block more or less is the same for the others, which differ in how they
-    /// load and store.
-    fn lengths(&self, dtype: DType) -> &'static [usize] {
-        match (self.name, super::is_half(dtype)) {
-            ("cpu", _) => &LENGTHS,
-            (_, false) => &LENGTHS[..11],
-            (_, true) => &LENGTHS[..9],
-        }
-    }
-
     fn kernels(&self, dtype: DType) -> &dyn Kernels {
         #[cfg(any(feature = "cuda", sala_emulated))]
         if let Some(batch) = &self.batch {
@@ -133,7 +123,7 @@ impl Form {
 fn forms() -> Vec<Form> {
     #[cfg_attr(
         not(any(feature = "cuda", sala_emulated)),
-        allow(unused_mut, reason = "there is only one form")
+        expect(unused_mut, reason = "there is only one form")
     )]
     let mut forms = vec![Form::cpu()];
     #[cfg(sala_emulated)]
@@ -169,7 +159,7 @@ fn var(len: usize, phase: f64, dtype: DType) -> Var {
 fn for_all(work: impl Fn(&Form, usize, DType)) {
     for form in forms() {
         for &dtype in form.dtypes {
-            for &len in form.lengths(dtype) {
+            for len in LENGTHS {
                 work(&form, len, dtype);
             }
         }
