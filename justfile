@@ -17,7 +17,7 @@ speed *ARGS:
 
 # All tests
 test:
-    cargo test --workspace --features hub
+    cargo test --workspace
 
 # Format
 fmt:
