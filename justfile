@@ -25,7 +25,7 @@ fmt:
 
 # Lints, warnings denied
 lint:
-    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets --features hub -- -D warnings
 
 # Lints of the code for NVIDIA graphics cards, without one
 lint-cuda:

@@ -4,6 +4,8 @@
 //! result does not depend on the order in which a model made its variables. All numbers that one
 //! decision needs are read from the device together: one synchronisation.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
@@ -39,35 +41,79 @@ pub(crate) fn accumulate(sums: &mut [Tensor], xs: &[Tensor], factor: f64) -> Res
 
 /// The numbers on the host; those that are still on a device are brought with one synchronisation.
 pub(crate) fn read_scalars(scalars: Vec<Scalar>) -> Result<Vec<f64>> {
-    let mut on_device = Vec::new();
-    for scalar in &scalars {
-        if let Scalar::Device(tensor) = scalar {
-            on_device.push(tensor.clone());
-        }
-    }
-    let mut read = read_tensors(&on_device)?.into_iter();
-    let number = |scalar| match scalar {
-        Scalar::Host(number) => Some(number),
-        Scalar::Device(_) => read.next(),
+    let mut unread = Unread::default();
+    let places = scalars
+        .into_iter()
+        .map(|scalar| unread.add(scalar))
+        .collect::<Result<Vec<_>>>()?;
+    let read = read_tensors(&unread.tensors)?;
+    let number = |place| match place {
+        Read::Known(number) => number,
+        Read::At(at) => read[at],
     };
-    Ok(scalars.into_iter().filter_map(number).collect())
+    Ok(places.into_iter().map(number).collect())
 }
 
-/// Scalar tensors on the host.
-fn read_tensors(scalars: &[Tensor]) -> Result<Vec<f64>> {
-    if scalars.is_empty() {
+/// Where a number is once everything has been read.
+enum Read {
+    Known(f64),
+    At(usize),
+}
+
+/// Tensors of numbers to be read together, each once.
+#[derive(Default)]
+struct Unread {
+    tensors: Vec<Tensor>,
+    /// How many numbers they hold.
+    len: usize,
+    /// Sums of launches, with the place of their first number.
+    sums: Vec<(Arc<OnceLock<Tensor>>, usize)>,
+}
+
+impl Unread {
+    fn add(&mut self, scalar: Scalar) -> Result<Read> {
+        Ok(match scalar {
+            Scalar::Host(number) => Read::Known(number),
+            Scalar::Device(tensor) => Read::At(self.push(tensor)),
+            Scalar::Summed(sums, at) => {
+                let known = self.sums.iter().find(|(s, _)| Arc::ptr_eq(s, &sums));
+                if let Some((_, first)) = known {
+                    return Ok(Read::At(first + at));
+                }
+                let Some(tensor) = sums.get().cloned() else {
+                    let problem = "sums are read before their launch";
+                    return Err(candle_core::Error::msg(problem).into());
+                };
+                let first = self.push(tensor);
+                self.sums.push((sums, first));
+                Read::At(first + at)
+            }
+        })
+    }
+
+    fn push(&mut self, tensor: Tensor) -> usize {
+        let first = self.len;
+        self.len += tensor.elem_count();
+        self.tensors.push(tensor);
+        first
+    }
+}
+
+/// The elements of all tensors on the host.
+fn read_tensors(tensors: &[Tensor]) -> Result<Vec<f64>> {
+    if tensors.is_empty() {
         return Ok(Vec::new());
     }
-    let dtype = if scalars.iter().any(|s| s.dtype() == DType::F64) {
+    let dtype = if tensors.iter().any(|t| t.dtype() == DType::F64) {
         DType::F64
     } else {
         DType::F32
     };
     #[cfg(any(test, feature = "testing"))]
     crate::testing::count_synchronisation();
-    let flat = scalars
+    let flat = tensors
         .iter()
-        .map(|s| s.to_dtype(dtype)?.reshape(1))
+        .map(|t| t.to_dtype(dtype)?.flatten_all())
         .collect::<candle_core::Result<Vec<_>>>()?;
     // f64 exists on the CPU even where the device (Metal) has none.
     let host = Tensor::cat(&flat, 0)?.to_device(&Device::Cpu)?;

@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use super::plan::{OptimizerPlan, Plan};
-use crate::record::{Environment, EpochRecord, PLAN, RunRecord, read_run, run_name};
+use crate::{
+    record::{Environment, EpochRecord, PLAN, RunRecord, read_run, run_name},
+    sharpness::Saved,
+};
 
 /// A complete run with its epochs.
 #[derive(Debug, Clone)]
@@ -27,6 +30,8 @@ pub(crate) struct Run {
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
     pub(crate) environment: Option<Environment>,
+    /// What has been measured of its solutions.
+    pub(crate) sharpness: Option<Saved>,
 }
 
 /// What is on disk of one comparison, from one directory or several.
@@ -79,6 +84,7 @@ fn read(path: &Path) -> Result<Source> {
     let place = Place {
         path: path.into(),
         environment: environment(&path.join("environment.json"))?,
+        sharpness: Saved::read(path)?,
     };
     Ok(Source {
         plan,

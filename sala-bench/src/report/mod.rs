@@ -183,6 +183,7 @@ fn grids(workload: &Workload) -> Vec<Grid> {
     grids.extend(compared.map(|c| tables::differences(workload, c)));
     grids.extend(workload.target.iter().map(|t| tables::target(workload, t)));
     grids.extend(workload.views.iter().map(|v| tables::view(workload, v)));
+    grids.extend(workload.sharpness.iter().map(tables::sharpness));
     grids
 }
 

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     metrics::Metric,
+    sharpness::Saved,
     stats::{Equivalence, Profile, Reach, Sensitivity, Summary, TAU_MAX},
 };
 
@@ -353,5 +354,15 @@ pub(crate) fn profiles(measure: Measure, workloads: &[String], profiles: &[Profi
             "Cost to each workload's target relative to the cheapest optimizer there; {NONE}: not reached by half of the \
              seeds. Score: area below the profile from 1 to {TAU_MAX} (1 is the cheapest everywhere).\n"
         ),
+    }
+}
+
+/// What has been measured of the solutions of one directory.
+pub(crate) fn sharpness(saved: &Saved) -> Grid {
+    Grid {
+        title: "Sharpness of the solutions".into(),
+        header: saved.table.header(),
+        rows: saved.table.cells(),
+        legend: saved.table.legend() + "\n",
     }
 }

@@ -146,6 +146,9 @@ fn nothing_is_compared_with_a_base_that_diverged() {
     let workload = workload(&runs);
     assert!(workload.to_base().unwrap().differences.is_empty());
     assert_eq!(workload.target, None);
+    // Its other seed alone would say how much longer SALA takes where SGD does not diverge.
+    let sala = &workload.rows[1];
+    assert_eq!((sala.time_ratio, sala.evaluations_ratio), (None, None));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     metrics::{Metric, Score},
     record::Environment,
+    sharpness::Saved,
     stats::{self, Sensitivity, Summary},
 };
 
@@ -53,6 +54,9 @@ pub(crate) struct Workload {
     pub(crate) curves: Vec<MeanCurve>,
     /// Of a search: each optimizer's trials.
     pub(crate) sensitivity: Vec<Sensitivity>,
+    /// What has been measured of the solutions in each directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sharpness: Vec<Saved>,
     pub(crate) environments: Vec<Environment>,
     /// The plan's text.
     pub(crate) plan: String,
@@ -140,6 +144,9 @@ impl Workload {
             views: views(source, &base)?,
             curves: curves(source)?,
             sensitivity,
+            sharpness: (source.places.iter())
+                .filter_map(|p| p.sharpness.clone())
+                .collect(),
             environments: environments(source),
             plan: plan.text.clone(),
             base,

@@ -16,6 +16,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread::ScopedJoinHandle,
     time::Duration,
 };
 
@@ -160,13 +161,7 @@ pub(crate) fn run_missing(
         steps,
         missing: Mutex::new(missing),
     };
-    let outcomes = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| queue.work())).collect();
-        workers
-            .into_iter()
-            .map(|w| w.join().unwrap_or_else(|panic| resume_unwind(panic)))
-            .collect::<Vec<_>>()
-    });
+    let outcomes = queue.work_on(workers);
     queue.progress.clear();
     for outcome in outcomes {
         records.extend(outcome?);
@@ -195,6 +190,21 @@ struct Queue<'a> {
 }
 
 impl<'a> Queue<'a> {
+    /// Runs are made by so many threads. One alone is of those that share the work within a step: to hand over
+    /// every operation to them, and to wait for its end, takes a few per cent of a step's time. Several are
+    /// not: one that waits for a part of its step might begin a whole run of another.
+    fn work_on(&self, workers: usize) -> Vec<Result<Vec<RunRecord>>> {
+        if workers == 1 {
+            return vec![rayon::scope(|_| self.work())];
+        }
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| self.work())).collect();
+            let join =
+                |w: ScopedJoinHandle<'_, _>| w.join().unwrap_or_else(|panic| resume_unwind(panic));
+            workers.into_iter().map(join).collect()
+        })
+    }
+
     /// Makes runs until none is left or it is asked to stop; an error makes the others stop too. What another
     /// process is making is waited for, and made here should that process end without a record.
     fn work(&self) -> Result<Vec<RunRecord>> {

@@ -13,6 +13,7 @@
 mod args;
 mod figures;
 mod measure;
+mod saved;
 mod solution;
 mod table;
 
@@ -39,9 +40,15 @@ use solution::Solution;
 use table::{Figure, Sharpness};
 
 pub(crate) use args::{EXAMPLES, SharpnessArgs};
+pub(crate) use saved::Saved;
+#[cfg(test)]
+pub(crate) use saved::tests::table as example;
 
 /// The folder of a run directory that everything goes to.
 const FOLDER: &str = "sharpness";
+
+/// The table in it that programs read.
+const TABLE: &str = "sharpness.json";
 
 /// Relative error of products from which on it is told.
 const UNSURE: f64 = 0.05;
@@ -324,10 +331,7 @@ fn write(folder: &Path, table: &mut Sharpness, slices: &[Slices]) -> Result<()> 
         put(&folder.join(&file), picture.as_bytes())?;
         table.figures.push(Figure { file, title });
     }
-    put(
-        &folder.join("sharpness.json"),
-        &serde_json::to_vec_pretty(table)?,
-    )?;
+    put(&folder.join(TABLE), &serde_json::to_vec_pretty(table)?)?;
     put(&folder.join("sharpness.csv"), &table.csv()?)?;
     put(&folder.join("sharpness.md"), table.markdown().as_bytes())
 }

@@ -23,8 +23,12 @@ const WARM_UP: usize = 2;
 const LR: f64 = 0.01;
 const MOMENTUM: f64 = 0.9;
 
-/// Serves rounds of a workload on standard input and output.
+/// Serves rounds of a workload on standard input and output, on a thread of those that share the work.
 pub(super) fn serve(workload: Workload, place: Place) -> Result<()> {
+    rayon::scope(|_| rounds(workload, place))
+}
+
+fn rounds(workload: Workload, place: Place) -> Result<()> {
     let start_mib = peak_mib();
     let mut training = Training::new(workload, place)?;
     for _ in 0..WARM_UP {

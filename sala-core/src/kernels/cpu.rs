@@ -12,6 +12,7 @@ pub(super) use super::loops::CHUNK;
 use super::{
     Beside, Fast, Kernels, Pull, Scalar,
     access::{Element, exchange, read, read_some, separate, write, write_some},
+    decay,
     loops::{self, Real, Update, drive},
 };
 use crate::base::{ParamsAdam, ParamsSgd};
@@ -21,17 +22,6 @@ pub(super) struct Cpu<T>(PhantomData<T>);
 
 pub(super) static F32: Cpu<f32> = Cpu(PhantomData);
 pub(super) static F64: Cpu<f64> = Cpu(PhantomData);
-
-/// λ of coupled decay, and the factor of the weights: 1 − η λ of decoupled decay or 1.
-fn decay<T: Real>(lr: f64, weight_decay: f64, decoupled: bool) -> (Option<T>, T) {
-    let shrink = if decoupled {
-        1.0 - lr * weight_decay
-    } else {
-        1.0
-    };
-    let coupled = weight_decay > 0.0 && !decoupled;
-    (coupled.then(|| T::of(weight_decay)), T::of(shrink))
-}
 
 /// A step with what goes beside it: locks everything and runs the loop once. The gradient is separate
 /// from the weights.
@@ -75,6 +65,7 @@ impl<T: Element + Real> Kernels for Cpu<T> {
         beside: Beside,
     ) -> Result<Option<Scalar>> {
         let (decay, shrink) = decay(config.lr, config.weight_decay, config.decoupled);
+        let (decay, shrink) = (decay.map(T::of), T::of(shrink));
         let update = loops::Sgd {
             lr: T::of(config.lr),
             decay,
@@ -107,6 +98,7 @@ impl<T: Element + Real> Kernels for Cpu<T> {
             lr, beta1, beta2, ..
         } = *config;
         let (decay, shrink) = decay(lr, config.weight_decay, config.decoupled);
+        let (decay, shrink) = (decay.map(T::of), T::of(shrink));
         let t = t as f64;
         let update = loops::Adam {
             decay,

@@ -8,6 +8,8 @@
 //!   and what the fused forms are tested against. Each operation makes a new tensor.
 //! - `cpu`: f32 and f64 on the CPU, in place and in parallel, without a tensor-sized allocation once
 //!   the buffers exist.
+//! - `batch`, with the feature `cuda`: f32, f64, bf16 and f16 on NVIDIA's graphics cards, in place, one launch for
+//!   all tensors of an update.
 //!
 //! Bytes that each update has to move per f32 weight (reading and writing count once each):
 //!
@@ -38,13 +40,15 @@
 //! the tree of the device.
 
 mod access;
+#[cfg(any(feature = "cuda", sala_emulated))]
+mod batch;
 mod composed;
 mod cpu;
 mod loops;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Once, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use candle_core::{DType, Result, Tensor, Var};
 
@@ -62,6 +66,9 @@ pub enum Choice {
     Auto,
     /// The composed form everywhere.
     Composed,
+    /// On the CPU the kernels for graphics cards, compiled for the processor: for tests.
+    #[cfg(sala_emulated)]
+    Emulated,
 }
 
 /// A number that an update yields: known already, or still a scalar on its device.
@@ -69,6 +76,12 @@ pub enum Choice {
 pub(crate) enum Scalar {
     Host(f64),
     Device(Tensor),
+    /// One of the sums of a launch, which has been made when [`run`] returns.
+    #[cfg_attr(
+        not(any(feature = "cuda", sala_emulated)),
+        allow(dead_code, reason = "only launches make it")
+    )]
+    Summed(Arc<OnceLock<Tensor>>, usize),
 }
 
 /// What happens to the fast weights at a pull.
@@ -153,11 +166,23 @@ pub(crate) trait Kernels: Sync {
 
 /// `x` in a precision to compute with: f32 for half precision, else as it is.
 pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
-    if is_half(x.dtype()) {
-        x.to_dtype(DType::F32)
+    x.to_dtype(wide_dtype(x.dtype()))
+}
+
+/// The precision that tensors of this type are computed in.
+fn wide_dtype(dtype: DType) -> DType {
+    if is_half(dtype) { DType::F32 } else { dtype }
+}
+
+/// λ of coupled decay, and the factor of the weights: 1 − η λ of decoupled decay or 1.
+fn decay(lr: f64, weight_decay: f64, decoupled: bool) -> (Option<f64>, f64) {
+    let shrink = if decoupled {
+        1.0 - lr * weight_decay
     } else {
-        Ok(x.clone())
-    }
+        1.0
+    };
+    let coupled = weight_decay > 0.0 && !decoupled;
+    (coupled.then_some(weight_decay), shrink)
 }
 
 impl Choice {
@@ -174,27 +199,78 @@ impl Choice {
         }
     }
 
-    /// The implementation for a tensor.
-    pub(crate) fn of(self, tensor: &Tensor) -> &'static dyn Kernels {
-        match self.fused(tensor) {
-            Some(kernels) => kernels,
-            None => &composed::Composed,
+    /// The implementation for the CPU that handles one tensor after the other, if it may be used.
+    fn single(self, tensor: &Tensor) -> Option<&'static dyn Kernels> {
+        match (self, tensor.device().is_cpu(), tensor.dtype()) {
+            (Self::Auto, true, DType::F32) => Some(&cpu::F32),
+            (Self::Auto, true, DType::F64) => Some(&cpu::F64),
+            _ => None,
+        }
+    }
+}
+
+/// The implementations that the updates of one [`run`] use.
+pub(crate) struct Session {
+    choice: Choice,
+    /// One for each graphics card.
+    #[cfg(any(feature = "cuda", sala_emulated))]
+    batches: Vec<batch::Batch>,
+}
+
+impl Session {
+    fn new(choice: Choice) -> Self {
+        Self {
+            choice,
+            #[cfg(any(feature = "cuda", sala_emulated))]
+            batches: Vec::new(),
         }
     }
 
-    /// The fused implementation for a tensor, if it may be used and there is one.
-    fn fused(self, tensor: &Tensor) -> Option<&'static dyn Kernels> {
-        if self == Self::Composed {
-            return None;
+    /// Gets ready for updates on this tensor's device.
+    #[cfg(any(feature = "cuda", sala_emulated))]
+    fn prepare(&mut self, tensor: &Tensor) {
+        if self.batches.iter().any(|batch| batch.serves(tensor)) {
+            return;
         }
-        match (tensor.device().is_cpu(), tensor.dtype()) {
-            (true, DType::F32) => Some(&cpu::F32),
-            (true, DType::F64) => Some(&cpu::F64),
-            (_, dtype) => {
-                announce_fallback(tensor, dtype);
-                None
-            }
+        match self.choice {
+            #[cfg(feature = "cuda")]
+            Choice::Auto => self.batches.extend(batch::Batch::on_card(tensor.device())),
+            #[cfg(sala_emulated)]
+            Choice::Emulated => self.batches.push(batch::Batch::emulated()),
+            _ => {}
         }
+    }
+
+    /// The implementation for a tensor.
+    pub(crate) fn of(&self, tensor: &Tensor) -> &dyn Kernels {
+        if let Some(kernels) = self.choice.single(tensor) {
+            return kernels;
+        }
+        #[cfg(any(feature = "cuda", sala_emulated))]
+        if let Some(batch) = self.batches.iter().find(|batch| batch.serves(tensor)) {
+            return batch;
+        }
+        if self.choice != Choice::Composed {
+            announce_fallback(tensor, tensor.dtype());
+        }
+        &composed::Composed
+    }
+
+    /// Launches what was recorded.
+    #[cfg_attr(
+        not(any(feature = "cuda", sala_emulated)),
+        allow(
+            clippy::unused_self,
+            clippy::unnecessary_wraps,
+            reason = "nothing is recorded"
+        )
+    )]
+    fn finish(&self) -> Result<()> {
+        #[cfg(any(feature = "cuda", sala_emulated))]
+        for batch in &self.batches {
+            batch.finish()?;
+        }
+        Ok(())
     }
 }
 
@@ -269,20 +345,35 @@ fn parallel() -> bool {
     rayon::current_num_threads() > 1
 }
 
-/// Runs the updates of many tensors: within rayon's thread pool when the fused kernels have enough to
-/// do, which saves waking it for each tensor.
+/// Runs the updates of many tensors: on the CPU within rayon's thread pool when the fused kernels have enough to
+/// do, which saves waking it for each tensor; on a graphics card in one launch for each kind of update, which
+/// has been queued when this returns. An error of `work` leaves undone what it asked of a card.
 ///
 /// Kernels hold the locks of the tensors that they work on while they wait for each other, so code
 /// that runs in the same pool must not use the parameters meanwhile; a training loop has no reason to.
 pub(crate) fn run<'a, R: Send>(
     tensors: impl IntoIterator<Item = &'a Tensor>,
-    work: impl FnOnce(Choice) -> crate::Result<R> + Send,
+    work: impl FnOnce(&Session) -> crate::Result<R> + Send,
 ) -> crate::Result<R> {
     let choice = choice()?;
-    let fused = tensors.into_iter().filter(|t| choice.fused(t).is_some());
-    if !parallel() || fused.map(Tensor::elem_count).sum::<usize>() <= cpu::CHUNK {
-        work(choice)
-    } else {
-        rayon::scope(|_| work(choice))
+    #[cfg_attr(
+        not(any(feature = "cuda", sala_emulated)),
+        allow(unused_mut, reason = "there is nothing to prepare")
+    )]
+    let mut session = Session::new(choice);
+    let mut elements = 0;
+    for tensor in tensors {
+        if choice.single(tensor).is_some() {
+            elements += tensor.elem_count();
+        }
+        #[cfg(any(feature = "cuda", sala_emulated))]
+        session.prepare(tensor);
     }
+    let done = if !parallel() || elements <= cpu::CHUNK {
+        work(&session)
+    } else {
+        rayon::scope(|_| work(&session))
+    }?;
+    session.finish()?;
+    Ok(done)
 }

@@ -3,8 +3,11 @@
 use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
 use candle_nn::Optimizer;
 
+#[cfg(any(feature = "cuda", sala_emulated))]
+use super::batch::Batch;
 use super::{
-    Beside, Choice, Fast, Kernels, Pull, Scalar, access, composed::Composed, cpu, with_choice,
+    Beside, Choice, Fast, Kernels, Pull, Scalar, Session, access, composed::Composed, cpu,
+    with_choice,
 };
 use crate::{
     Adam, ParamSet, ParamsAdam, ParamsSgd, Sgd, Stateful, testing,
@@ -34,10 +37,14 @@ const LENGTHS: [usize; 13] = [
 const DTYPES: [DType; 2] = [DType::F32, DType::F64];
 
 fn tolerance(dtype: DType) -> Tolerance {
-    if dtype == DType::F64 {
-        TRAJECTORY_F64
-    } else {
-        FUSED_F32
+    match dtype {
+        DType::F64 => TRAJECTORY_F64,
+        DType::F32 => FUSED_F32,
+        // Both forms compute in f32: a last bit may still fall the other way.
+        _ => Tolerance {
+            atol: 1e-3,
+            rtol: 1e-2,
+        },
     }
 }
 
@@ -47,6 +54,95 @@ fn fused(dtype: DType) -> &'static dyn Kernels {
     } else {
         &cpu::F32
     }
+}
+
+/// A fused implementation, where its tensors are, and what it computes.
+struct Form {
+    name: &'static str,
+    device: Device,
+    dtypes: &'static [DType],
+    #[cfg(any(feature = "cuda", sala_emulated))]
+    batch: Option<Batch>,
+}
+
+impl Form {
+    fn cpu() -> Self {
+        Self {
+            name: "cpu",
+            device: Device::Cpu,
+            dtypes: &DTYPES,
+            #[cfg(any(feature = "cuda", sala_emulated))]
+            batch: None,
+        }
+    }
+
+    #[cfg(any(feature = "cuda", sala_emulated))]
+    fn batch(name: &'static str, device: Device, batch: Batch) -> Self {
+        Self {
+            name,
+            device,
+            dtypes: &[DType::F32, DType::F64, DType::BF16, DType::F16],
+            batch: Some(batch.eager()),
+        }
+    }
+
+    /// The graphics card of number 0.
+    #[cfg(feature = "cuda")]
+    fn card() -> candle_core::Result<Self> {
+        let device = Device::new_cuda_with_stream(0)?;
+        let Some(batch) = Batch::on_card(&device) else {
+            candle_core::bail!("a CUDA device without kernels");
+        };
+        Ok(Self::batch("cuda", device, batch))
+    }
+
+    fn kernels(&self, dtype: DType) -> &dyn Kernels {
+        #[cfg(any(feature = "cuda", sala_emulated))]
+        if let Some(batch) = &self.batch {
+            return batch;
+        }
+        fused(dtype)
+    }
+
+    fn wave(&self, len: usize, phase: f64, dtype: DType) -> Tensor {
+        wave(len, phase, dtype).to_device(&self.device).unwrap()
+    }
+
+    /// As slow weights, buffers and directions are: f32 for half precision.
+    fn wide(&self, len: usize, phase: f64, dtype: DType) -> Tensor {
+        self.wave(len, phase, super::wide_dtype(dtype))
+    }
+
+    fn var(&self, len: usize, phase: f64, dtype: DType) -> Var {
+        Var::from_tensor(&self.wave(len, phase, dtype)).unwrap()
+    }
+}
+
+/// What the tests are for: the CPU's kernels; those for graphics cards, run on the processor; and on a card, if there
+/// is one.
+fn forms() -> Vec<Form> {
+    #[cfg_attr(
+        not(any(feature = "cuda", sala_emulated)),
+        expect(unused_mut, reason = "there is only one form")
+    )]
+    let mut forms = vec![Form::cpu()];
+    #[cfg(sala_emulated)]
+    forms.push(Form::batch("emulated", Device::Cpu, Batch::emulated()));
+    #[cfg(feature = "cuda")]
+    forms.extend(Form::card());
+    forms
+}
+
+// Says in every list of tests whether the others have been run on a card: without one they pass on the
+// processor.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs an NVIDIA graphics card: on one run `cargo test -p sala-core --features cuda -- --include-ignored`"]
+fn the_tests_of_kernels_have_been_run_on_a_graphics_card() {
+    if let Err(error) = Form::card() {
+        panic!("there is no graphics card: the other tests ran on the processor alone ({error})");
+    }
+    assert!(forms().iter().any(|form| form.name == "cuda"));
 }
 
 /// Values in (−1, 1) that do not repeat within a chunk.
@@ -60,10 +156,12 @@ fn var(len: usize, phase: f64, dtype: DType) -> Var {
     Var::from_tensor(&wave(len, phase, dtype)).unwrap()
 }
 
-fn for_all(work: impl Fn(usize, DType)) {
-    for dtype in DTYPES {
-        for len in LENGTHS {
-            work(len, dtype);
+fn for_all(work: impl Fn(&Form, usize, DType)) {
+    for form in forms() {
+        for &dtype in form.dtypes {
+            for len in LENGTHS {
+                work(&form, len, dtype);
+            }
         }
     }
 }
@@ -76,6 +174,7 @@ fn number(scalar: Scalar) -> f64 {
     match scalar {
         Scalar::Host(x) => x,
         Scalar::Device(t) => values(&t)[0],
+        Scalar::Summed(sums, at) => values(sums.get().unwrap())[at],
     }
 }
 
@@ -120,13 +219,13 @@ fn adam_configs() -> Vec<ParamsAdam> {
 // and a tail that is skipped or done twice.
 #[test]
 fn sgd_is_the_composed_rule_over_three_steps() {
-    for_all(|len, dtype| {
+    for_all(|form, len, dtype| {
         for config in sgd_configs() {
-            let (a, b) = (var(len, 0.1, dtype), var(len, 0.1, dtype));
+            let (a, b) = (form.var(len, 0.1, dtype), form.var(len, 0.1, dtype));
             let (mut buffer_a, mut buffer_b) = (None, None);
             for step in 0..3 {
-                let g = wave(len, 1.0 + f64::from(step), dtype);
-                let fused = fused(dtype);
+                let g = form.wave(len, 1.0 + f64::from(step), dtype);
+                let fused = form.kernels(dtype);
                 fused
                     .sgd(&config, &a, &g, &mut buffer_a, Beside::default())
                     .unwrap();
@@ -146,13 +245,13 @@ fn sgd_is_the_composed_rule_over_three_steps() {
 // Catches moments that are mixed up, a bias correction of the wrong step and decay in the wrong place.
 #[test]
 fn adam_is_the_composed_rule_over_three_steps() {
-    for_all(|len, dtype| {
+    for_all(|form, len, dtype| {
         for config in adam_configs() {
-            let (a, b) = (var(len, 0.1, dtype), var(len, 0.1, dtype));
+            let (a, b) = (form.var(len, 0.1, dtype), form.var(len, 0.1, dtype));
             let (mut moments_a, mut moments_b) = (None, None);
             for t in 1..4 {
-                let g = wave(len, t as f64, dtype);
-                fused(dtype)
+                let g = form.wave(len, t as f64, dtype);
+                form.kernels(dtype)
                     .adam((&config, t), &a, &g, &mut moments_a, Beside::default())
                     .unwrap();
                 Composed
@@ -171,10 +270,10 @@ fn adam_is_the_composed_rule_over_three_steps() {
 // squares in f32 is not that exact.
 #[test]
 fn a_squared_norm_counts_every_element_once() {
-    for_all(|len, dtype| {
-        let x = wave(len, 0.2, dtype);
+    for_all(|form, len, dtype| {
+        let x = form.wave(len, 0.2, dtype);
         let wanted: f64 = values(&x).iter().map(|x| x * x).sum();
-        let got = number(fused(dtype).squared_norm(&x).unwrap());
+        let got = number(form.kernels(dtype).squared_norm(&x).unwrap());
         testing::SCALAR.assert(&format!("{len} elements"), got, wanted);
     });
 }
@@ -182,27 +281,28 @@ fn a_squared_norm_counts_every_element_once() {
 // Catches a difference that is hidden from the step's check: a lane, rest or chunk whose sum is lost.
 #[test]
 fn one_element_that_is_not_finite_shows_in_the_norm_wherever_it_is() {
-    for dtype in DTYPES {
-        for at in [
-            0,
-            15,
-            16,
-            CHUNK - 1,
-            CHUNK,
-            4 * CHUNK - 1,
-            4 * CHUNK,
-            4 * CHUNK + 60,
-        ] {
+    const PLACES: [usize; 8] = [
+        0,
+        15,
+        16,
+        CHUNK - 1,
+        CHUNK,
+        4 * CHUNK - 1,
+        4 * CHUNK,
+        4 * CHUNK + 60,
+    ];
+    for form in forms() {
+        for (&dtype, at) in form.dtypes.iter().flat_map(|d| PLACES.map(|at| (d, at))) {
             for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
                 let mut x = vec![1.0; 4 * CHUNK + 61];
                 x[at] = bad;
-                let x = Tensor::new(x, &Device::Cpu)
+                let x = Tensor::new(x, &form.device)
                     .unwrap()
                     .to_dtype(dtype)
                     .unwrap();
-                let norm = number(fused(dtype).squared_norm(&x).unwrap());
-                assert_eq!(norm.is_nan(), bad.is_nan(), "{bad} at {at}");
-                assert!(!norm.is_finite(), "{bad} at {at}");
+                let norm = number(form.kernels(dtype).squared_norm(&x).unwrap());
+                assert_eq!(norm.is_nan(), bad.is_nan(), "{}: {bad} at {at}", form.name);
+                assert!(!norm.is_finite(), "{}: {bad} at {at}", form.name);
             }
         }
     }
@@ -211,14 +311,14 @@ fn one_element_that_is_not_finite_shows_in_the_norm_wherever_it_is() {
 // Catches a saved copy that is taken after the move, and a scale that is forgotten.
 #[test]
 fn a_perturbation_saves_the_weights_bit_for_bit_and_moves_them() {
-    for_all(|len, dtype| {
-        let (a, b) = (var(len, 0.1, dtype), var(len, 0.1, dtype));
-        let direction = wave(len, 2.0, dtype);
+    for_all(|form, len, dtype| {
+        let (a, b) = (form.var(len, 0.1, dtype), form.var(len, 0.1, dtype));
+        let direction = form.wide(len, 2.0, dtype);
         let (mut saved, mut saved_b) = (None, None);
         // Twice, so that the second time meets buffers in use.
         for _ in 0..2 {
             let before = a.force_contiguous().unwrap();
-            let fused = fused(dtype);
+            let fused = form.kernels(dtype);
             fused.perturb(&a, &mut saved, &direction, 0.3).unwrap();
             Composed.perturb(&b, &mut saved_b, &direction, 0.3).unwrap();
             assert_near("perturbed", &a, &b);
@@ -258,14 +358,14 @@ fn an_exchange_leaves_the_rest_of_a_shared_storage_alone() {
 // the step.
 #[test]
 fn a_step_from_the_slow_weights_that_pulls_is_what_the_parts_are_one_by_one() {
-    for_all(|len, dtype| {
+    for_all(|form, len, dtype| {
         let (config, adam) = (&sgd_configs()[4], &adam_configs()[2]);
         for fast in [Fast::Stay, Fast::Return] {
-            let g = wave(len, 0.5, dtype);
-            let start = wave(len, 0.7, dtype);
+            let g = form.wave(len, 0.5, dtype);
+            let start = form.wave(len, 0.7, dtype);
             let run = |kernels: &dyn Kernels, fused: bool| {
-                let w = var(len, 0.1, dtype);
-                let (mut slow, mut sums) = (wave(len, 0.9, dtype), Vec::new());
+                let w = form.var(len, 0.1, dtype);
+                let (mut slow, mut sums) = (form.wide(len, 0.9, dtype), Vec::new());
                 let (mut buffer, mut moments) = (None, None);
                 for rule in 0..2 {
                     let mut beside = Beside::default();
@@ -295,13 +395,14 @@ fn a_step_from_the_slow_weights_that_pulls_is_what_the_parts_are_one_by_one() {
                 }
                 (w, slow, sums)
             };
-            let parts = run(fused(dtype), false);
-            for whole in [run(fused(dtype), true), run(&Composed, true)] {
+            let parts = run(form.kernels(dtype), false);
+            for whole in [run(form.kernels(dtype), true), run(&Composed, true)] {
                 assert_near("weights", &whole.0, &parts.0);
                 assert_near("slow weights", &whole.1, &parts.1);
                 for (whole, part) in whole.2.iter().zip(&parts.2) {
                     // The forms' weights may differ by a rounding.
-                    let allowed = 1e-5 * part.abs().max(1e-12);
+                    let allowed = if super::is_half(dtype) { 2e-2 } else { 1e-5 };
+                    let allowed = allowed * part.abs().max(1e-12);
                     assert!((whole - part).abs() <= allowed, "{whole} {part}");
                 }
             }
@@ -312,10 +413,10 @@ fn a_step_from_the_slow_weights_that_pulls_is_what_the_parts_are_one_by_one() {
 // Catches a factor that is left out, and magnitudes without their offset.
 #[test]
 fn products_sums_and_adaptive_directions_are_the_composed_ones() {
-    for_all(|len, dtype| {
-        let (x, y) = (wave(len, 0.2, dtype), wave(len, 1.1, dtype));
+    for_all(|form, len, dtype| {
+        let (x, y) = (form.wave(len, 0.2, dtype), form.wave(len, 1.1, dtype));
         let wanted: f64 = values(&x).iter().zip(values(&y)).map(|(x, y)| x * y).sum();
-        let got = number(fused(dtype).dot(&x, &y).unwrap());
+        let got = number(form.kernels(dtype).dot(&x, &y).unwrap());
         let near = testing::Tolerance {
             atol: 1e-9,
             rtol: 1e-9,
@@ -323,12 +424,12 @@ fn products_sums_and_adaptive_directions_are_the_composed_ones() {
         near.assert("dot", got, wanted);
 
         let (mut a, mut b) = (y.force_contiguous().unwrap(), y.force_contiguous().unwrap());
-        fused(dtype).accumulate(&mut a, &x, 0.3).unwrap();
+        form.kernels(dtype).accumulate(&mut a, &x, 0.3).unwrap();
         Composed.accumulate(&mut b, &x, 0.3).unwrap();
         assert_near("sum", &a, &b);
 
-        let w = var(len, 0.4, dtype);
-        let (a, sum) = fused(dtype).adaptive(&w, &x, 0.01).unwrap();
+        let (w, x) = (form.var(len, 0.4, dtype), form.wide(len, 0.2, dtype));
+        let (a, sum) = form.kernels(dtype).adaptive(&w, &x, 0.01).unwrap();
         let (b, _) = Composed.adaptive(&w, &x, 0.01).unwrap();
         assert_near("adaptive direction", &a, &b);
         let scaled = values(&w).into_iter().zip(values(&x));
@@ -342,13 +443,14 @@ fn products_sums_and_adaptive_directions_are_the_composed_ones() {
 // wrong way.
 #[test]
 fn a_pull_is_the_composed_pull_and_its_gap_is_exact() {
-    for_all(|len, dtype| {
+    for_all(|form, len, dtype| {
         for fast in [Fast::Stay, Fast::Return] {
-            let (a, b) = (var(len, 0.1, dtype), var(len, 0.1, dtype));
-            let (mut phi_a, mut phi_b) = (wave(len, 0.9, dtype), wave(len, 0.9, dtype));
-            let difference = (a.as_detached_tensor() - &phi_a).unwrap();
+            let (a, b) = (form.var(len, 0.1, dtype), form.var(len, 0.1, dtype));
+            let (mut phi_a, mut phi_b) = (form.wide(len, 0.9, dtype), form.wide(len, 0.9, dtype));
+            let difference = (super::wide(&a.as_detached_tensor()).unwrap() - &phi_a).unwrap();
             let wanted: f64 = values(&difference).iter().map(|d| d * d).sum();
-            let got = fused(dtype)
+            let got = form
+                .kernels(dtype)
                 .pull(
                     &a,
                     Pull {
@@ -372,7 +474,8 @@ fn a_pull_is_the_composed_pull_and_its_gap_is_exact() {
             assert_near("slow", &phi_a, &phi_b);
             assert_near("fast", &a, &b);
             if fast == Fast::Return {
-                assert_same_bits("returned", &a, &phi_a);
+                let rounded = phi_a.to_dtype(dtype).unwrap();
+                assert_same_bits("returned", &a, &rounded);
             }
         }
     });
@@ -381,16 +484,26 @@ fn a_pull_is_the_composed_pull_and_its_gap_is_exact() {
 // Catches a kernel that reads a storage from its start, or in storage order.
 #[test]
 fn strided_and_shifted_gradients_are_read_as_what_they_are() {
-    for dtype in DTYPES {
-        let transposed = wave(6, 0.4, dtype).reshape((3, 2)).unwrap().t().unwrap();
-        let shifted = wave(24, 0.4, dtype)
+    let forms = forms();
+    let each = forms
+        .iter()
+        .flat_map(|f| f.dtypes.iter().map(move |&d| (f, d)));
+    for (form, dtype) in each {
+        let transposed = form
+            .wide(6, 0.4, dtype)
+            .reshape((3, 2))
+            .unwrap()
+            .t()
+            .unwrap();
+        let shifted = form
+            .wide(24, 0.4, dtype)
             .reshape((4, 2, 3))
             .unwrap()
             .get(2)
             .unwrap();
-        let broadcast = wave(3, 0.4, dtype).broadcast_as((2, 3)).unwrap();
+        let broadcast = form.wide(3, 0.4, dtype).broadcast_as((2, 3)).unwrap();
         for g in [transposed, shifted, broadcast] {
-            let w = wave(6, 0.1, dtype).reshape((2, 3)).unwrap();
+            let w = form.wave(6, 0.1, dtype).reshape((2, 3)).unwrap();
             let run = |kernels: &dyn Kernels| {
                 let w = Var::from_tensor(&w).unwrap();
                 kernels
@@ -408,9 +521,9 @@ fn strided_and_shifted_gradients_are_read_as_what_they_are() {
                 kernels.perturb(&w, &mut None, &g, 0.1).unwrap();
                 (w, number(kernels.squared_norm(&g).unwrap()))
             };
-            let (a, b) = (run(fused(dtype)), run(&Composed));
+            let (a, b) = (run(form.kernels(dtype)), run(&Composed));
             assert_near("weights", &a.0, &b.0);
-            tolerance(dtype).assert("norm", a.1, b.1);
+            tolerance(super::wide_dtype(dtype)).assert("norm", a.1, b.1);
         }
     }
 }
@@ -544,7 +657,8 @@ fn weights_and_buffers_stay_where_they_are() {
     let mut phi = wave(100, 0.3, DType::F32);
     let mut seen = Vec::new();
     for t in 1..4 {
-        let kernels = Choice::Auto.of(&w);
+        let kernels = Session::new(Choice::Auto);
+        let kernels = kernels.of(&w);
         kernels
             .sgd(&sgd_configs()[4], &w, &g, &mut buffer, Beside::default())
             .unwrap();
@@ -620,7 +734,10 @@ fn a_saved_state_does_not_follow_the_buffers() {
 #[test]
 fn only_f32_and_f64_on_the_cpu_are_fused_and_only_if_that_is_allowed() {
     let is_fused = |choice: Choice, t: &Tensor| {
-        matches!(choice.of(t).squared_norm(t).unwrap(), Scalar::Host(_))
+        matches!(
+            Session::new(choice).of(t).squared_norm(t).unwrap(),
+            Scalar::Host(_)
+        )
     };
     for dtype in [DType::F16, DType::BF16] {
         assert!(!is_fused(Choice::Auto, &wave(3, 0.1, dtype)));
@@ -641,4 +758,133 @@ fn the_environment_allows_two_values_and_names_them() {
         message,
         "environment.SALA_KERNELS must be `auto` or `composed`, got fast"
     );
+}
+
+#[cfg(sala_emulated)]
+mod recorded {
+    use super::*;
+
+    fn named(numbers: &[f64]) -> Tensor {
+        Tensor::new(numbers, &Device::Cpu).unwrap()
+    }
+
+    // Catches work that is queued before what it needs, or with addresses of after an exchange.
+    #[test]
+    fn work_on_the_same_tensors_is_done_in_its_order() {
+        let batch = Batch::emulated();
+        let w = Var::from_tensor(&named(&[1.0, 2.0])).unwrap();
+        let mut other = named(&[10.0, 20.0]);
+        batch.assign(&w, &named(&[3.0, 4.0])).unwrap();
+        // w is (3, 4) for the norm, and other after the exchange.
+        let norm = batch.squared_norm(&w).unwrap();
+        batch.exchange(&w, &mut other).unwrap();
+        batch
+            .accumulate(&mut other, &named(&[1.0, 1.0]), 2.0)
+            .unwrap();
+        let plain = ParamsSgd {
+            lr: 0.5,
+            ..Default::default()
+        };
+        let gradient = other.clone();
+        batch
+            .sgd(&plain, &w, &gradient, &mut None, Beside::default())
+            .unwrap();
+        batch.finish().unwrap();
+        assert_eq!(number(norm).to_bits(), 25f64.to_bits());
+        assert_eq!(values(&other), [5.0, 6.0]);
+        assert_eq!(values(&w), [10.0 - 2.5, 20.0 - 3.0]);
+    }
+
+    // Catches a memory exchange where only a part of a storage is meant.
+    #[test]
+    fn parts_of_a_storage_change_places_element_by_element() {
+        let batch = Batch::emulated();
+        let whole = named(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        let mut middle = whole.narrow(0, 2, 3).unwrap();
+        let w = Var::from_tensor(&named(&[7.0, 8.0, 9.0])).unwrap();
+        batch.exchange(&w, &mut middle).unwrap();
+        batch.finish().unwrap();
+        assert_eq!(values(&w), [2.0, 3.0, 4.0]);
+        assert_eq!(values(&whole), [0.0, 1.0, 7.0, 8.0, 9.0, 5.0]);
+    }
+
+    // Catches addresses that are loaded several elements at a time although they are not aligned, and operands that
+    // share memory with what is written.
+    #[test]
+    fn shifted_and_shared_operands_are_read_as_they_were() {
+        let batch = Batch::emulated();
+        let whole = wave(40, 0.3, DType::F32);
+        let shifted = whole.narrow(0, 1, 33).unwrap();
+        let norm = batch.squared_norm(&shifted).unwrap();
+        let (a, b) = (var(33, 0.1, DType::F32), var(33, 0.1, DType::F32));
+        for (kernels, w) in [(&batch as &dyn Kernels, &a), (&Composed, &b)] {
+            let own = w.as_detached_tensor();
+            kernels.perturb(w, &mut None, &shifted, 0.3).unwrap();
+            kernels
+                .sgd(&sgd_configs()[4], w, &own, &mut None, Beside::default())
+                .unwrap();
+        }
+        batch.finish().unwrap();
+        assert_near("weights", &a, &b);
+        let wanted: f64 = values(&shifted).iter().map(|x| x * x).sum();
+        testing::SCALAR.assert("norm", number(norm), wanted);
+    }
+
+    // Catches rounding of half precision that is not to nearest, ties to even, subnormal numbers and overflow among
+    // it; and a way back that changes a value.
+    #[test]
+    fn half_precision_is_rounded_as_candle_rounds_it() {
+        let mut numbers: Vec<f32> = (0..=u16::MAX)
+            .flat_map(|bits| {
+                let x = f32::from_bits(u32::from(bits) << 16);
+                [x, x * 1.003_906_2, x * 1.001_953_1, x * 1.000_488_3]
+            })
+            .filter(|x| !x.is_nan())
+            .collect();
+        let halves = (0..=u16::MAX).map(|bits| f32::from(bits) * 2f32.powi(-25));
+        numbers.extend(halves);
+        numbers.extend([65_519.0, 65_520.0, 65_504.0, -65_520.0, f32::MAX]);
+        let from = Tensor::new(numbers, &Device::Cpu).unwrap();
+        for dtype in [DType::BF16, DType::F16] {
+            let wanted = from.to_dtype(dtype).unwrap();
+            let to = Var::zeros(from.shape(), dtype, &Device::Cpu).unwrap();
+            let batch = Batch::emulated();
+            batch.assign(&to, &from).unwrap();
+            batch.finish().unwrap();
+            assert_same_bits(&format!("{dtype:?}"), &to, &wanted);
+            let zeros = from.zeros_like().unwrap();
+            let mut slow = zeros.force_contiguous().unwrap();
+            let pull = Pull {
+                slow: &mut slow,
+                alpha: 1.0,
+                fast: Fast::Stay,
+            };
+            batch.pull(&to, pull).unwrap();
+            batch.finish().unwrap();
+            // To add zero is to lose the sign of zero.
+            let wanted = (wanted.to_dtype(DType::F32).unwrap() + 0.0).unwrap();
+            assert_same_bits("widened", &slow, &wanted);
+        }
+    }
+
+    // Catches a tensor that is updated although another one's operands were refused.
+    #[test]
+    fn operands_that_do_not_fit_are_refused_before_anything_is_queued() {
+        let batch = Batch::emulated();
+        let (w, before) = (var(4, 0.1, DType::F32), wave(4, 0.1, DType::F32));
+        let mut buffer = None;
+        for (bad, word) in [
+            (wave(3, 0.0, DType::F32), "shape"),
+            (wave(4, 0.0, DType::F64), "dtype"),
+        ] {
+            let beside = Beside::default();
+            let error = batch.sgd(&sgd_configs()[4], &w, &bad, &mut buffer, beside);
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(word) && buffer.is_none(), "{error}");
+            assert!(batch.perturb(&w, &mut None, &bad, 1.0).is_err());
+            assert!(batch.assign(&w, &bad).is_err());
+        }
+        batch.finish().unwrap();
+        assert_same_bits("weights", &w, &before);
+    }
 }

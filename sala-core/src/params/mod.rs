@@ -351,13 +351,16 @@ impl ParamSet {
 
     /// Brings the model's variables up to date with their master copies.
     pub(crate) fn publish(&self) -> Result<()> {
-        for param in self.params.iter() {
-            if let Some(published) = &param.published {
-                let rounded = param.var.as_detached_tensor().to_dtype(published.dtype())?;
-                published.set(&rounded)?;
+        let params = self.params.iter();
+        let published: Vec<_> = params
+            .filter_map(|p| p.published.as_ref().map(|to| (to, &p.var)))
+            .collect();
+        kernels::run(published.iter().map(|(to, _)| to.as_tensor()), |kernels| {
+            for (to, master) in &published {
+                kernels.of(to).assign(to, master)?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Adds the master copies, if there are any, to a state.

@@ -9,12 +9,14 @@
 //! the gradients (an error like ε/h). [`Step::Auto`] follows Stepleman and Winarsky (1979, Mathematics of Computation 33):
 //! it takes the same product with a falling sequence of steps, whose changes first shrink with the one error and then grow
 //! with the other, and keeps the step where they are smallest. The sequence starts at
-//! 4 ε^⅓ (1 + ‖θ‖), with ε that of the dtype, and falls by 4. The product is one in which curvature is large, that of H r for a random r, because
-//! there third derivatives are too. Cost: 14 gradients, once for a surface.
+//! 4 ε^⅓ (1 + ‖θ‖), with ε that of the dtype, and falls by 4 to ε^⅔ (1 + ‖θ‖). The product is one in which curvature is
+//! large, that of H r for a random r, because there third derivatives are too. Cost, once for a surface: 14 gradients in
+//! f32, 24 in f64.
 //!
 //! **Kinks.** The second derivative of a network of relus is that of its linear pieces, which is what a second
 //! backward pass gives; a difference of gradients, whose step crosses kinks, sees the jumps of the gradient between them too,
-//! as the loss does. In f32, where steps cannot be very small, the two differ; for smooth networks they agree.
+//! as the loss does. In f32, where steps cannot be very small, the two differ; for smooth networks they agree. In f64 the
+//! sequence goes on to steps that cross none, where the product no longer changes.
 //!
 //! **Exact products.** candle cuts the graph of gradients unless the environment variable
 //! `CANDLE_GRAD_DO_NOT_DETACH=1` is set before the thread's first backward pass. Operations of one's own whose
@@ -35,9 +37,6 @@ use crate::{
 
 /// Seed of the direction that a step is chosen, or exact products are checked, with.
 const PROBE_SEED: u64 = 0x5A1A;
-
-/// How many steps are tried, each a quarter of the one before.
-const STEPS: i32 = 6;
 
 /// How Hessian-vector products are taken.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -146,7 +145,7 @@ fn choose(surface: &mut Surface) -> Result<ChosenStep> {
         disagreement: None,
     };
     let mut last: Option<Vec<Tensor>> = None;
-    for i in 0..STEPS {
+    for i in 0..tried(surface.epsilon()) {
         let h = middle * 4f64.powi(1 - i);
         let product = difference(surface, &v, h)?;
         if let Some(last) = &last {
@@ -163,6 +162,14 @@ fn choose(surface: &mut Surface) -> Result<ChosenStep> {
     }
     tracing::debug!(name: "sala.sharpness", h = chosen.h, disagreement = chosen.disagreement);
     Ok(chosen)
+}
+
+/// How many steps are tried, each a quarter of the one before: down to ε^⅔, but always some.
+fn tried(epsilon: f64) -> i32 {
+    let falls = -epsilon.cbrt().ln() / 4f64.ln();
+    #[expect(clippy::cast_possible_truncation, reason = "a few steps")]
+    let falls = falls.ceil() as i32;
+    (2 + falls).max(6)
 }
 
 /// ‖x − y‖ / ‖y‖; 0 for two vectors of zeros.

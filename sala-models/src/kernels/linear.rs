@@ -120,7 +120,7 @@ fn product<T: Element>(
     let (depth, columns) = right.sizes();
     let rows = rows_of_piece::<T>(all, depth);
     let runs = [matmul::plain_run(depth)];
-    pieces::filled(all * columns, rows * columns, |i, out| {
+    pieces::made(all * columns, rows * columns, |i, out| {
         let first = i * rows;
         let places = matmul::plain_places(first..first + out.len() / columns, stride, columns);
         let product = Product {
@@ -130,7 +130,7 @@ fn product<T: Element>(
             right,
             bias,
         };
-        product.write(out);
+        product.write_new(out)
     })
 }
 

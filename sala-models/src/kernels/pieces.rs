@@ -58,11 +58,39 @@ pub(crate) fn filled<T: Element>(
     values
 }
 
+/// As [`filled`] for work that writes every element of its piece: it proves so by returning the piece.
+pub(crate) fn made<T: Element>(
+    len: usize,
+    piece: usize,
+    work: impl Fn(usize, &mut [MaybeUninit<T>]) -> &mut [T] + Sync + Send,
+) -> Vec<T> {
+    let mut values = Vec::with_capacity(len);
+    let spare = &mut values.spare_capacity_mut()[..len];
+    each_of(spare, piece, |i, piece| {
+        let wanted = piece.as_ptr_range();
+        let written = work(i, piece).as_ptr_range();
+        let all = wanted.start == written.start.cast() && wanted.end == written.end.cast();
+        assert!(all, "the piece was not returned whole");
+    });
+    // SAFETY: `work` has returned every element as a value, or `each_of` has panicked.
+    unsafe { values.set_len(len) };
+    values
+}
+
 fn zeroed<T: Element>(piece: &mut [MaybeUninit<T>]) -> &mut [T] {
     for value in &mut *piece {
         value.write(T::default());
     }
     // SAFETY: all elements were written in the loop above.
+    unsafe { assume_written(piece) }
+}
+
+/// The values of a piece.
+///
+/// # Safety
+/// All of them must have been written.
+pub(super) unsafe fn assume_written<T>(piece: &mut [MaybeUninit<T>]) -> &mut [T] {
+    // SAFETY: `MaybeUninit<T>` is laid out as `T` is, and the caller has written all of them.
     unsafe { &mut *(std::ptr::from_mut(piece) as *mut [T]) }
 }
 
@@ -208,5 +236,33 @@ pub(crate) fn each_of_three<T: Send>(
         let pieces = a.chunks_mut(a_piece).zip(b.chunks_mut(b_piece));
         let pieces = pieces.zip(c.chunks_mut(c_piece)).enumerate();
         pieces.for_each(|(i, ((a, b), c))| work(i, a, b, c));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn squares(first: usize, piece: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+        for (i, value) in piece.iter_mut().enumerate() {
+            value.write(((first + i) * (first + i)) as f32);
+        }
+        // SAFETY: all were written in the loop above.
+        unsafe { assume_written(piece) }
+    }
+
+    #[test]
+    fn what_is_made_stands_in_its_piece() {
+        for len in [0, 1, 6, 7, 20] {
+            let made = made(len, 6, |i, piece| squares(6 * i, piece));
+            let wanted: Vec<f32> = (0..len).map(|i| (i * i) as f32).collect();
+            assert_eq!(made, wanted);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the piece")]
+    fn work_that_leaves_a_part_of_its_piece_out_is_found_out() {
+        made(4, 4, |_, piece| squares(0, &mut piece[..3]));
     }
 }

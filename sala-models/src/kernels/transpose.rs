@@ -34,9 +34,8 @@ pub(crate) fn to_scratch<T: Element>(x: &[T], rows: usize, columns: usize) -> Sc
 pub(crate) fn turned<T: Element>(x: &[T], rows: usize, columns: usize) -> (Scratch<T>, usize) {
     let stride = rows.next_multiple_of(2 * LINE) + LINE;
     let mut out = Scratch::new(columns * stride);
-    let count = (pieces::PIECE / stride).clamp(1, LINE);
-    pieces::each_of(&mut out, count * stride, |i, out| {
-        turn((x, columns), i * count, rows, (out, stride));
+    pieces::each_of(&mut out, LINE * stride, |i, out| {
+        turn((x, columns), i * LINE, rows, (out, stride));
     });
     (out, stride)
 }
@@ -70,12 +69,16 @@ pub(super) fn turn<T: Element>(
 ) {
     let count = out.len() / stride;
     let (whole_columns, whole_rows) = (count / TILE * TILE, rows / TILE * TILE);
-    for column in (0..whole_columns).step_by(TILE) {
+    // A line of the matrix is read once for all its columns. Rows at such distances want the same few places
+    // of the cache: of many, none would still be there.
+    for near in (0..whole_columns).step_by(LINE) {
         for row in (0..whole_rows).step_by(TILE) {
-            let place = row * columns + first + column;
-            let tile = turned_tile(from, place, columns);
-            for (i, line) in tile.iter().enumerate() {
-                out[(column + i) * stride + row..][..TILE].copy_from_slice(line);
+            for column in (near..whole_columns.min(near + LINE)).step_by(TILE) {
+                let place = row * columns + first + column;
+                let tile = turned_tile(from, place, columns);
+                for (i, line) in tile.iter().enumerate() {
+                    out[(column + i) * stride + row..][..TILE].copy_from_slice(line);
+                }
             }
         }
     }

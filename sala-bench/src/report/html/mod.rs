@@ -12,6 +12,7 @@ use super::{
     tables::{self, Show},
     workload::Workload,
 };
+use crate::sharpness::Saved;
 use figures::Figure;
 
 const STYLE: &str = include_str!("style.css");
@@ -133,6 +134,7 @@ fn comparison(workload: &Workload, id: &str) -> Markup {
         }
         (group("The course of training", figures::course(workload, id)))
         (group("Stages of SALA", figures::stages(workload, id)))
+        @for saved in &workload.sharpness { (sharpness(saved, workload)) }
         @if let Some(target) = &workload.target {
             h3 { "Cost to the target" }
             (table(&tables::target(workload, target), Some(workload)))
@@ -151,6 +153,27 @@ fn comparison(workload: &Workload, id: &str) -> Markup {
             (table(&scores(workload), Some(workload)))
         }
     }
+}
+
+/// The figures are pictures of their own, which the page's colours leave alone: they are light on any page.
+fn sharpness(saved: &Saved, workload: &Workload) -> Markup {
+    let grid = tables::sharpness(saved);
+    html! {
+        h3 { (grid.title) }
+        (table(&grid, Some(workload)))
+        div.figures {
+            @for (figure, drawing) in saved.table.figures.iter().zip(&saved.drawings) {
+                figure { img src=(inlined(drawing)) alt=(figure.title); }
+            }
+        }
+    }
+}
+
+/// The address of an SVG picture that is in the address itself (RFC 2397). Of what SVG is written with, only
+/// these two characters have a meaning there.
+fn inlined(svg: &str) -> String {
+    let escaped = svg.replace('%', "%25").replace('#', "%23");
+    format!("data:image/svg+xml;charset=utf-8,{escaped}")
 }
 
 fn search(workload: &Workload, id: &str) -> Markup {

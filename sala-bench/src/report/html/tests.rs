@@ -302,3 +302,18 @@ fn colours_can_be_told_from_the_page_in_light_and_dark() {
         }
     }
 }
+
+#[test]
+fn measured_sharpness_is_shown_with_its_caveat_and_its_pictures() {
+    let table = crate::sharpness::example();
+    let caveat = table.caveat.clone();
+    let drawings = vec!["<svg fill=\"#abc\" width=\"100%\"/>".to_owned()];
+    let page = page(&report_of(|w| {
+        w.sharpness = vec![Saved { table, drawings }]
+    }));
+    assert!(page.contains("λ_max") && page.contains(&caveat));
+    let pictures = attributes(&page, "src");
+    let wanted = "data:image/svg+xml;charset=utf-8,&lt;svg fill=&quot;%23abc&quot; width=&quot;100%25&quot;/&gt;";
+    assert_eq!(pictures, [wanted]);
+    assert_eq!(attributes(&page, "alt"), ["Densities"]);
+}

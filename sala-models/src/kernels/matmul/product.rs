@@ -5,15 +5,15 @@
     reason = "what is not inlined is not compiled for the chosen instruction set"
 )]
 
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{Panels, Place, Run, VECTORS};
-use crate::kernels::element::Element;
+use crate::kernels::{element::Element, pieces};
 
-/// Rows of a block of the right matrix: with two registers of 32 bytes in each, 20 KiB.
-const DEPTH: usize = 320;
+/// Rows of a block of the right matrix: with two registers of 32 bytes in each, 24 KiB.
+const DEPTH: usize = 384;
 
 /// A product of gathered rows and a packed matrix.
 #[derive(Debug, Clone, Copy)]
@@ -33,9 +33,28 @@ impl<T: Element> Product<'_, T> {
         self.write_part(part, out);
     }
 
+    /// As [`Product::write`] for rows that follow each other in memory that holds nothing yet. Returns it, with
+    /// the product.
+    pub(crate) fn write_new(self, out: &mut [MaybeUninit<T>]) -> &mut [T] {
+        let columns = self.right.columns;
+        let follow = |(i, place): (usize, &Place)| place.out == i * columns;
+        assert!(self.places.iter().enumerate().all(follow));
+        assert!(self.places.len() * columns == out.len() && self.runs.iter().any(|r| r.len > 0));
+        self.dispatch((0, 0..columns), out);
+        // SAFETY: the first group of runs writes every column of every place, which are all of `out`.
+        unsafe { pieces::assume_written(out) }
+    }
+
     /// As [`Product::write`] for a part of the right matrix: its rows from `first_row` on, as many as the
     /// left matrix is wide, and the columns of some whole blocks. `out` begins with the first of them.
-    pub(crate) fn write_part(self, (first_row, columns): (usize, Range<usize>), out: &mut [T]) {
+    pub(crate) fn write_part(self, part: (usize, Range<usize>), out: &mut [T]) {
+        // SAFETY: nothing but values is written to it.
+        let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<T>]) };
+        self.dispatch(part, out);
+    }
+
+    /// Writes values, and reads only what it has written.
+    fn dispatch(self, (first_row, columns): (usize, Range<usize>), out: &mut [MaybeUninit<T>]) {
         Arch::new().dispatch(Write {
             product: self,
             first_row,
@@ -72,7 +91,7 @@ struct Write<'a, 'b, T: Element> {
     product: Product<'a, T>,
     first_row: usize,
     columns: Range<usize>,
-    out: &'b mut [T],
+    out: &'b mut [MaybeUninit<T>],
 }
 
 impl<T: Element> WithSimd for Write<'_, '_, T> {
@@ -127,7 +146,11 @@ impl<T: Element> Write<'_, '_, T> {
                     let mut sums = [start; ROWS];
                     if number > 0 {
                         for (i, sums) in sums.iter_mut().enumerate() {
-                            *sums = load::<S, T>(simd, &out[place(i).out + to..], columns);
+                            let out = &out[place(i).out + to..][..columns];
+                            // SAFETY: the first group has written it.
+                            *sums = load::<S, T>(simd, unsafe {
+                                &*(std::ptr::from_ref(out) as *const [T])
+                            });
                         }
                     }
                     let bases = std::array::from_fn(|i| place(i).base);
@@ -212,26 +235,38 @@ impl<S: Simd, T: Element, const ROWS: usize> pulp::NullaryFnOnce for TileWork<'_
     }
 }
 
-/// The first `columns` elements of `from` in registers.
+/// At most as many elements as the registers hold; zeros follow.
 #[inline(always)]
-fn load<S: Simd, T: Element>(simd: S, from: &[T], columns: usize) -> [T::Vector<S>; VECTORS] {
-    if columns == VECTORS * T::lanes::<S>() {
-        let vectors = T::vectors::<S>(&from[..columns]);
+fn load<S: Simd, T: Element>(simd: S, from: &[T]) -> [T::Vector<S>; VECTORS] {
+    if from.len() == VECTORS * T::lanes::<S>() {
+        let vectors = T::vectors::<S>(from);
         return std::array::from_fn(|v| vectors[v]);
     }
     let mut vectors = [T::splat(simd, T::default()); VECTORS];
     let scalars = T::scalars_mut::<S>(&mut vectors);
-    scalars[..columns].copy_from_slice(&from[..columns]);
+    scalars[..from.len()].copy_from_slice(from);
     vectors
 }
 
+/// Writes the first `columns` of the sums.
 #[inline(always)]
-fn store<S: Simd, T: Element>(sums: [T::Vector<S>; VECTORS], to: &mut [T], columns: usize) {
-    if columns == VECTORS * T::lanes::<S>() {
-        for (to, sum) in T::vectors_mut::<S>(&mut to[..columns]).iter_mut().zip(sums) {
-            *to = sum;
-        }
-        return;
+fn store<S: Simd, T: Element>(
+    sums: [T::Vector<S>; VECTORS],
+    to: &mut [MaybeUninit<T>],
+    columns: usize,
+) {
+    // Two loops: where the length is known, the first becomes a store of each register.
+    let all = VECTORS * T::lanes::<S>();
+    if columns == all {
+        copy(&mut to[..all], T::scalars::<S>(&sums));
+    } else {
+        copy(&mut to[..columns], T::scalars::<S>(&sums));
     }
-    to[..columns].copy_from_slice(&T::scalars::<S>(&sums)[..columns]);
+}
+
+#[inline(always)]
+fn copy<T: Element>(to: &mut [MaybeUninit<T>], from: &[T]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        to.write(from);
+    }
 }

@@ -1,0 +1,100 @@
+// One launch for all tensors of an update: a block for each chunk of each tensor, found in a table.
+
+#include "rules.cuh"
+
+// Which chunk of which job a block takes.
+struct Block {
+    uint32_t job, chunk;
+};
+
+// Elements that are not there are loaded as zeros, so sums need no case for the last ones.
+template <class Rule>
+INLINE void run_block(const Job *jobs, const Block *blocks, double *partial, double *sums, uint32_t block) {
+    const Job &job = jobs[blocks[block].job];
+    const uint64_t start = blocks[block].chunk * CHUNK;
+    const uint64_t end = start + CHUNK < job.len ? start + CHUNK : job.len;
+    EACH_THREAD(t) {
+        double sum = 0.0;
+        for (uint64_t at = start + (uint64_t)t * WIDTH; at < end; at += (uint64_t)THREADS * WIDTH) {
+            sum += Rule::run(job, at, end - at < WIDTH ? (int)(end - at) : WIDTH);
+        }
+        sums[t] = sum;
+    }
+    if (!partial) return;
+    MEET();
+    add_up(sums);
+    EACH_THREAD(t) {
+        if (t == 0) partial[block] = sums[0];
+    }
+}
+
+// Adds up the partial sums of each job, which are at first[job] .. first[job + 1].
+INLINE void run_total(const double *partial, const uint64_t *first, double *totals, double *sums, uint32_t job) {
+    EACH_THREAD(t) {
+        double sum = 0.0;
+        for (uint64_t i = first[job] + t; i < first[job + 1]; i += THREADS) sum += partial[i];
+        sums[t] = sum;
+    }
+    MEET();
+    add_up(sums);
+    EACH_THREAD(t) {
+        if (t == 0) totals[job] = sums[0];
+    }
+}
+
+// Each rule for each type of weights.
+#define EVERY_TYPE(KERNEL, name, Rule)                                                                       \
+    KERNEL(name##_f32, Rule<float>)                                                                          \
+    KERNEL(name##_f64, Rule<double>)                                                                         \
+    KERNEL(name##_bf16, Rule<Bf16>)                                                                          \
+    KERNEL(name##_f16, Rule<F16>)
+
+#define EVERY_KERNEL(KERNEL)                                                                                 \
+    EVERY_TYPE(KERNEL, sgd, SgdStep)                                                                         \
+    EVERY_TYPE(KERNEL, adam, AdamStep)                                                                       \
+    EVERY_TYPE(KERNEL, squared_norm, SquaredNorm)                                                            \
+    EVERY_TYPE(KERNEL, dot, Dot)                                                                             \
+    EVERY_TYPE(KERNEL, accumulate, Accumulate)                                                               \
+    EVERY_TYPE(KERNEL, adaptive, Adaptive)                                                                   \
+    EVERY_TYPE(KERNEL, offset, Offset)                                                                       \
+    EVERY_TYPE(KERNEL, assign, Assign)                                                                       \
+    EVERY_TYPE(KERNEL, swap, Swap)                                                                           \
+    EVERY_TYPE(KERNEL, pull, Pull)                                                                           \
+    KERNEL(round_bf16, Round<Bf16>)                                                                          \
+    KERNEL(round_f16, Round<F16>)
+
+#ifdef SALA_EMULATED
+
+// Runs the kernel of this name with three addresses; 0 if there is none of that name.
+extern "C" int sala_emulate(const char *name, uint32_t grid, uint64_t a, uint64_t b, uint64_t c) {
+    double sums[THREADS];
+#define RUN(kernel, Rule)                                                                                    \
+    if (strcmp(name, #kernel) == 0) {                                                                        \
+        for (uint32_t block = 0; block < grid; block++)                                                      \
+            run_block<Rule>((const Job *)a, (const Block *)b, (double *)c, sums, block);                     \
+        return 1;                                                                                            \
+    }
+    EVERY_KERNEL(RUN)
+    if (strcmp(name, "total") != 0) return 0;
+    for (uint32_t job = 0; job < grid; job++)
+        run_total((const double *)a, (const uint64_t *)b, (double *)c, sums, job);
+    return 1;
+}
+
+#else
+
+#define DEFINE(kernel, Rule)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                    \
+        kernel(const Job *jobs, const Block *blocks, double *partial) {                                      \
+        __shared__ double sums[THREADS];                                                                     \
+        run_block<Rule>(jobs, blocks, partial, sums, blockIdx.x);                                            \
+    }
+EVERY_KERNEL(DEFINE)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    total(const double *partial, const uint64_t *first, double *totals) {
+    __shared__ double sums[THREADS];
+    run_total(partial, first, totals, sums, blockIdx.x);
+}
+
+#endif

@@ -1,0 +1,245 @@
+// The updates of one element, and of the elements that a thread takes at once.
+//
+// The equations are explained in `base/` and `slow/weights.rs`; `loops.rs` has the same operations in the same order
+// for the processor. Constants arrive as f64 and are rounded to the type of the computation.
+
+#pragma once
+
+#include "block.cuh"
+
+// One tensor's share of a launch. Addresses that a rule does not use are 0. `table.rs` writes it.
+struct Job {
+    uint64_t at[6];
+    uint64_t len;
+    double by[10];
+    uint64_t flags;
+};
+
+// Bits of `flags`.
+constexpr uint64_t ALIGNED = 1;   // every address is a multiple of 16
+constexpr uint64_t COUPLED = 2;   // weight decay enters the gradient
+constexpr uint64_t FIRST = 4;     // the momentum buffer holds nothing yet
+constexpr uint64_t NESTEROV = 8;
+constexpr uint64_t RETURN = 16;   // the fast weights become the pulled slow ones
+
+template <class S> INLINE S *array(const Job &job, int which) {
+    return reinterpret_cast<S *>(static_cast<uintptr_t>(job.at[which]));
+}
+
+// b <- momentum b + undamped d; w <- shrink w - lr d'.
+template <class T> struct Sgd {
+    T lr, decay, shrink, momentum, undamped;
+    bool coupled, first, nesterov, buffered;
+
+    INLINE explicit Sgd(const Job &job)
+        : lr((T)job.by[0]), decay((T)job.by[1]), shrink((T)job.by[2]), momentum((T)job.by[3]),
+          undamped((T)job.by[4]), coupled(job.flags & COUPLED), first(job.flags & FIRST),
+          nesterov(job.flags & NESTEROV), buffered(job.at[2] != 0) {}
+
+    INLINE T step(T w, T g, T &b, T &) const {
+        T d = coupled ? g + w * decay : g;
+        if (buffered) {
+            b = first ? d : b * momentum + d * undamped;
+            d = nesterov ? d + b * momentum : b;
+        }
+        return w * shrink - d * lr;
+    }
+};
+
+// m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- shrink w - step m / (unbias sqrt(v) + eps).
+template <class T> struct Adam {
+    T decay, shrink, keep1, take1, keep2, take2, unbias, eps, size;
+    bool coupled;
+
+    INLINE explicit Adam(const Job &job)
+        : decay((T)job.by[1]), shrink((T)job.by[2]), keep1((T)job.by[3]), take1((T)job.by[4]),
+          keep2((T)job.by[5]), take2((T)job.by[6]), unbias((T)job.by[7]), eps((T)job.by[8]),
+          size((T)job.by[0]), coupled(job.flags & COUPLED) {}
+
+    INLINE T step(T w, T g, T &m, T &v) const {
+        if (coupled) g = g + w * decay;
+        m = m * keep1 + g * take1;
+        v = v * keep2 + g * g * take2;
+        T root = sqrt(v) * unbias + eps;
+        return w * shrink - m / root * size;
+    }
+};
+
+// phi <- phi + alpha (theta - phi), and the square of the difference.
+template <class T> INLINE T pulled(T slow, T fast, T alpha, double &sum) {
+    T difference = fast - slow;
+    sum += (double)difference * (double)difference;
+    return slow + difference * alpha;
+}
+
+// The elements of a job from `at` on, `count` of them: each rule yields its part of the job's sum.
+
+// Weights, gradient, two buffers, the weights to start from, slow weights; by[9] is alpha.
+template <class S, template <class> class Rule> struct Step {
+    using T = typename Computed<S>::Type;
+
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        const Rule<T> rule(job);
+        const T alpha = (T)job.by[9];
+        const bool aligned = job.flags & ALIGNED;
+        S *weights = array<S>(job, 0) + at;
+        const T *gradient = array<T>(job, 1) + at, *from = array<T>(job, 4);
+        T *first = array<T>(job, 2), *second = array<T>(job, 3), *slow = array<T>(job, 5);
+        Pack<S> w = {};
+        Pack<T> g = load(gradient, count, aligned), b = {}, v = {}, start = {}, phi = {};
+        if (from)
+            start = load(from + at, count, aligned);
+        else
+            w = load(weights, count, aligned);
+        if (first) b = load(first + at, count, aligned);
+        if (second) v = load(second + at, count, aligned);
+        if (slow) phi = load(slow + at, count, aligned);
+        double sum = 0.0;
+        for (int i = 0; i < WIDTH; i++) {
+            T before = from ? start.at[i] : wide(w.at[i]);
+            narrow(rule.step(before, g.at[i], b.at[i], v.at[i]), w.at[i]);
+            if (slow) {
+                phi.at[i] = pulled(phi.at[i], wide(w.at[i]), alpha, sum);
+                if (job.flags & RETURN) narrow(phi.at[i], w.at[i]);
+            }
+        }
+        store(weights, w, count, aligned);
+        if (first) store(first + at, b, count, aligned);
+        if (second) store(second + at, v, count, aligned);
+        if (slow) store(slow + at, phi, count, aligned);
+        return sum;
+    }
+};
+template <class S> struct SgdStep : Step<S, Sgd> {};
+template <class S> struct AdamStep : Step<S, Adam> {};
+
+// x: the sum of squares.
+template <class S> struct SquaredNorm {
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        Pack<S> x = load(array<const S>(job, 0) + at, count, job.flags & ALIGNED);
+        double sum = 0.0;
+        for (int i = 0; i < WIDTH; i++) sum += (double)wide(x.at[i]) * (double)wide(x.at[i]);
+        return sum;
+    }
+};
+
+// x, y: the sum of products.
+template <class S> struct Dot {
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        const bool aligned = job.flags & ALIGNED;
+        Pack<S> x = load(array<const S>(job, 0) + at, count, aligned);
+        Pack<S> y = load(array<const S>(job, 1) + at, count, aligned);
+        double sum = 0.0;
+        for (int i = 0; i < WIDTH; i++) sum += (double)wide(x.at[i]) * (double)wide(y.at[i]);
+        return sum;
+    }
+};
+
+// sum, x: sum <- sum + factor x.
+template <class S> struct Accumulate {
+    using T = typename Computed<S>::Type;
+
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        const bool aligned = job.flags & ALIGNED;
+        const T factor = (T)job.by[0];
+        S *to = array<S>(job, 0) + at;
+        Pack<S> sum = load(to, count, aligned), x = load(array<const S>(job, 1) + at, count, aligned);
+        for (int i = 0; i < WIDTH; i++) narrow(wide(sum.at[i]) + wide(x.at[i]) * factor, sum.at[i]);
+        store(to, sum, count, aligned);
+        return 0.0;
+    }
+};
+
+// Weights, direction, gradient: T^2 g, and the sum of (T g)^2, with T = |w| + eta.
+template <class S> struct Adaptive {
+    using T = typename Computed<S>::Type;
+
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        const bool aligned = job.flags & ALIGNED;
+        const T eta = (T)job.by[0];
+        Pack<S> w = load(array<const S>(job, 0) + at, count, aligned);
+        Pack<T> g = load(array<const T>(job, 2) + at, count, aligned), d = {};
+        double sum = 0.0;
+        for (int i = 0; i < WIDTH; i++) {
+            T magnitude = wide(w.at[i]);
+            magnitude = (magnitude < 0 ? -magnitude : magnitude) + eta;
+            T scaled = magnitude * g.at[i];
+            d.at[i] = magnitude * scaled;
+            sum += (double)scaled * (double)scaled;
+        }
+        store(array<T>(job, 1) + at, d, count, aligned);
+        return sum;
+    }
+};
+
+// New weights, weights, direction: w + scale d.
+template <class S> struct Offset {
+    using T = typename Computed<S>::Type;
+
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        const bool aligned = job.flags & ALIGNED;
+        const T scale = (T)job.by[0];
+        Pack<S> w = load(array<const S>(job, 1) + at, count, aligned);
+        Pack<T> d = load(array<const T>(job, 2) + at, count, aligned);
+        for (int i = 0; i < WIDTH; i++) narrow(wide(w.at[i]) + d.at[i] * scale, w.at[i]);
+        store(array<S>(job, 0) + at, w, count, aligned);
+        return 0.0;
+    }
+};
+
+// Destination, source of the same type.
+template <class S> struct Assign {
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        const bool aligned = job.flags & ALIGNED;
+        store(array<S>(job, 0) + at, load(array<const S>(job, 1) + at, count, aligned), count, aligned);
+        return 0.0;
+    }
+};
+
+// Destination, source of the type that the destination is computed in: rounded.
+template <class S> struct Round {
+    using T = typename Computed<S>::Type;
+
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        const bool aligned = job.flags & ALIGNED;
+        Pack<T> from = load(array<const T>(job, 1) + at, count, aligned);
+        Pack<S> to = {};
+        for (int i = 0; i < WIDTH; i++) narrow(from.at[i], to.at[i]);
+        store(array<S>(job, 0) + at, to, count, aligned);
+        return 0.0;
+    }
+};
+
+// Two arrays change places.
+template <class S> struct Swap {
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        const bool aligned = job.flags & ALIGNED;
+        S *a = array<S>(job, 0) + at, *b = array<S>(job, 1) + at;
+        Pack<S> from_a = load(a, count, aligned), from_b = load(b, count, aligned);
+        store(a, from_b, count, aligned);
+        store(b, from_a, count, aligned);
+        return 0.0;
+    }
+};
+
+// Weights, slow weights; by[9] is alpha. Only a return writes the weights.
+template <class S> struct Pull {
+    using T = typename Computed<S>::Type;
+
+    static INLINE double run(const Job &job, uint64_t at, int count) {
+        const bool aligned = job.flags & ALIGNED;
+        const T alpha = (T)job.by[9];
+        S *weights = array<S>(job, 0) + at;
+        T *slow = array<T>(job, 1) + at;
+        Pack<S> w = load(weights, count, aligned);
+        Pack<T> phi = load(slow, count, aligned);
+        double sum = 0.0;
+        for (int i = 0; i < WIDTH; i++) {
+            phi.at[i] = pulled(phi.at[i], wide(w.at[i]), alpha, sum);
+            narrow(phi.at[i], w.at[i]);
+        }
+        store(slow, phi, count, aligned);
+        if (job.flags & RETURN) store(weights, w, count, aligned);
+        return sum;
+    }
+};

@@ -1,0 +1,458 @@
+//! The updates of many tensors in one launch, for graphics cards.
+//!
+//! A launch costs some microseconds, more than most tensors' share of an update, and networks have hundreds of
+//! tensors. So an update of a tensor is recorded here, and [`Batch::finish`] makes one launch for all that were
+//! recorded of a kernel: a block for each chunk of 16 Ki elements, which finds its work in a table of addresses and
+//! constants ([`table`]). A job that needs what a recorded one writes has that run first, so what is computed
+//! is what it would be in order ([`record`]).
+//!
+//! Sums are f64: a block adds up its chunk along a tree, a second launch adds up the blocks of each tensor. Nothing
+//! depends on which block runs first, so the same run gives the same bits. They stay on the card until
+//! [`vector`](crate::vector) reads them, with the others that a decision needs, in one synchronisation.
+//!
+//! The element-wise updates round as `cpu` does: each operation once, no fused multiply-add. Weights of half precision
+//! are computed in f32 and rounded as they are stored.
+//!
+//! The kernels are in `device/`. `cuda` launches them; for tests, `emulated` runs the same source on the
+//! processor.
+
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(sala_emulated)]
+mod emulated;
+mod place;
+pub(super) mod record;
+mod table;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::{DType, Device, Error, Result, Tensor, Var, bail};
+
+use super::{Beside, Fast, Kernels, Pull, Scalar, decay, wide_dtype};
+use crate::base::{ParamsAdam, ParamsSgd};
+use place::{Place, exchange, place, storage_of};
+use record::{Kernel, Launch, Recorder};
+use table::{Job, Table, flag};
+
+/// Threads of a block; `device/block.cuh` has the same number.
+#[cfg(feature = "cuda")]
+const THREADS: u32 = 256;
+
+/// What runs kernels.
+trait Card: Send + Sync {
+    /// Queues a kernel, which takes three addresses.
+    fn launch(&self, kernel: &str, blocks: u32, arguments: [u64; 3]) -> Result<()>;
+}
+
+/// The updates recorded for one device.
+pub(super) struct Batch {
+    device: Device,
+    card: Box<dyn Card>,
+    recorder: Mutex<Recorder>,
+    /// Launch each job as it comes.
+    eager: bool,
+}
+
+impl Batch {
+    /// For a CUDA device; `None` for another one.
+    #[cfg(feature = "cuda")]
+    pub(super) fn on_card(device: &Device) -> Option<Self> {
+        let card = device.as_cuda_device().ok()?.clone();
+        Some(Self::new(device.clone(), Box::new(card)))
+    }
+
+    /// For tensors on the CPU.
+    #[cfg(sala_emulated)]
+    pub(super) fn emulated() -> Self {
+        Self::new(Device::Cpu, Box::new(emulated::Emulated))
+    }
+
+    fn new(device: Device, card: Box<dyn Card>) -> Self {
+        Self {
+            device,
+            card,
+            recorder: Mutex::default(),
+            eager: false,
+        }
+    }
+
+    /// Launches each job as it comes, for tests that look at what one does.
+    #[cfg(test)]
+    pub(super) fn eager(mut self) -> Self {
+        self.eager = true;
+        self
+    }
+
+    pub(super) fn serves(&self, tensor: &Tensor) -> bool {
+        suffix(tensor.dtype()).is_some() && self.device.same_device(tensor.device())
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        // A panic while jobs were added leaves complete jobs.
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Launches what is recorded.
+    ///
+    /// # Errors
+    /// Those of the device; what was not launched is forgotten.
+    pub(super) fn finish(&self) -> Result<()> {
+        let (launches, kept) = self.recorder().take();
+        for launch in &launches {
+            self.launch(launch)?;
+        }
+        // Only now may the memory be freed.
+        drop(kept);
+        Ok(())
+    }
+
+    fn launch(&self, Launch { kernel, jobs, sums }: &Launch) -> Result<()> {
+        let table = Table::new(jobs)?;
+        let (blocks, len) = (table.blocks, table.words.len());
+        let zeros = |len: usize| Tensor::zeros(len, DType::F64, &self.device);
+        let partial = if kernel.sums {
+            Some(zeros((blocks as usize).max(1))?)
+        } else {
+            None
+        };
+        let partial_at = match &partial {
+            Some(partial) => place(partial)?.start,
+            None => 0,
+        };
+        let words = Tensor::from_slice(&table.words, len, &self.device)?;
+        let [jobs_at, blocks_at, firsts_at] = table.addresses(place(&words)?.start);
+        if blocks > 0 {
+            let name = format!("{}_{}", kernel.rule, kernel.dtype);
+            self.card
+                .launch(&name, blocks, [jobs_at, blocks_at, partial_at])?;
+        }
+        if kernel.sums {
+            let totals = zeros(jobs.len())?;
+            let count = u32::try_from(jobs.len()).map_err(Error::wrap)?;
+            let totals_at = place(&totals)?.start;
+            self.card
+                .launch("total", count, [partial_at, firsts_at, totals_at])?;
+            // Nobody else sets it: the launch was taken from the recorder.
+            let _ = sums.set(totals);
+        }
+        Ok(())
+    }
+
+    /// Runs what is recorded if work on these storages must wait for it.
+    fn settle(&self, reads: &[u64], writes: &[u64]) -> Result<()> {
+        let conflicts = self.recorder().conflicts(reads, writes);
+        if conflicts { self.finish() } else { Ok(()) }
+    }
+
+    /// `x` as a kernel can read it beside what it writes: of the shape of `like`, of the type `dtype`, contiguous, and in
+    /// a storage of its own. A copy only if it must be.
+    fn operand(
+        &self,
+        x: &Tensor,
+        dtype: DType,
+        like: &Tensor,
+        written: &[&Tensor],
+    ) -> Result<Tensor> {
+        fits(x, dtype, like)?;
+        let storage = storage_of(x)?;
+        let shared = || {
+            let others = written.iter().map(|w| storage_of(w));
+            Ok::<_, Error>(others.collect::<Result<Vec<_>>>()?.contains(&storage))
+        };
+        if x.dtype() == dtype && x.is_contiguous() {
+            if !shared()? {
+                return Ok(x.clone());
+            }
+            self.settle(&[storage], &[])?;
+            return x.copy();
+        }
+        self.settle(&[storage], &[])?;
+        x.to_dtype(dtype)?.contiguous()
+    }
+
+    /// Records a job of the kernel for the first operand's type, on these operands, whose addresses it gets in order; those of the numbers `writes` are written.
+    fn record(
+        &self,
+        (rule, sums): (&'static str, bool),
+        operands: &[Option<&Tensor>],
+        writes: &[usize],
+        mut job: Job,
+    ) -> Result<Scalar> {
+        let Some(Some(first)) = operands.first() else {
+            bail!("a kernel without operands");
+        };
+        let Some(dtype) = suffix(first.dtype()) else {
+            bail!("no fused kernels for {:?}", first.dtype());
+        };
+        job.len = first.elem_count();
+        let (mut read, mut written) = (Vec::new(), Vec::new());
+        for (i, operand) in operands.iter().enumerate() {
+            let Some(operand) = operand else { continue };
+            let Place { storage, start, .. } = place(operand)?;
+            job.at[i] = start;
+            if writes.contains(&i) {
+                &mut written
+            } else {
+                &mut read
+            }
+            .push(storage);
+        }
+        let kernel = Kernel { rule, dtype, sums };
+        self.settle(&read, &written)?;
+        let mut recorder = self.recorder();
+        recorder.keep(operands.iter().flatten().map(|&t| t.clone()));
+        let scalar = recorder.push(kernel, job, (&read, &written));
+        drop(recorder);
+        if self.eager {
+            self.finish()?;
+        }
+        Ok(scalar)
+    }
+
+    /// A base's update, from `from` if so asked, with a pull beside it. The rule's constants are in the job.
+    fn step(
+        &self,
+        rule: &'static str,
+        (weights, gradient): (&Var, &Tensor),
+        (first, second): (Option<&Tensor>, Option<&Tensor>),
+        beside: Beside,
+        mut job: Job,
+    ) -> Result<Option<Scalar>> {
+        let Beside { from, pull } = beside;
+        let wide = wide_dtype(weights.dtype());
+        let separate = |x: &Tensor| self.operand(x, wide, weights, &[weights]);
+        let from = from.map(separate).transpose()?;
+        let slow = match pull {
+            Some(Pull { slow, alpha, fast }) => {
+                fits(slow, wide, weights)?;
+                job.by[9] = alpha;
+                job.flags |= after(fast);
+                Some(&*slow)
+            }
+            None => None,
+        };
+        let operands = [
+            Some(weights.as_tensor()),
+            Some(gradient),
+            first,
+            second,
+            from.as_ref(),
+            slow,
+        ];
+        let sum = self.record((rule, slow.is_some()), &operands, &[0, 2, 3, 5], job)?;
+        Ok(slow.map(|_| sum))
+    }
+}
+
+/// The flag of what becomes of the fast weights.
+fn after(fast: Fast) -> u64 {
+    match fast {
+        Fast::Stay => 0,
+        Fast::Return => flag::RETURN,
+    }
+}
+
+/// Whether an operand has the shape that is wanted, and the type or one that is computed in it.
+fn fits(operand: &Tensor, dtype: DType, like: &Tensor) -> Result<()> {
+    if operand.shape() != like.shape() {
+        return Err(Error::ShapeMismatchBinaryOp {
+            lhs: like.shape().clone(),
+            rhs: operand.shape().clone(),
+            op: "fused kernel",
+        });
+    }
+    if wide_dtype(operand.dtype()) != wide_dtype(dtype) {
+        return Err(Error::DTypeMismatchBinaryOp {
+            lhs: dtype,
+            rhs: operand.dtype(),
+            op: "fused kernel",
+        });
+    }
+    Ok(())
+}
+
+/// The name of a type in the names of kernels.
+fn suffix(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::F32 => Some("f32"),
+        DType::F64 => Some("f64"),
+        DType::BF16 => Some("bf16"),
+        DType::F16 => Some("f16"),
+        _ => None,
+    }
+}
+
+impl Kernels for Batch {
+    fn sgd(
+        &self,
+        config: &ParamsSgd,
+        weights: &Var,
+        gradient: &Tensor,
+        buffer: &mut Option<Tensor>,
+        beside: Beside,
+    ) -> Result<Option<Scalar>> {
+        let wide = wide_dtype(weights.dtype());
+        let gradient = self.operand(gradient, wide, weights, &[weights])?;
+        let (decay, shrink) = decay(config.lr, config.weight_decay, config.decoupled);
+        let mut job = Job::default();
+        job.flags |= decay.map_or(0, |_| flag::COUPLED);
+        job.flags |= if config.nesterov { flag::NESTEROV } else { 0 };
+        job.flags |= if buffer.is_none() { flag::FIRST } else { 0 };
+        job.by[..5].copy_from_slice(&[
+            config.lr,
+            decay.unwrap_or(0.0),
+            shrink,
+            config.momentum,
+            1.0 - config.dampening,
+        ]);
+        if config.momentum > 0.0 {
+            if buffer.is_none() {
+                *buffer = Some(zeros_like(weights)?);
+            }
+        } else {
+            *buffer = None;
+        }
+        self.step(
+            "sgd",
+            (weights, &gradient),
+            (buffer.as_ref(), None),
+            beside,
+            job,
+        )
+    }
+
+    fn adam(
+        &self,
+        (config, t): (&ParamsAdam, u64),
+        weights: &Var,
+        gradient: &Tensor,
+        moments: &mut Option<(Tensor, Tensor)>,
+        beside: Beside,
+    ) -> Result<Option<Scalar>> {
+        let ParamsAdam {
+            lr, beta1, beta2, ..
+        } = *config;
+        let wide = wide_dtype(weights.dtype());
+        let gradient = self.operand(gradient, wide, weights, &[weights])?;
+        let (decay, shrink) = decay(lr, config.weight_decay, config.decoupled);
+        let t = t as f64;
+        let mut job = Job::default();
+        job.flags |= decay.map_or(0, |_| flag::COUPLED);
+        job.by[..9].copy_from_slice(&[
+            lr / (1.0 - beta1.powf(t)),
+            decay.unwrap_or(0.0),
+            shrink,
+            beta1,
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            1.0 / (1.0 - beta2.powf(t)).sqrt(),
+            config.eps,
+        ]);
+        let (m, v) = match moments {
+            Some(moments) => moments,
+            None => moments.insert((zeros_like(weights)?, zeros_like(weights)?)),
+        };
+        self.step(
+            "adam",
+            (weights, &gradient),
+            (Some(m), Some(v)),
+            beside,
+            job,
+        )
+    }
+
+    fn squared_norm(&self, x: &Tensor) -> Result<Scalar> {
+        let x = self.operand(x, x.dtype(), x, &[])?;
+        self.record(("squared_norm", true), &[Some(&x)], &[], Job::default())
+    }
+
+    fn dot(&self, x: &Tensor, y: &Tensor) -> Result<Scalar> {
+        let x = self.operand(x, x.dtype(), x, &[])?;
+        let y = self.operand(y, x.dtype(), &x, &[])?;
+        self.record(("dot", true), &[Some(&x), Some(&y)], &[], Job::default())
+    }
+
+    fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()> {
+        let x = self.operand(x, sum.dtype(), sum, &[sum])?;
+        let mut job = Job::default();
+        job.by[0] = factor;
+        self.record(("accumulate", false), &[Some(sum), Some(&x)], &[0], job)?;
+        Ok(())
+    }
+
+    fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)> {
+        let wide = wide_dtype(weights.dtype());
+        let gradient = self.operand(gradient, wide, weights, &[])?;
+        let direction = zeros_like(weights)?;
+        let mut job = Job::default();
+        job.by[0] = eta;
+        let operands = [Some(weights.as_tensor()), Some(&direction), Some(&gradient)];
+        let sum = self.record(("adaptive", true), &operands, &[1], job)?;
+        Ok((direction, sum))
+    }
+
+    /// Exchanges the memory at once; what is recorded has the addresses of before.
+    fn perturb(
+        &self,
+        weights: &Var,
+        saved: &mut Option<Tensor>,
+        direction: &Tensor,
+        scale: f64,
+    ) -> Result<()> {
+        let wide = wide_dtype(weights.dtype());
+        let direction = self.operand(direction, wide, weights, &[weights])?;
+        let beside = match saved {
+            Some(saved) => saved,
+            None => saved.insert(weights.zeros_like()?.detach()),
+        };
+        let mut job = Job::default();
+        job.by[0] = scale;
+        let operands = [Some(&*beside), Some(weights.as_tensor()), Some(&direction)];
+        self.record(("offset", false), &operands, &[0], job)?;
+        self.exchange(weights, beside)
+    }
+
+    fn exchange(&self, weights: &Var, saved: &mut Tensor) -> Result<()> {
+        if place(weights)?.whole && place(saved)?.whole {
+            // Recorded jobs may point into either memory, which is alive as long as both tensors are.
+            let both = [weights.as_tensor().clone(), saved.clone()];
+            self.recorder().keep(both);
+            return exchange(weights, saved);
+        }
+        let operands = [Some(weights.as_tensor()), Some(&*saved)];
+        self.record(("swap", false), &operands, &[0, 1], Job::default())?;
+        Ok(())
+    }
+
+    fn assign(&self, weights: &Var, values: &Tensor) -> Result<()> {
+        let (to, wide) = (weights.dtype(), wide_dtype(weights.dtype()));
+        let rounds = to != wide && values.dtype() == wide;
+        let dtype = if rounds { wide } else { to };
+        let values = self.operand(values, dtype, weights, &[weights])?;
+        let rule = if rounds { "round" } else { "assign" };
+        let operands = [Some(weights.as_tensor()), Some(&values)];
+        self.record((rule, false), &operands, &[0], Job::default())?;
+        Ok(())
+    }
+
+    fn pull(&self, weights: &Var, pull: Pull) -> Result<Scalar> {
+        let Pull { slow, alpha, fast } = pull;
+        fits(slow, wide_dtype(weights.dtype()), weights)?;
+        let mut job = Job::default();
+        job.by[9] = alpha;
+        job.flags |= after(fast);
+        let operands = [Some(weights.as_tensor()), Some(&*slow)];
+        let writes: &[usize] = if fast == Fast::Return { &[0, 1] } else { &[1] };
+        self.record(("pull", true), &operands, writes, job)
+    }
+}
+
+/// A buffer for weights of half precision is f32.
+fn zeros_like(weights: &Tensor) -> Result<Tensor> {
+    Tensor::zeros(
+        weights.shape(),
+        wide_dtype(weights.dtype()),
+        weights.device(),
+    )
+}
