@@ -309,7 +309,7 @@ fn measured_sharpness_is_shown_with_its_caveat_and_its_pictures() {
     let caveat = table.caveat.clone();
     let drawings = vec!["<svg fill=\"#abc\" width=\"100%\"/>".to_owned()];
     let page = page(&report_of(|w| {
-        w.sharpness = vec![Saved { table, drawings }]
+        w.sharpness = vec![Saved { table, drawings }];
     }));
     assert!(page.contains("λ_max") && page.contains(&caveat));
     let pictures = attributes(&page, "src");
