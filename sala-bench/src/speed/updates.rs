@@ -138,7 +138,7 @@ impl UpdateMethod {
             Self::Adamw => Some(NORM + ADAM),
             Self::Lookahead => Some(NORM + SGD + PULL / 5.0),
             Self::Sam => Some(2.0 * NORM + PERTURB + SGD),
-            Self::SamEvery2 => Some(NORM + SGD + (NORM + PERTURB) / 2.0),
+            Self::SamEvery2 => Some(NORM + SGD + f64::midpoint(NORM, PERTURB)),
             Self::SalaWalks => Some(NORM + SGD + PULL / 2.0),
             Self::SalaClimbs => Some(NORM + SGD + (PULL + NORM + PERTURB) / 2.0),
             _ => None,

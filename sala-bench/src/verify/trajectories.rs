@@ -47,7 +47,7 @@ pub(super) fn tasks(device: &Device) -> Vec<Task> {
                         form,
                     };
                     let wanted = reference.walk(&base, &method)?;
-                    compare(&checked.walk(&base, &method)?, &wanted, tolerance)
+                    Ok(compare(&checked.walk(&base, &method)?, &wanted, tolerance))
                 }));
             }
         }
@@ -100,20 +100,20 @@ impl Run {
     }
 }
 
-fn compare(got: &Path, wanted: &Path, tolerance: Tolerance) -> Result<Verdict> {
+fn compare(got: &Path, wanted: &Path, tolerance: Tolerance) -> Verdict {
     let climbs = got.climbs.iter().zip(&wanted.climbs);
     if let Some((step, (_, climbed))) = (1..).zip(climbs).find(|(_, (got, wanted))| got != wanted) {
         let on_the_cpu = if *climbed { "climbed" } else { "did not climb" };
-        return Ok(Verdict::failed(format!(
+        return Verdict::failed(format!(
             "step {step} {on_the_cpu} on the CPU, and here it was the other way round"
-        )));
+        ));
     }
     let mut verdict = Verdict::empty();
     for ((name, got), (_, wanted)) in got.weights.iter().zip(&wanted.weights) {
         verdict.compare(&format!("weights `{name}`"), tolerance, got, wanted);
     }
     verdict.compare("losses", tolerance, &got.losses, &wanted.losses);
-    Ok(verdict)
+    verdict
 }
 
 /// Least squares of a two-layer tanh network, and ½ c Σ aᵢ wᵢ² over a large variable. It is computed in f32 at
@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn verdict(got: &Path, wanted: &Path) -> Verdict {
-        compare(got, wanted, of_trajectories(&Device::Cpu, DType::F32)).unwrap()
+        compare(got, wanted, of_trajectories(&Device::Cpu, DType::F32))
     }
 
     fn sgd() -> ParamsSgd {

@@ -134,7 +134,7 @@ impl Input {
     /// A gradient that others have, too, as the gradient of this input.
     pub(crate) fn share(&self, gradient: &Tensor) -> Result<Tensor> {
         if self.parameter {
-            gradient.copy()
+            gradient.force_contiguous()
         } else {
             Ok(gradient.clone())
         }

@@ -164,7 +164,7 @@ impl Batch {
                 return Ok(x.clone());
             }
             self.settle(&[storage], &[])?;
-            return x.copy();
+            return x.force_contiguous();
         }
         self.settle(&[storage], &[])?;
         x.to_dtype(dtype)?.contiguous()
