@@ -155,7 +155,7 @@ impl Batch {
     ) -> Result<Tensor> {
         fits(x, dtype, like)?;
         // Nobody is let at the storage of a view that repeats elements, so all that is recorded runs first.
-        if repeats(x) {
+        if x.layout().has_internal_overlap() {
             self.finish()?;
             return x.to_dtype(dtype)?.contiguous();
         }
@@ -255,12 +255,6 @@ fn after(fast: Fast) -> u64 {
         Fast::Stay => 0,
         Fast::Return => flag::RETURN,
     }
-}
-
-/// Whether several elements of a view are one in memory.
-fn repeats(view: &Tensor) -> bool {
-    let mut strides = view.stride().iter().zip(view.dims());
-    strides.any(|(&stride, &len)| stride == 0 && len > 1)
 }
 
 /// Whether an operand has the shape that is wanted, and the type or one that is computed in it.
