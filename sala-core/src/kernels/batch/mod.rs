@@ -175,7 +175,8 @@ impl Batch {
         x.to_dtype(dtype)?.contiguous()
     }
 
-    /// Records a job of the kernel for the first operand's type, on these operands, whose addresses it gets in order; those of the numbers `writes` are written.
+    /// Records a job of the kernel for the first operand's type, on these operands, whose addresses it gets in
+    /// order; those of the numbers `writes` are written.
     fn record(
         &self,
         (rule, sums): (&'static str, bool),
