@@ -14,7 +14,7 @@
 //! | [`Surface::losses_along`], [`losses_between`], [`losses_in_plane`] | slices of the loss | a loss a point |
 //! | [`principal_plane`] | the plane of a trajectory | none |
 //!
-//! A product is a Hessian-vector product: 2 gradients ([`Products`]), with the first one 14 (24 in f64) to choose a
+//! A product is a Hessian-vector product: 2 gradients ([`Products`]), with the first one 18 (32 in f64) to choose a
 //! step. A gradient is a forward and a backward pass over everything that the objective is evaluated on, and a
 //! loss a forward pass; results say what they took ([`Cost`]), and an observer hears how far they are
 //! ([`Surface::observed_by`]).

@@ -218,7 +218,7 @@ impl<'a> Surface<'a> {
     /// order of their names; the result is f32, or f64 for parameters of that dtype.
     ///
     /// Cost: 2 gradients by differences and about 2 by a second backward pass; with the first product
-    /// of a surface, what it takes to choose a step (14, in f64 24) or to check the second backward pass.
+    /// of a surface, what it takes to choose a step (18, in f64 32) or to check the second backward pass.
     ///
     /// # Errors
     /// Those of the objective, [`Error::Direction`], [`Error::ExactProduct`].

@@ -76,7 +76,8 @@ fn linear_layers() {
     for (rows, inputs, outputs) in [
         (1, 1, 1),
         (7, 3, 5),
-        (33, 330, 17),
+        // Deeper than a block of the right matrix, with more rows than a tile.
+        (33, 390, 17),
         (600, 35, 50),
         (3, 700, 16),
     ] {

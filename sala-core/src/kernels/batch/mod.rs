@@ -154,6 +154,11 @@ impl Batch {
         written: &[&Tensor],
     ) -> Result<Tensor> {
         fits(x, dtype, like)?;
+        // Nobody is let at the storage of a view that repeats elements, so all that is recorded runs first.
+        if x.layout().has_internal_overlap() {
+            self.finish()?;
+            return x.to_dtype(dtype)?.contiguous();
+        }
         let storage = storage_of(x)?;
         let shared = || {
             let others = written.iter().map(|w| storage_of(w));
@@ -170,7 +175,8 @@ impl Batch {
         x.to_dtype(dtype)?.contiguous()
     }
 
-    /// Records a job of the kernel for the first operand's type, on these operands, whose addresses it gets in order; those of the numbers `writes` are written.
+    /// Records a job of the kernel for the first operand's type, on these operands, whose addresses it gets in
+    /// order; those of the numbers `writes` are written.
     fn record(
         &self,
         (rule, sums): (&'static str, bool),
