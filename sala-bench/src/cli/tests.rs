@@ -3,6 +3,7 @@
 use clap::CommandFactory;
 
 use super::*;
+use crate::speed::Workload;
 
 fn changes(words: &[&str]) -> Changes {
     Cli::try_parse_from([&["sala-bench"], words].concat())
