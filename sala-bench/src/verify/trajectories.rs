@@ -21,7 +21,7 @@ const STEPS: usize = 50;
 /// Elements of the large variable: more than a block of threads has, and odd.
 const LARGE: usize = 4099;
 /// Moves the large variable so slowly that it does not decide alone how far the weights go.
-const LARGE_LR: f64 = 0.02;
+const LARGE_LR: f64 = 0.1;
 const CLIP: f64 = 0.9;
 
 pub(super) fn tasks(device: &Device) -> Vec<Task> {
