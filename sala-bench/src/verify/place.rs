@@ -70,7 +70,9 @@ impl Place {
     /// Rounds what a variable holds as the values of this place are.
     pub(super) fn round(&self, var: &Var) -> Result<()> {
         let held = var.as_detached_tensor().to_device(&Device::Cpu)?;
-        var.set(&self.bring(&held.to_dtype(self.rounded)?, var.dtype())?)
+        // Where nothing is converted, this is the variable's own memory.
+        let rounded = self.bring(&held.to_dtype(self.rounded)?, var.dtype())?;
+        var.set(&rounded.force_contiguous()?)
     }
 
     fn bring(&self, values: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -108,9 +110,10 @@ impl Subject {
         let y = with_choice(form, || (self.forward)())?;
         let loss = place.weigh(&y)?;
         // The program's own way past candle's store of gradients is checked with the forms it belongs to.
-        let gradients = match form {
-            Choice::Auto => sala_models::backward(&loss)?,
-            Choice::Composed => loss.backward()?,
+        let gradients = if form == Choice::Composed {
+            loss.backward()?
+        } else {
+            sala_models::backward(&loss)?
         };
         let mut all = vec![("result".to_owned(), y.detach())];
         for (name, var) in &self.vars {

@@ -5,7 +5,7 @@ use std::{
     ops::{Deref, Range},
 };
 
-use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor, WithDType, bail};
+use candle_core::{Device, Result, Shape, Storage, Tensor, WithDType, bail};
 
 use super::element::Element;
 
@@ -66,9 +66,4 @@ impl<G: Deref<Target = Storage>, T: WithDType> Deref for View<G, T> {
 /// A tensor of values that a kernel computed, without copying them.
 pub(crate) fn tensor<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
-}
-
-/// The result of a forward pass.
-pub(crate) fn result<T: Element>(values: Vec<T>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
-    (T::to_cpu_storage_owned(values), shape.into())
 }

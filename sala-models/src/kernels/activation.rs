@@ -25,7 +25,7 @@ use std::{
     marker::PhantomData,
 };
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{
     access,
@@ -155,12 +155,12 @@ impl<A: Activation, T: Functions> Operation for Op<A, T> {
         A::NAME
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let x = access::view::<T>(inputs[0])?;
         let y = pieces::filled(x.len(), PIECE, |i, y| {
             pieces::compiled(Values::<A>(PhantomData), (y, &x[i * PIECE..]));
         });
-        Ok(access::result(y, inputs[0].shape()))
+        access::tensor(y, inputs[0].shape())
     }
 
     fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {

@@ -21,7 +21,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
     access,
@@ -283,13 +283,13 @@ impl<T: Functions> Operation for Entropy<T> {
         "cross_entropy"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let logits = access::view(inputs[0])?;
         let loss = match inputs.get(1) {
             Some(targets) => self.loss(&logits, &access::view(targets)?)?,
             None => self.loss(&logits, &[])?,
         };
-        Ok(access::result(vec![loss], ()))
+        access::tensor(vec![loss], ())
     }
 
     fn backward(

@@ -13,7 +13,7 @@
     reason = "what is not inlined is not compiled for the chosen instruction set"
 )]
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{
     access,
@@ -65,11 +65,11 @@ impl Operation for Dropout {
         "dropout"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
         Ok(match x.dtype() {
-            DType::F64 => access::result(self.masked(&access::view::<f64>(x)?), x.shape()),
-            _ => access::result(self.masked(&access::view::<f32>(x)?), x.shape()),
+            DType::F64 => access::tensor(self.masked(&access::view::<f64>(x)?), x.shape())?,
+            _ => access::tensor(self.masked(&access::view::<f32>(x)?), x.shape())?,
         })
     }
 

@@ -7,7 +7,7 @@
 //! The lookups are sorted by row, those of one row staying in their order, and the table is cut into pieces
 //! of rows. So no two threads meet in a row, and each row's sum runs in the order of the lookups.
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{
     access,
@@ -62,13 +62,13 @@ impl Operation for Lookup {
         "embedding"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let table = inputs[0];
         let (_, size) = table.dims2()?;
         let shape = (self.indices.len(), size);
         Ok(match table.dtype() {
-            DType::F64 => access::result(self.rows(&access::view::<f64>(table)?, size), shape),
-            _ => access::result(self.rows(&access::view::<f32>(table)?, size), shape),
+            DType::F64 => access::tensor(self.rows(&access::view::<f64>(table)?, size), shape)?,
+            _ => access::tensor(self.rows(&access::view::<f32>(table)?, size), shape)?,
         })
     }
 

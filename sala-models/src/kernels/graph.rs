@@ -28,8 +28,11 @@ use std::{
 };
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor,
-    TensorId, backprop::GradStore, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, InplaceOp1, Layout,
+    Result, Shape, Storage, Tensor, TensorId,
+    backend::{BackendDevice, BackendStorage},
+    backprop::GradStore,
+    bail,
 };
 
 use super::sum::sum;
@@ -38,8 +41,8 @@ use super::sum::sum;
 pub(crate) trait Operation: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
-    /// The result of contiguous inputs, and its shape.
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)>;
+    /// The result of contiguous inputs: a contiguous tensor in memory of its own, outside every graph.
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor>;
 
     /// The gradients of the inputs, at least of those that are tracked, for a contiguous gradient of the
     /// result.
@@ -63,13 +66,12 @@ pub(crate) struct Input {
 
 /// Applies an operation to tensors.
 pub(crate) fn apply(op: impl Operation, inputs: &[&Tensor]) -> Result<Tensor> {
-    let (storage, shape) = op.forward(inputs)?;
+    let value = op.forward(inputs)?;
     let tracked: Vec<&Tensor> = (inputs.iter().copied())
         .filter(|input| is_tracked(input))
         .collect();
-    let value = Mutex::new(Some((storage, shape)));
     if tracked.is_empty() {
-        return scalar()?.apply_op1_no_bwd(&Value { value, of: None });
+        return Ok(value);
     }
     let sources: Vec<Source> = tracked.iter().map(|input| Source::of(input)).collect();
     let application = Arc::new(Application {
@@ -81,8 +83,11 @@ pub(crate) fn apply(op: impl Operation, inputs: &[&Tensor]) -> Result<Tensor> {
     });
     let token = token(&application, sources)?;
     let registration = Registration::default();
-    let of = Some((Arc::clone(&application), registration.clone()));
-    let result = token.apply_op1(Value { value, of })?;
+    let result = token.apply_op1(Value {
+        value: Mutex::new(Some(value)),
+        application: Arc::clone(&application),
+        registration: registration.clone(),
+    })?;
     // Set once: it was made a few lines above.
     let _ = application.result.set(result.detach());
     registration.enter(&result, token, application);
@@ -186,7 +191,7 @@ impl Recipient {
     /// What candle is told to be the gradient of `argument`.
     fn answer(&self, argument: &Tensor) -> Result<Option<Tensor>> {
         let Self::Candle(inbox) = self else {
-            return scalar().map(Some);
+            return nothing(argument.device()).map(Some);
         };
         let gradient = inbox.take()?;
         match gradient {
@@ -277,8 +282,30 @@ fn token_value() -> (CpuStorage, Shape) {
     (CpuStorage::F32(vec![0.0]), ().into())
 }
 
-fn scalar() -> Result<Tensor> {
-    Tensor::zeros((), DType::F32, &Device::Cpu)
+/// A token on a graphics card, whose value nobody reads.
+fn token_on_card(beside: &CudaStorage) -> Result<(CudaStorage, Shape)> {
+    let shape = Shape::from(());
+    // SAFETY: what is added to a token's gradient or computed from it means nothing, whatever it holds.
+    let storage = unsafe { beside.device().alloc_uninit(&shape, DType::F32) }?;
+    Ok((storage, shape))
+}
+
+/// The gradient of a token, which means nothing. Graphics cards have one each: to make it is a launch.
+fn nothing(device: &Device) -> Result<Tensor> {
+    thread_local! {
+        static NOTHING: RefCell<Vec<Tensor>> = const { RefCell::new(Vec::new()) };
+    }
+    if device.is_cpu() {
+        return Tensor::zeros((), DType::F32, device);
+    }
+    NOTHING.with_borrow_mut(|known| {
+        if let Some(found) = known.iter().find(|t| t.device().same_device(device)) {
+            return Ok(found.clone());
+        }
+        let made = Tensor::zeros((), DType::F32, device)?;
+        known.push(made.clone());
+        Ok(made)
+    })
 }
 
 impl CustomOp1 for Visit {
@@ -288,6 +315,10 @@ impl CustomOp1 for Visit {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         Ok(token_value())
+    }
+
+    fn cuda_fwd(&self, a: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        token_on_card(a)
     }
 
     fn bwd(&self, a: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
@@ -309,6 +340,16 @@ impl CustomOp2 for Visit {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         Ok(token_value())
+    }
+
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        token_on_card(a)
     }
 
     fn bwd(
@@ -339,6 +380,18 @@ impl CustomOp3 for Visit {
         Ok(token_value())
     }
 
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        token_on_card(a)
+    }
+
     fn bwd(
         &self,
         a: &Tensor,
@@ -353,30 +406,72 @@ impl CustomOp3 for Visit {
 
 /// From a token to the value: where operations of candle take it up.
 struct Value {
-    value: Mutex<Option<(CpuStorage, Shape)>>,
-    of: Option<(Arc<Application>, Registration)>,
+    value: Mutex<Option<Tensor>>,
+    application: Arc<Application>,
+    #[expect(dead_code, reason = "its end is the end of the entry")]
+    registration: Registration,
+}
+
+impl Value {
+    fn take(&self) -> Result<Tensor> {
+        match lock(&self.value).take() {
+            Some(value) => Ok(value),
+            None => bail!("{}: a second forward", self.application.op.name()),
+        }
+    }
 }
 
 impl CustomOp1 for Value {
     fn name(&self) -> &'static str {
-        match &self.of {
-            Some((application, _)) => application.op.name(),
-            None => "constant",
-        }
+        self.application.op.name()
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        match lock(&self.value).take() {
-            Some(value) => Ok(value),
-            None => bail!("{}: a second forward", CustomOp1::name(self)),
+        let value = self.take()?;
+        let taken = Taken::default();
+        value.inplace_op1(&taken)?;
+        match taken.0.into_inner() {
+            Some(Storage::Cpu(storage)) => Ok((storage, value.shape().clone())),
+            _ => bail!("{}: a result that is not on the CPU", self.name()),
         }
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        if let Some((application, _)) = &self.of {
-            application.inbox.put(gradient.clone());
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        let value = self.take()?;
+        let taken = Taken::default();
+        value.inplace_op1(&taken)?;
+        match taken.0.into_inner() {
+            Some(Storage::Cuda(storage)) => Ok((storage, value.shape().clone())),
+            _ => bail!("{}: a result that is not on a CUDA device", self.name()),
         }
-        scalar().map(Some)
+    }
+
+    fn bwd(&self, token: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        self.application.inbox.put(gradient.clone());
+        nothing(token.device()).map(Some)
+    }
+}
+
+/// The memory of a tensor, which has none then: nobody else has the tensor.
+#[derive(Default)]
+struct Taken(RefCell<Option<Storage>>);
+
+impl InplaceOp1 for Taken {
+    fn name(&self) -> &'static str {
+        "take"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, _: &Layout) -> Result<()> {
+        let taken = mem::replace(storage, CpuStorage::F32(vec![]));
+        self.0.replace(Some(Storage::Cpu(taken)));
+        Ok(())
+    }
+
+    fn cuda_fwd(&self, storage: &mut CudaStorage, _: &Layout) -> Result<()> {
+        let (empty, _) = token_on_card(storage)?;
+        let taken = mem::replace(storage, empty);
+        self.0.replace(Some(Storage::Cuda(taken)));
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@
 //! ∂L/∂X = G W        ∂L/∂W = Gᵀ X        ∂L/∂b = Σ over rows of G
 //! ```
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{
     access,
@@ -42,7 +42,7 @@ impl<T: Element> Operation for Linear<T> {
         "linear"
     }
 
-    fn forward(&self, tensors: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, tensors: &[&Tensor]) -> Result<Tensor> {
         let Self {
             inputs, outputs, ..
         } = *self;
@@ -57,7 +57,7 @@ impl<T: Element> Operation for Linear<T> {
         if let Some(last) = dims.last_mut() {
             *last = outputs;
         }
-        Ok(access::result(y, dims))
+        access::tensor(y, dims)
     }
 
     fn backward(

@@ -30,6 +30,8 @@ pub(crate) mod access;
 pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod batch_norm;
+#[cfg_attr(not(any(feature = "cuda", sala_emulated)), expect(dead_code, reason = "no card"))]
+pub(crate) mod card;
 pub(crate) mod conv;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
@@ -65,6 +67,10 @@ pub enum Choice {
     Auto,
     /// The composed form everywhere.
     Composed,
+    /// The kernels of graphics cards, run by the processor on tensors of the CPU: how tests check them without a card.
+    /// Exists with the feature `cuda-emulated`, and is [`Composed`](Self::Composed) where there is no C++ compiler.
+    #[cfg(feature = "cuda-emulated")]
+    Emulated,
 }
 
 impl Choice {
@@ -130,6 +136,8 @@ pub fn with_choice<R>(choice: Choice, work: impl FnOnce() -> R) -> R {
 }
 
 /// Whether the fast form may be used for tensors like `x`, and there is one for its device and dtype.
+///
+/// Operations ask [`card::serving`] first.
 pub(crate) fn fast(x: &Tensor) -> Result<bool> {
     let supported = x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64);
     Ok(supported && choice()? == Choice::Auto)

@@ -19,7 +19,7 @@
 
 use std::{marker::PhantomData, sync::OnceLock};
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
     access,
@@ -132,13 +132,13 @@ impl<T: Functions> Operation for Norm<T> {
         self.name
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, weight) = (access::view::<T>(inputs[0])?, access::view::<T>(inputs[1])?);
         let y = match inputs.get(2) {
             Some(bias) => self.rows(&x, &weight, &access::view::<T>(bias)?),
             None => self.rows(&x, &weight, &[]),
         };
-        Ok(access::result(y, inputs[0].shape()))
+        access::tensor(y, inputs[0].shape())
     }
 
     fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {

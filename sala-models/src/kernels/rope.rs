@@ -13,7 +13,7 @@
     reason = "what is not inlined is not compiled for the chosen instruction set"
 )]
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{
     access,
@@ -58,11 +58,11 @@ impl Operation for Rope {
         "rope"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, cos, sin) = (inputs[0], inputs[1], inputs[2]);
         Ok(match x.dtype() {
-            DType::F64 => access::result(self.turn::<f64>(x, cos, sin, false)?, x.shape()),
-            _ => access::result(self.turn::<f32>(x, cos, sin, false)?, x.shape()),
+            DType::F64 => access::tensor(self.turn::<f64>(x, cos, sin, false)?, x.shape())?,
+            _ => access::tensor(self.turn::<f32>(x, cos, sin, false)?, x.shape())?,
         })
     }
 

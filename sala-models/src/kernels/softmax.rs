@@ -16,7 +16,7 @@
 
 use std::marker::PhantomData;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{DType, Layout, Result, Tensor, WithDType, bail};
 
 use super::{
     access,
@@ -91,7 +91,7 @@ impl<T: Functions> Operation for Softmax<T> {
         }
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let x = access::view::<T>(inputs[0])?;
         let (rows, size) = (rows::per_piece(self.size), self.size);
         let y = pieces::filled(x.len(), rows * size, |i, y| {
@@ -102,7 +102,7 @@ impl<T: Functions> Operation for Softmax<T> {
                 pieces::compiled(Values, arguments);
             }
         });
-        Ok(access::result(y, inputs[0].shape()))
+        access::tensor(y, inputs[0].shape())
     }
 
     fn backward(&self, _: &[Input], y: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
@@ -129,7 +129,7 @@ impl<T: Functions> Operation for Masked<T> {
         "masked_softmax"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, mask) = (access::view::<T>(inputs[0])?, inputs[1]);
         let y = if mask.dtype() == DType::U8 {
             let entries = access::view_strided::<u8>(mask)?;
@@ -138,7 +138,7 @@ impl<T: Functions> Operation for Masked<T> {
             let entries = access::view_strided::<T>(mask)?;
             self.values(&x, Rows::new(&entries, mask.layout())?)
         };
-        Ok(access::result(y, inputs[0].shape()))
+        access::tensor(y, inputs[0].shape())
     }
 
     fn backward(&self, inputs: &[Input], y: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {

@@ -9,7 +9,7 @@
     reason = "what is not inlined is not compiled for the chosen instruction set"
 )]
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{
     access,
@@ -57,11 +57,11 @@ impl Operation for Add {
         "add"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (a, b) = (inputs[0], inputs[1]);
         Ok(match a.dtype() {
-            DType::F64 => access::result(values::<f64>(a, b)?, a.shape()),
-            _ => access::result(values::<f32>(a, b)?, a.shape()),
+            DType::F64 => access::tensor(values::<f64>(a, b)?, a.shape())?,
+            _ => access::tensor(values::<f32>(a, b)?, a.shape())?,
         })
     }
 

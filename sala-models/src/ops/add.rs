@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::checks::{check_values, refuse};
-use crate::kernels::{self, sum};
+use crate::kernels::{self, card, sum};
 
 /// `a + b` of two tensors of one shape and float dtype. Gradients go through it without a copy, where
 /// candle's own sum costs two.
@@ -26,6 +26,11 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if (a.shape(), a.dtype()) != (b.shape(), b.dtype()) {
         let of = |t: &Tensor| format!("shape {:?} of {:?}", t.dims(), t.dtype());
         return Err(refuse("add", "b", format!("{}, as `a`", of(a)), of(b)));
+    }
+    if let Some(card) = card::serving(a)?
+        && a.device().same_device(b.device())
+    {
+        return card::sum::add(card, &a.contiguous()?, &b.contiguous()?);
     }
     if kernels::fast(a)? && b.device().is_cpu() {
         return sum::add(&a.contiguous()?, &b.contiguous()?);

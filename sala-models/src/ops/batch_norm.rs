@@ -23,7 +23,13 @@ use super::{
     format::ImageFormat,
     relu::relu,
 };
-use crate::{Error, Mode, kernels};
+use crate::{
+    Error, Mode,
+    kernels::{
+        self,
+        card::{self, Card},
+    },
+};
 
 const OP: &str = "batch_norm";
 const EPS: f64 = 1e-5;
@@ -245,6 +251,11 @@ impl BatchNorm {
             }
         }
         let dtype = accumulator(x.dtype());
+        if self.running_mean.dtype() == dtype
+            && let Some(card) = card::serving(x)?
+        {
+            return self.on_card(card, x, mode, after);
+        }
         let values = x.to_dtype(dtype)?;
         let residual = after.residual.map(|r| r.to_dtype(dtype)).transpose()?;
         if kernels::fast(&values)? {
@@ -259,6 +270,42 @@ impl BatchNorm {
             y = relu(&y)?;
         }
         y.to_dtype(x.dtype())
+    }
+
+    /// The whole operation by the kernels of a graphics card.
+    fn on_card(&self, card: Card, x: &Tensor, mode: Mode, after: After) -> Result<Tensor> {
+        let images = x.rank() == 4;
+        let last = |t: &Tensor| -> Result<Tensor> {
+            match self.format {
+                ImageFormat::ChannelsFirst if images => t.permute((0, 2, 3, 1))?.contiguous(),
+                _ => t.contiguous(),
+            }
+        };
+        let parameter = |t: &Tensor| t.to_dtype(x.dtype())?.contiguous();
+        let residual = after.residual.map(|r| last(&r.to_dtype(x.dtype())?));
+        let settings = card::batch_norm::BatchNorm {
+            channels: self.channels,
+            eps: self.eps,
+            relu: after.relu,
+            train: mode.train,
+            share: if mode.train && mode.track_stats {
+                share(mode)
+            } else {
+                0.0
+            },
+            running: [self.running_mean.clone(), self.running_var.clone()],
+        };
+        let y = card::batch_norm::batch_norm(
+            card,
+            &last(x)?,
+            [&parameter(&self.weight)?, &parameter(&self.bias)?],
+            residual.transpose()?.as_ref(),
+            settings,
+        )?;
+        match self.format {
+            ImageFormat::ChannelsFirst if images => y.permute((0, 3, 1, 2))?.contiguous(),
+            _ => Ok(y),
+        }
     }
 
     /// The whole operation by its fast form, of tensors in the dtype of the computation.
@@ -362,7 +409,7 @@ impl BatchNorm {
     /// Moves the running statistics towards those of a batch with `count` values per channel.
     fn track(&self, mean: &Tensor, var: &Tensor, count: usize, mode: Mode) -> Result<()> {
         let unbiased = count as f64 / (count as f64 - 1.0);
-        let share = mode.averaging.map_or(MOMENTUM, |i| 1.0 / i.get() as f64);
+        let share = share(mode);
         move_towards(&self.running_mean, mean, share, 1.0)?;
         move_towards(&self.running_var, var, share, unbiased)
     }
@@ -371,6 +418,11 @@ impl BatchNorm {
     fn per_channel(&self, t: &Tensor, dtype: DType) -> Result<Tensor> {
         t.to_dtype(dtype)?.reshape((1, self.channels, 1))
     }
+}
+
+/// By how much the running statistics move towards those of a batch.
+fn share(mode: Mode) -> f64 {
+    mode.averaging.map_or(MOMENTUM, |i| 1.0 / i.get() as f64)
 }
 
 /// `running ← (1 − a) running + a · factor · batch` for a share `a`, outside any graph.

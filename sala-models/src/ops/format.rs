@@ -47,7 +47,8 @@ impl ImageFormat {
     /// # Ok::<(), sala_models::Error>(())
     /// ```
     pub fn fastest(dtype: DType, device: &Device) -> crate::Result<Self> {
-        if device.is_cpu() && dtype.is_float() && kernels::choice()? == kernels::Choice::Auto {
+        let on_cpu = device.is_cpu() && kernels::choice()? == kernels::Choice::Auto;
+        if dtype.is_float() && (on_cpu || kernels::card::serves(device)?) {
             return Ok(Self::ChannelsLast);
         }
         Ok(Self::ChannelsFirst)

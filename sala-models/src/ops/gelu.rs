@@ -18,6 +18,10 @@ use super::checks::{accumulator, check_values};
 use crate::kernels::{
     self,
     activation::{Gelu, GeluTanh, activation},
+    card::{
+        self,
+        activation::{GELU, GELU_TANH},
+    },
 };
 
 /// The exact form, `torch.nn.functional.gelu(x)`: any shape, half precision in f32.
@@ -35,6 +39,9 @@ use crate::kernels::{
 /// ```
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     check_values("gelu", "x", x)?;
+    if let Some(card) = card::serving(x)? {
+        return card::activation::activation(card, GELU, x);
+    }
     let values = x.to_dtype(accumulator(x.dtype()))?;
     let y = if kernels::fast(&values)? {
         activation::<Gelu>(&values.contiguous()?)?
@@ -65,6 +72,9 @@ fn composed(x: &Tensor) -> Result<Tensor> {
 /// ```
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     check_values("gelu_tanh", "x", x)?;
+    if let Some(card) = card::serving(x)? {
+        return card::activation::activation(card, GELU_TANH, x);
+    }
     let values = x.to_dtype(accumulator(x.dtype()))?;
     let y = if kernels::fast(&values)? {
         activation::<GeluTanh>(&values.contiguous()?)?

@@ -8,7 +8,10 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::checks::{accumulator, check_companion, check_values, last_dim, refuse_shape};
-use crate::{Error, kernels};
+use crate::{
+    Error,
+    kernels::{self, card},
+};
 
 const OP: &str = "linear";
 
@@ -32,6 +35,11 @@ const OP: &str = "linear";
 /// ```
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (inputs, outputs) = check(x, weight, bias)?;
+    if let Some(card) = card::serving(x)? {
+        let fitting = |t: &Tensor| t.to_dtype(x.dtype())?.contiguous();
+        let bias = bias.map(fitting).transpose()?;
+        return card::linear::linear(card, &x.contiguous()?, &fitting(weight)?, bias.as_ref());
+    }
     let dtype = accumulator(x.dtype());
     let (values, weight) = (x.to_dtype(dtype)?, weight.to_dtype(dtype)?);
     let bias = bias.map(|bias| bias.to_dtype(dtype)).transpose()?;

@@ -12,6 +12,10 @@ use super::checks::check_values;
 use crate::kernels::{
     self,
     activation::{Relu, Relu6, activation},
+    card::{
+        self,
+        activation::{RELU, RELU6},
+    },
 };
 
 /// `max(x, 0)` for each entry: any shape, any float dtype. NaN stays NaN.
@@ -32,6 +36,9 @@ use crate::kernels::{
 /// ```
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     check_values("relu", "x", x)?;
+    if let Some(card) = card::serving(x)? {
+        return card::activation::activation(card, RELU, x);
+    }
     if kernels::fast(x)? {
         return activation::<Relu>(&x.contiguous()?);
     }
@@ -56,6 +63,9 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// ```
 pub fn relu6(x: &Tensor) -> Result<Tensor> {
     check_values("relu6", "x", x)?;
+    if let Some(card) = card::serving(x)? {
+        return card::activation::activation(card, RELU6, x);
+    }
     if kernels::fast(x)? {
         return activation::<Relu6>(&x.contiguous()?);
     }

@@ -10,6 +10,7 @@ use super::checks::{accumulator, check_values};
 use crate::kernels::{
     self,
     activation::{Silu, activation},
+    card::{self, activation::SILU},
 };
 
 /// `x / (1 + exp(−x))` for each entry: any shape, half precision in f32.
@@ -27,6 +28,9 @@ use crate::kernels::{
 /// ```
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     check_values("silu", "x", x)?;
+    if let Some(card) = card::serving(x)? {
+        return card::activation::activation(card, SILU, x);
+    }
     let values = x.to_dtype(accumulator(x.dtype()))?;
     let y = if kernels::fast(&values)? {
         activation::<Silu>(&values.contiguous()?)?

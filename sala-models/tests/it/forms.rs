@@ -9,7 +9,7 @@ use sala_models::{
     ops::{Attention, Conv2dConfig, Dropout, ImageFormat, conv2d, linear},
 };
 
-use crate::gradcheck::normal;
+use crate::gradcheck::{FAST, normal};
 
 /// The result and all gradients of `op`, a function of normal inputs of some shapes.
 fn run(shapes: &[&[usize]], dtype: DType, op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
@@ -44,13 +44,16 @@ fn largest(t: &Tensor) -> f64 {
 #[track_caller]
 fn agree(what: &str, shapes: &[&[usize]], op: impl Fn(&[Tensor]) -> Result<Tensor>) {
     let wanted = with_choice(Choice::Composed, || run(shapes, DType::F64, &op));
-    let exact = run(shapes, DType::F64, &op);
-    let single = run(shapes, DType::F32, &op);
-    for (i, ((exact, single), wanted)) in exact.iter().zip(&single).zip(&wanted).enumerate() {
-        TRAJECTORY_F64.assert_tensors(&format!("{what}, tensor {i}"), exact, wanted);
-        let off = largest(&(single.to_dtype(DType::F64).unwrap() - wanted).unwrap());
-        let bound = 3e-6 * largest(wanted);
-        assert!(off <= bound, "{what}, tensor {i}: {off:e} over {bound:e}");
+    for form in FAST {
+        let exact = with_choice(form, || run(shapes, DType::F64, &op));
+        let single = with_choice(form, || run(shapes, DType::F32, &op));
+        for (i, ((exact, single), wanted)) in exact.iter().zip(&single).zip(&wanted).enumerate() {
+            let what = format!("{what}, {form:?}, tensor {i}");
+            TRAJECTORY_F64.assert_tensors(&what, exact, wanted);
+            let off = largest(&(single.to_dtype(DType::F64).unwrap() - wanted).unwrap());
+            let bound = 3e-6 * largest(wanted);
+            assert!(off <= bound, "{what}: {off:e} over {bound:e}");
+        }
     }
 }
 

@@ -10,8 +10,11 @@ use sala_models::{
     kernels::{Choice, with_choice},
 };
 
-/// The fast forms, where there are some, and the composed ones.
-pub(crate) const FORMS: [Choice; 2] = [Choice::Auto, Choice::Composed];
+/// The fast forms of the CPU and of graphics cards, where there are some, and the composed ones.
+pub(crate) const FORMS: [Choice; 3] = [Choice::Auto, Choice::Composed, Choice::Emulated];
+
+/// Those of them that are fast.
+pub(crate) const FAST: [Choice; 2] = [Choice::Auto, Choice::Emulated];
 
 /// A tensor of standard normal values, the same for the same name.
 pub(crate) fn normal(name: &str, dims: &[usize]) -> Tensor {

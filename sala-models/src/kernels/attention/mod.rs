@@ -29,7 +29,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Shape, Tensor, bail};
 
 use self::{
     loops::{Scale, Shares},
@@ -94,7 +94,7 @@ impl<T: Functions> Operation for Op<T> {
         "attention"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let views = [
             access::view::<T>(inputs[0])?,
             access::view(inputs[1])?,
@@ -104,7 +104,7 @@ impl<T: Functions> Operation for Op<T> {
         let inputs = Inputs { q, k, v };
         let (y, log_sums) = self.with_mask(|mask| Ok(self.settings.forward(inputs, mask)))?;
         *self.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
-        Ok(access::result(y, self.settings.result()))
+        access::tensor(y, self.settings.result())
     }
 
     fn backward(

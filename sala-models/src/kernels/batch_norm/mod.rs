@@ -19,7 +19,7 @@ mod sums;
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 pub(crate) use self::sums::Statistics;
 use self::{
@@ -86,13 +86,13 @@ impl<T: Element> Operation for Op<T> {
         "batch_norm"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let parameters = [access::view::<T>(inputs[1])?, access::view(inputs[2])?];
         let parameters = parameters.each_ref().map(|view| &**view);
         let x = access::view::<T>(inputs[0])?;
         let residual = inputs.get(3).map(|r| access::view(r)).transpose()?;
         let y = self.values(&x, parameters, residual.as_deref());
-        Ok(access::result(y, inputs[0].shape()))
+        access::tensor(y, inputs[0].shape())
     }
 
     fn backward(

@@ -18,7 +18,7 @@ mod winograd;
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Tensor};
 
 use self::{
     geometry::{Padding, Phase, Plan},
@@ -82,13 +82,13 @@ impl<T: Element> Operation for Conv<T> {
         "conv2d"
     }
 
-    fn forward(&self, tensors: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, tensors: &[&Tensor]) -> Result<Tensor> {
         let (x, weight) = (access::view::<T>(tensors[0])?, access::view(tensors[1])?);
         let y = match tensors.get(2) {
             Some(bias) => self.values(&x, &weight, Some(&access::view(bias)?)),
             None => self.values(&x, &weight, None),
         };
-        Ok(access::result(y, self.geometry.result()))
+        access::tensor(y, self.geometry.result())
     }
 
     fn backward(

@@ -15,7 +15,7 @@ mod loops;
 
 use std::sync::OnceLock;
 
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use self::loops::{BackMax, BackMean, Largest, Means};
 use super::{
@@ -174,11 +174,11 @@ impl Operation for Max {
         "max_pool2d"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, shape) = (inputs[0], &self.windows.shape);
         Ok(match x.dtype() {
-            DType::F64 => access::result(self.values(&access::view::<f64>(x)?), shape),
-            _ => access::result(self.values(&access::view::<f32>(x)?), shape),
+            DType::F64 => access::tensor(self.values(&access::view::<f64>(x)?), shape)?,
+            _ => access::tensor(self.values(&access::view::<f32>(x)?), shape)?,
         })
     }
 
@@ -206,11 +206,11 @@ impl Operation for Mean {
         "avg_pool2d"
     }
 
-    fn forward(&self, inputs: &[&Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, shape) = (inputs[0], &self.0.shape);
         Ok(match x.dtype() {
-            DType::F64 => access::result(self.values(&access::view::<f64>(x)?), shape),
-            _ => access::result(self.values(&access::view::<f32>(x)?), shape),
+            DType::F64 => access::tensor(self.values(&access::view::<f64>(x)?), shape)?,
+            _ => access::tensor(self.values(&access::view::<f32>(x)?), shape)?,
         })
     }
 

@@ -1,0 +1,1 @@
+../../../../../sala-core/src/kernels/batch/device/block.cuh
