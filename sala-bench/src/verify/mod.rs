@@ -49,8 +49,8 @@ fn dtypes(device: &Device) -> impl Iterator<Item = DType> {
 /// Runs work with these kernels, operations and updates alike.
 fn in_form<R>(form: Choice, work: impl FnOnce() -> R) -> R {
     let updates = match form {
-        Choice::Auto => sala_core::kernels::Choice::Auto,
         Choice::Composed => sala_core::kernels::Choice::Composed,
+        _ => sala_core::kernels::Choice::Auto,
     };
     sala_core::kernels::with_choice(updates, || sala_models::kernels::with_choice(form, work))
 }

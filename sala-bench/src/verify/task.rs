@@ -53,8 +53,8 @@ impl Task {
             name: self.name,
             dtype: self.dtype.as_str(),
             kernels: match self.form {
-                Choice::Auto => "auto",
                 Choice::Composed => "composed",
+                _ => "auto",
             },
             passed: verdict.passed(),
             verdict,

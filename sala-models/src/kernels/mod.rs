@@ -60,6 +60,7 @@ pub use self::graph::backward;
 use crate::Error;
 
 /// Which forms may be used.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
     /// The fast form where there is one for the tensors' device and dtype, else the composed form.
