@@ -41,7 +41,7 @@ use super::sum::sum;
 pub(crate) trait Operation: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
-    /// The result of contiguous inputs: a contiguous tensor in memory of its own, outside every graph.
+    /// The result of contiguous inputs: a contiguous tensor in memory of its own. All are outside every graph.
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor>;
 
     /// The gradients of the inputs, at least of those that are tracked, for a contiguous gradient of the
@@ -66,7 +66,8 @@ pub(crate) struct Input {
 
 /// Applies an operation to tensors.
 pub(crate) fn apply(op: impl Operation, inputs: &[&Tensor]) -> Result<Tensor> {
-    let value = op.forward(inputs)?;
+    let values: Vec<Tensor> = inputs.iter().map(|input| input.detach()).collect();
+    let value = op.forward(&values.iter().collect::<Vec<_>>())?;
     let tracked: Vec<&Tensor> = (inputs.iter().copied())
         .filter(|input| is_tracked(input))
         .collect();

@@ -25,7 +25,7 @@ use super::{
     format::ImageFormat,
 };
 use crate::kernels::{
-    self,
+    self, card,
     pool::{MAX_PLACES, Window, Windows},
 };
 
@@ -111,6 +111,11 @@ impl Pool2d {
     /// ```
     pub fn max(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, columns) = self.axes("max_pool2d", x)?;
+        if let Some(card) = card::serving(x)? {
+            let of = |axis: Axis| axis.on_card(self.count_include_pad);
+            let max = |x: &Tensor| card::pool::max(card, x, of(rows), of(columns));
+            return on_channels_last(x, self.format, max);
+        }
         let values = x.to_dtype(accumulator(x.dtype()))?;
         let places = self.kernel.0.saturating_mul(self.kernel.1);
         let y = if places <= MAX_PLACES && kernels::fast(&values)? {
@@ -142,6 +147,11 @@ impl Pool2d {
     /// ```
     pub fn average(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, columns) = self.axes("avg_pool2d", x)?;
+        if let Some(card) = card::serving(x)? {
+            let of = |axis: Axis| axis.on_card(self.count_include_pad);
+            let mean = |x: &Tensor| card::pool::mean(card, x, of(rows), of(columns));
+            return on_channels_last(x, self.format, mean);
+        }
         let values = x.to_dtype(accumulator(x.dtype()))?;
         let y = if kernels::fast(&values)? {
             let values = values.contiguous()?;
@@ -219,6 +229,20 @@ impl Pool2d {
 }
 
 impl Axis {
+    /// The windows as the kernels of graphics cards take them.
+    const fn on_card(self, count_padding: bool) -> card::pool::Axis {
+        card::pool::Axis {
+            size: self.size,
+            windows: self.windows,
+            steps: card::pool::Steps::Even {
+                kernel: self.kernel,
+                stride: self.stride,
+                padding: self.padding,
+                count_padding,
+            },
+        }
+    }
+
     /// `x` with `fill` where windows reach beyond it.
     fn pad(&self, x: &Tensor, fill: f32) -> Result<Tensor> {
         let reach = (self.windows - 1) * self.stride + self.kernel;
@@ -280,6 +304,30 @@ impl Axis {
 
 /// The largest values. Columns first: then the first row with the maximum decides, and in it the first
 /// column.
+/// Windows that cover an axis between them, as the kernels of graphics cards take them.
+const fn on_card(size: usize, windows: usize) -> card::pool::Axis {
+    card::pool::Axis {
+        size,
+        windows,
+        steps: card::pool::Steps::Covering,
+    }
+}
+
+/// Pools images of a format as contiguous ones with their channels last.
+fn on_channels_last(
+    x: &Tensor,
+    format: ImageFormat,
+    pool: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    match format {
+        ImageFormat::ChannelsLast => pool(&x.contiguous()?),
+        ImageFormat::ChannelsFirst => {
+            let images = x.permute((0, 2, 3, 1))?.contiguous()?;
+            pool(&images)?.permute((0, 3, 1, 2))?.contiguous()
+        }
+    }
+}
+
 fn composed_max(x: &Tensor, rows: Axis, columns: Axis) -> Result<Tensor> {
     largest(&largest(x, columns)?, rows)
 }
@@ -324,6 +372,11 @@ pub fn adaptive_avg_pool2d(x: &Tensor, outputs: (usize, usize)) -> Result<Tensor
     let (height, width) = image_size(OP, x, FORMAT)?;
     check_size(OP, "outputs", outputs.0)?;
     check_size(OP, "outputs", outputs.1)?;
+    if let Some(card) = card::serving(x)? {
+        let (rows, columns) = (on_card(height, outputs.0), on_card(width, outputs.1));
+        let mean = |x: &Tensor| card::pool::mean(card, x, rows, columns);
+        return on_channels_last(x, FORMAT, mean);
+    }
     let values = x.to_dtype(accumulator(x.dtype()))?;
     let y = if kernels::fast(&values)? {
         let values = values.contiguous()?;
@@ -377,6 +430,11 @@ fn means(x: &Tensor, dim: usize, outputs: usize) -> Result<Tensor> {
 /// ```
 pub fn global_avg_pool2d(x: &Tensor, format: ImageFormat) -> Result<Tensor> {
     let (height, width) = image_size("global_avg_pool2d", x, format)?;
+    if let Some(card) = card::serving(x)? {
+        let mean = |x: &Tensor| card::pool::mean(card, x, on_card(height, 1), on_card(width, 1));
+        let means = on_channels_last(x, format, mean)?;
+        return means.reshape((x.dim(0)?, x.dim(format.channel())?));
+    }
     let values = x.to_dtype(accumulator(x.dtype()))?;
     let y = if kernels::fast(&values)? {
         let values = values.contiguous()?;

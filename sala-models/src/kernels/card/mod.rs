@@ -13,12 +13,15 @@
 
 pub(crate) mod activation;
 pub(crate) mod batch_norm;
+pub(crate) mod conv;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(sala_emulated)]
 mod emulated;
 pub(crate) mod linear;
 mod memory;
+pub(crate) mod pool;
+mod products;
 pub(crate) mod sum;
 mod tiles;
 

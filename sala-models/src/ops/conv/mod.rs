@@ -22,7 +22,10 @@ use super::{
     format::ImageFormat,
     linear::fan_in_uniform,
 };
-use crate::{Error, kernels};
+use crate::{
+    Error,
+    kernels::{self, card},
+};
 
 const OP: &str = "conv2d";
 
@@ -105,6 +108,19 @@ pub fn conv2d(
 ) -> Result<Tensor> {
     let geometry = Geometry::of(x, weight, config)?;
     check_bias(bias, x, geometry.outputs)?;
+    if let Some(card) = card::serving(x)? {
+        let fitting = |t: &Tensor| t.to_dtype(x.dtype())?.contiguous();
+        let (weight, bias) = (fitting(weight)?, bias.map(fitting).transpose()?);
+        let images = match geometry.format {
+            ImageFormat::ChannelsFirst => x.permute((0, 2, 3, 1))?.contiguous()?,
+            ImageFormat::ChannelsLast => x.contiguous()?,
+        };
+        let y = card::conv::conv2d(card, &images, &weight, bias.as_ref(), &geometry)?;
+        return match geometry.format {
+            ImageFormat::ChannelsFirst => y.permute((0, 3, 1, 2))?.contiguous(),
+            ImageFormat::ChannelsLast => Ok(y),
+        };
+    }
     let dtype = accumulator(x.dtype());
     let bias = bias.map(|bias| bias.to_dtype(dtype)).transpose()?;
     let (values, weight) = (x.to_dtype(dtype)?, weight.to_dtype(dtype)?);

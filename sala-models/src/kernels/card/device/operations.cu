@@ -2,6 +2,8 @@
 
 #include "activation.cuh"
 #include "batch_norm.cuh"
+#include "conv.cuh"
+#include "pool.cuh"
 
 #define EVERY_TYPE(KERNEL, name, Rule)                                                                       \
     KERNEL(name##_f32, Rule<float>)                                                                          \
@@ -11,7 +13,9 @@
 
 #define EVERY_KERNEL(KERNEL)                                                                                 \
     ACTIVATIONS(KERNEL)                                                                                      \
-    ROWS_OF_CHANNELS(KERNEL)
+    ROWS_OF_CHANNELS(KERNEL)                                                                                 \
+    CONVOLUTIONS(KERNEL)                                                                                     \
+    POOLS(KERNEL)
 
 #ifdef SALA_EMULATED
 
