@@ -70,10 +70,10 @@ impl Job {
         }
     }
 
-    fn repeats(self) -> usize {
+    fn repeats(self, on_cpu: bool) -> usize {
         match self {
-            Self::Training(workload) => workload.repeats(),
-            Self::Update(update) => update.repeats(),
+            Self::Training(workload) => workload.repeats(on_cpu),
+            Self::Update(update) => update.repeats(on_cpu),
         }
     }
 
@@ -267,7 +267,9 @@ fn participants(timing: &Timing, job: Job, bar: &ProgressBar) -> Result<Vec<Part
     check_same_network(running.iter().map(|(_, participant)| participant))?;
     for round in 1..=timing.rounds.get() {
         for (worker, participant) in &mut running {
-            sleep(PAUSE);
+            if on_cpu(timing) {
+                sleep(PAUSE);
+            }
             let side = &participant.name;
             bar.set_message(format!("{name}: round {round}, {side}"));
             participant.rounds.push(worker.go()?);
@@ -318,7 +320,7 @@ fn sides(timing: &Timing, job: Job) -> Result<Vec<Side>> {
         command.args(["-c", TORCH]);
         command.args(job.words());
         command.args(["--threads", &timing.threads.to_string()]);
-        command.args(["--repeats", &job.repeats().to_string()]);
+        command.args(["--repeats", &job.repeats(on_cpu(timing)).to_string()]);
         command.args(["--device", torch_device(timing)]);
         command.args(["--precision", timing.precision.name()]);
         if name == "torch-channels-last" {
@@ -330,6 +332,10 @@ fn sides(timing: &Timing, job: Job) -> Result<Vec<Side>> {
         sides.push(Side { name, command });
     }
     Ok(sides)
+}
+
+fn on_cpu(timing: &Timing) -> bool {
+    timing.device == spec::Device::Cpu
 }
 
 /// What PyTorch calls the device.

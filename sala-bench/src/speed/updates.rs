@@ -192,8 +192,9 @@ impl Update {
     }
 
     /// How many steps a round has: whole cycles, more where they are short.
-    pub(super) fn repeats(self) -> usize {
-        let cycles = (10_000_000 / self.size.get()).clamp(1, 20);
+    pub(super) fn repeats(self, on_cpu: bool) -> usize {
+        let least = if on_cpu { 1 } else { 10 };
+        let cycles = (10_000_000 / self.size.get()).clamp(least, 20);
         cycles * self.method.cycle()
     }
 
@@ -270,7 +271,10 @@ pub(super) fn serve(update: Update, place: &Place) -> Result<()> {
         start_mib,
     };
     protocol::serve(Some(&hello), stdin().lock(), stdout(), || {
-        let cycles = update.repeats() / cycle;
+        for _ in 0..place.waking_steps() {
+            training.cycle(cycle)?;
+        }
+        let cycles = update.repeats(place.device.is_cpu()) / cycle;
         let times = (0..cycles).map(|_| training.cycle(cycle));
         Ok(Round {
             forward_ms: vec![],

@@ -40,7 +40,10 @@ fn rounds(workload: Workload, place: Place) -> Result<()> {
         start_mib,
     };
     protocol::serve(Some(&hello), stdin().lock(), stdout(), || {
-        training.round(workload.repeats())
+        for _ in 0..training.place.waking_steps() {
+            training.step()?;
+        }
+        training.round(workload.repeats(training.place.device.is_cpu()))
     })
 }
 

@@ -102,8 +102,9 @@ impl Workload {
     }
 
     /// How often forward and step are timed in a round: more often where they are short.
-    pub(super) const fn repeats(self) -> usize {
+    pub(super) const fn repeats(self, on_cpu: bool) -> usize {
         match self {
+            _ if !on_cpu => 10,
             Self::SmallCnn => 5,
             _ => 1,
         }

@@ -10,7 +10,8 @@ struct Block {
 // Elements that are not there are loaded as zeros, so sums need no case for the last ones.
 template <class Rule>
 INLINE void run_block(const Job *jobs, const Block *blocks, double *partial, double *sums, uint32_t block) {
-    const Job &job = jobs[blocks[block].job];
+    // A copy: what is stored in the loop could be the table, for all that the compiler knows.
+    const Job job = jobs[blocks[block].job];
     const uint64_t start = blocks[block].chunk * CHUNK;
     const uint64_t end = start + CHUNK < job.len ? start + CHUNK : job.len;
     EACH_THREAD(t) {
