@@ -30,7 +30,10 @@ pub(crate) mod access;
 pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod batch_norm;
-#[cfg_attr(not(any(feature = "cuda", sala_emulated)), expect(dead_code, reason = "no card"))]
+#[cfg_attr(
+    not(any(feature = "cuda", sala_emulated)),
+    expect(dead_code, reason = "no card")
+)]
 pub(crate) mod card;
 pub(crate) mod conv;
 pub(crate) mod cross_entropy;

@@ -48,9 +48,8 @@ impl Operation for Linear {
     fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (x, weight) = (&inputs[0], &inputs[1]);
         let dy = rows(dy)?;
-        let wanted = |input: &Input, of: &dyn Fn() -> Result<Tensor>| {
-            input.tracked.then(of).transpose()
-        };
+        let wanted =
+            |input: &Input, of: &dyn Fn() -> Result<Tensor>| input.tracked.then(of).transpose();
         let of_x = wanted(x, &|| dy.matmul(&weight.value)?.reshape(x.value.shape()))?;
         let of_weight = wanted(weight, &|| dy.t()?.matmul(&rows(&x.value)?))?;
         let of_bias = match inputs.get(2) {

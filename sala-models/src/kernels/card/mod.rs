@@ -19,6 +19,8 @@ mod cuda;
 mod emulated;
 pub(crate) mod linear;
 mod memory;
+pub(crate) mod norm;
+mod rows;
 pub(crate) mod sum;
 mod tiles;
 
@@ -114,9 +116,7 @@ impl Card {
             #[cfg(sala_emulated)]
             Device::Cpu => emulated::launch(call.kernel, suffix, blocks, &arguments),
             #[cfg(feature = "cuda")]
-            Device::Cuda(device) => {
-                cuda::launch(device, (call.kernel, suffix), blocks, &arguments)
-            }
+            Device::Cuda(device) => cuda::launch(device, (call.kernel, suffix), blocks, &arguments),
             other => bail!(
                 "{}_{suffix}: no kernels for {:?} ({blocks} blocks of {} arguments)",
                 call.kernel,

@@ -2,6 +2,7 @@
 
 #include "activation.cuh"
 #include "batch_norm.cuh"
+#include "norm.cuh"
 
 #define EVERY_TYPE(KERNEL, name, Rule)                                                                       \
     KERNEL(name##_f32, Rule<float>)                                                                          \
@@ -11,7 +12,8 @@
 
 #define EVERY_KERNEL(KERNEL)                                                                                 \
     ACTIVATIONS(KERNEL)                                                                                      \
-    ROWS_OF_CHANNELS(KERNEL)
+    ROWS_OF_CHANNELS(KERNEL)                                                                     \
+    NORMS(KERNEL)
 
 #ifdef SALA_EMULATED
 
