@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     Card,
+    product::product,
     tiles::{add_bias, column_sums},
 };
 use crate::kernels::graph::{self, Input, Operation};
@@ -35,7 +36,7 @@ impl Operation for Linear {
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, weight) = (inputs[0], inputs[1]);
-        let y = rows(x)?.matmul(&weight.t()?)?;
+        let y = product(&rows(x)?, &weight.t()?)?;
         if let Some(bias) = inputs.get(2) {
             add_bias(&self.card, &y, bias)?;
         }
@@ -50,8 +51,8 @@ impl Operation for Linear {
         let dy = rows(dy)?;
         let wanted =
             |input: &Input, of: &dyn Fn() -> Result<Tensor>| input.tracked.then(of).transpose();
-        let of_x = wanted(x, &|| dy.matmul(&weight.value)?.reshape(x.value.shape()))?;
-        let of_weight = wanted(weight, &|| dy.t()?.matmul(&rows(&x.value)?))?;
+        let of_x = wanted(x, &|| product(&dy, &weight.value)?.reshape(x.value.shape()))?;
+        let of_weight = wanted(weight, &|| product(&dy.t()?, &rows(&x.value)?))?;
         let of_bias = match inputs.get(2) {
             Some(bias) => wanted(bias, &|| column_sums(&self.card, &dy, dy.dim(1)?))?,
             None => None,

@@ -12,15 +12,19 @@
 //! Sums are taken in an order that depends on the sizes alone, so the same run gives the same bits.
 
 pub(crate) mod activation;
+pub(crate) mod attention;
 pub(crate) mod batch_norm;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub(crate) mod dropout;
 #[cfg(sala_emulated)]
 mod emulated;
 pub(crate) mod linear;
 mod memory;
 pub(crate) mod norm;
+mod product;
 mod rows;
+pub(crate) mod softmax;
 pub(crate) mod sum;
 mod tiles;
 

@@ -3,6 +3,8 @@
 #include "activation.cuh"
 #include "batch_norm.cuh"
 #include "norm.cuh"
+#include "philox.cuh"
+#include "softmax.cuh"
 
 #define EVERY_TYPE(KERNEL, name, Rule)                                                                       \
     KERNEL(name##_f32, Rule<float>)                                                                          \
@@ -13,7 +15,9 @@
 #define EVERY_KERNEL(KERNEL)                                                                                 \
     ACTIVATIONS(KERNEL)                                                                                      \
     ROWS_OF_CHANNELS(KERNEL)                                                                     \
-    NORMS(KERNEL)
+    NORMS(KERNEL)                                                                                \
+    DROPOUT(KERNEL)                                                                              \
+    SOFTMAXES(KERNEL)
 
 #ifdef SALA_EMULATED
 
