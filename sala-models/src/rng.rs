@@ -203,6 +203,12 @@ impl Stream {
         [a, b, c, d]
     }
 
+    /// What all blocks have in common: the words of the seed and of the tag, the low ones first.
+    pub(crate) const fn words_of_key_and_tag(&self) -> [u32; 4] {
+        let ([k0, k1], [t0, t1]) = (words(self.seed), words(self.tag));
+        [k0, k1, t0, t1]
+    }
+
     fn block(&self, block: u64) -> [u32; 4] {
         let ([c0, c1], [c2, c3]) = (words(block), words(self.tag));
         philox4x32([c0, c1, c2, c3], words(self.seed))

@@ -34,7 +34,7 @@ pub(super) fn factors<T: Element>(mask: DropoutMask, start: usize, to: &mut [T])
 }
 
 /// The last word that drops, and 1 / (1 − p).
-fn threshold<T: Element>(DropoutMask { p, .. }: DropoutMask) -> (u32, T) {
+pub(super) fn threshold<T: Element>(DropoutMask { p, .. }: DropoutMask) -> (u32, T) {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

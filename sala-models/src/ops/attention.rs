@@ -14,8 +14,10 @@
 //! This is `torch.nn.functional.scaled_dot_product_attention` but for `causal` with fewer queries
 //! than keys: there the queries are taken for the last positions, so that the last one sees every
 //! key, as decoding with cached keys needs it. `PyTorch` takes them for the first positions. The
-//! composed form keeps the scores of all pairs for the gradient, `B H T S` entries; the fast form on the
-//! CPU computes them again (unless the mask itself wants a gradient, which takes the composed form).
+//! composed form and that for graphics cards keep the shares of all pairs for the gradient, `B H T S`
+//! entries; the fast form on the CPU computes them again (unless the mask itself wants a gradient, which
+//! takes the composed form). On a graphics card scores and shares of half-precision tensors are of half
+//! precision, the scores before they are scaled.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -25,7 +27,7 @@ use super::{
     softmax::{masked_softmax, softmax},
 };
 
-use crate::kernels;
+use crate::kernels::{self, card};
 
 const OP: &str = "attention";
 
@@ -43,7 +45,8 @@ pub struct Attention {
 
 impl Attention {
     /// Attends from `q (B, H, T, D)` to `k (B, G, S, D)` and `v (B, G, S, E)`, where `G` divides
-    /// `H`. The result is `(B, H, T, E)` of `q`'s dtype; half precision is computed in f32.
+    /// `H`. The result is `(B, H, T, E)` of `q`'s dtype; half precision is computed in f32, on a graphics
+    /// card product by product.
     ///
     /// `mask` broadcasts to `(B, H, T, S)` and is one of [`masked_softmax`]: u8, not zero where a
     /// query sees a key (padding of the keys: `(B, 1, 1, S)`), or floats that are added to the scaled
@@ -123,6 +126,23 @@ impl Attention {
         if self.causal {
             sizes.check_causal()?;
         }
+        // An added mask that is to be differentiated is left to candle.
+        let constant = mask.is_none_or(|mask| !mask.track_op());
+        if let Some(card) = card::serving(q)?.filter(|_| constant) {
+            if let Some(mask) = mask {
+                check_dtype_of_mask(mask, q)?;
+                sizes.of_scores(mask)?;
+            }
+            let inputs = packed.unwrap_or(parted);
+            let fitting = |t: &Tensor| t.to_dtype(q.dtype())?.contiguous();
+            let [q, k, v] = [
+                fitting(inputs[0])?,
+                fitting(inputs[1])?,
+                fitting(inputs[2])?,
+            ];
+            let settings = self.settings(&q, &sizes, scale);
+            return card::attention::attention(card, &q, &k, &v, mask, settings);
+        }
         let mask = mask.map(|mask| in_dtype_of_scores(mask, q)).transpose()?;
         let mask = mask.as_ref();
         let wide = |[q, k, v]: [&Tensor; 3]| -> Result<[Tensor; 3]> {
@@ -130,7 +150,7 @@ impl Attention {
             Ok([wide(q)?, wide(k)?, wide(v)?])
         };
         let fast = kernels::fast(&q.to_dtype(accumulator(q.dtype()))?)?;
-        let y = if fast && mask.is_none_or(|mask| !mask.track_op()) {
+        let y = if fast && constant {
             let inputs = wide(packed.unwrap_or(parted))?;
             self.fast(inputs.each_ref(), mask, &sizes, scale)?
         } else {
@@ -151,7 +171,15 @@ impl Attention {
         sizes: &Sizes,
         scale: f64,
     ) -> Result<Tensor> {
-        let settings = kernels::attention::Attention {
+        let settings = self.settings(q, sizes, scale);
+        let mask = mask.map(|mask| sizes.of_scores(mask)).transpose()?;
+        let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+        kernels::attention::attention(&q, &k, &v, mask.as_ref(), settings)
+    }
+
+    /// What fast forms are told.
+    fn settings(&self, q: &Tensor, sizes: &Sizes, scale: f64) -> kernels::attention::Attention {
+        kernels::attention::Attention {
             batch: sizes.batch,
             heads: sizes.heads,
             groups: sizes.groups,
@@ -163,10 +191,7 @@ impl Attention {
             causal: self.causal,
             packed: q.rank() == 3,
             dropout: self.dropout,
-        };
-        let mask = mask.map(|mask| sizes.of_scores(mask)).transpose()?;
-        let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-        kernels::attention::attention(&q, &k, &v, mask.as_ref(), settings)
+        }
     }
 
     fn composed(
@@ -236,12 +261,20 @@ fn part(argument: &'static str, x: &Tensor, heads: usize) -> Result<Tensor> {
     }
 }
 
+/// Refuses a mask of another dtype than scores of `q` can be masked with.
+fn check_dtype_of_mask(mask: &Tensor, q: &Tensor) -> Result<()> {
+    match mask.dtype() {
+        DType::U8 => Ok(()),
+        _ => check_companion(OP, "mask", mask, q),
+    }
+}
+
 /// A mask of floats in the dtype that `q` is computed in; a boolean one as it is.
 fn in_dtype_of_scores(mask: &Tensor, q: &Tensor) -> Result<Tensor> {
+    check_dtype_of_mask(mask, q)?;
     if mask.dtype() == DType::U8 {
         return Ok(mask.clone());
     }
-    check_companion(OP, "mask", mask, q)?;
     mask.to_dtype(accumulator(q.dtype()))
 }
 

@@ -80,20 +80,19 @@ pub(super) fn check_companion(
     Err(refuse(op, argument, wanted, format!("{:?}", t.dtype())))
 }
 
-/// A parameter with one value for each entry of `x`'s last dimension, in the dtype of the
-/// computation.
-pub(super) fn per_feature(
+/// Refuses a parameter that does not have one value for each entry of `x`'s last dimension, or another dtype than
+/// [`check_companion`] allows.
+pub(super) fn check_per_feature(
     op: &'static str,
     argument: &'static str,
     t: &Tensor,
     x: &Tensor,
-) -> Result<Tensor> {
+) -> Result<()> {
     let size = last_dim(op, "x", x)?;
     if t.dims() != [size] {
         return Err(refuse_shape(op, argument, format!("of shape ({size})"), t));
     }
-    check_companion(op, argument, t, x)?;
-    t.to_dtype(accumulator(x.dtype()))
+    check_companion(op, argument, t, x)
 }
 
 /// The size of the last dimension.

@@ -13,7 +13,7 @@ use super::checks::check_values;
 use crate::{
     Mode,
     error::check_probability,
-    kernels::{self, dropout as fast},
+    kernels::{self, card, dropout as fast},
     rng::Stream,
 };
 
@@ -109,6 +109,9 @@ pub struct DropoutMask {
 
 impl DropoutMask {
     pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
+        if let Some(card) = card::serving(x)? {
+            return card::dropout::dropout(card, &x.contiguous()?, self);
+        }
         if kernels::fast(x)? {
             return fast::dropout(&x.contiguous()?, self);
         }

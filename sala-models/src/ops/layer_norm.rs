@@ -16,8 +16,8 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::checks::{accumulator, check_positive, check_size, check_values, per_feature};
-use crate::kernels::{self, norm};
+use super::checks::{accumulator, check_per_feature, check_positive, check_size, check_values};
+use crate::kernels::{self, card, norm};
 
 const OP: &str = "layer_norm";
 
@@ -44,11 +44,16 @@ const OP: &str = "layer_norm";
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
     check_values(OP, "x", x)?;
     check_positive(OP, "eps", eps)?;
-    let weight = per_feature(OP, "weight", weight, x)?;
-    let bias = bias
-        .map(|bias| per_feature(OP, "bias", bias, x))
-        .transpose()?;
-    let values = x.to_dtype(accumulator(x.dtype()))?;
+    check_per_feature(OP, "weight", weight, x)?;
+    if let Some(bias) = bias {
+        check_per_feature(OP, "bias", bias, x)?;
+    }
+    if let Some(card) = card::serving(x)? {
+        return card::norm::layer_norm(card, &x.contiguous()?, weight, bias, eps);
+    }
+    let dtype = accumulator(x.dtype());
+    let (values, weight) = (x.to_dtype(dtype)?, weight.to_dtype(dtype)?);
+    let bias = bias.map(|bias| bias.to_dtype(dtype)).transpose()?;
     let y = if kernels::fast(&values)? {
         norm::layer_norm(&values.contiguous()?, &weight, bias.as_ref(), eps)?
     } else {

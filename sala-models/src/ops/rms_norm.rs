@@ -12,8 +12,8 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
-use super::checks::{accumulator, check_positive, check_size, check_values, per_feature};
-use crate::kernels::{self, norm};
+use super::checks::{accumulator, check_per_feature, check_positive, check_size, check_values};
+use crate::kernels::{self, card, norm};
 
 const OP: &str = "rms_norm";
 
@@ -40,8 +40,12 @@ const OP: &str = "rms_norm";
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     check_values(OP, "x", x)?;
     check_positive(OP, "eps", eps)?;
-    let weight = per_feature(OP, "weight", weight, x)?;
-    let values = x.to_dtype(accumulator(x.dtype()))?;
+    check_per_feature(OP, "weight", weight, x)?;
+    if let Some(card) = card::serving(x)? {
+        return card::norm::rms_norm(card, &x.contiguous()?, weight, eps);
+    }
+    let dtype = accumulator(x.dtype());
+    let (values, weight) = (x.to_dtype(dtype)?, weight.to_dtype(dtype)?);
     let y = if kernels::fast(&values)? {
         norm::rms_norm(&values.contiguous()?, &weight, eps)?
     } else {

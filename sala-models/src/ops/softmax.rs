@@ -16,7 +16,11 @@
 use candle_core::{DType, Result, Tensor, shape::Dim};
 
 use super::checks::{accumulator, check_companion, check_values, refuse_shape};
-use crate::kernels::{self, softmax as fast};
+use crate::kernels::{
+    self,
+    card::{self, Card},
+    softmax as fast,
+};
 
 /// The softmax of `x` over `dim`, of `x`'s shape and dtype; half precision is computed in f32.
 ///
@@ -34,6 +38,9 @@ use crate::kernels::{self, softmax as fast};
 pub fn softmax(x: &Tensor, dim: impl Dim) -> Result<Tensor> {
     check_values("softmax", "x", x)?;
     let dim = dim.to_index(x.shape(), "softmax")?;
+    if let Some(card) = serving(x, dim)? {
+        return card::softmax::softmax(card, &x.contiguous()?);
+    }
     let values = x.to_dtype(accumulator(x.dtype()))?;
     let y = if fits(&values, dim)? {
         fast::softmax(&values.contiguous()?)?
@@ -53,6 +60,11 @@ fn fits(x: &Tensor, dim: usize) -> Result<bool> {
     Ok(dim + 1 == x.rank() && kernels::fast(x)?)
 }
 
+/// The card with a fast form for this dimension of `x`.
+fn serving(x: &Tensor, dim: usize) -> Result<Option<Card>> {
+    Ok(card::serving(x)?.filter(|_| dim + 1 == x.rank()))
+}
+
 /// The logarithm of [`softmax`], without the detour through numbers that underflow.
 ///
 /// # Errors
@@ -69,6 +81,9 @@ fn fits(x: &Tensor, dim: usize) -> Result<bool> {
 pub fn log_softmax(x: &Tensor, dim: impl Dim) -> Result<Tensor> {
     check_values("log_softmax", "x", x)?;
     let dim = dim.to_index(x.shape(), "log_softmax")?;
+    if let Some(card) = serving(x, dim)? {
+        return card::softmax::log_softmax(card, &x.contiguous()?);
+    }
     let values = x.to_dtype(accumulator(x.dtype()))?;
     let y = if fits(&values, dim)? {
         fast::log_softmax(&values.contiguous()?)?
@@ -109,7 +124,12 @@ pub fn masked_softmax(x: &Tensor, mask: &Tensor, dim: impl Dim) -> Result<Tensor
     const OP: &str = "masked_softmax";
     check_values(OP, "x", x)?;
     let dim = dim.to_index(x.shape(), OP)?;
-    let mask = fitting(OP, x, mask)?;
+    check_mask(OP, x, mask)?;
+    // An added mask that is to be differentiated is left to candle.
+    if let Some(card) = serving(x, dim)?.filter(|_| !mask.track_op()) {
+        return card::softmax::masked_softmax(card, &x.contiguous()?, mask);
+    }
+    let mask = fitting(x, mask)?;
     let values = x.to_dtype(accumulator(x.dtype()))?;
     let y = if fits(&values, dim)? {
         fast::masked_softmax(&values.contiguous()?, &mask)?
@@ -141,16 +161,23 @@ fn lowest(dtype: DType) -> f64 {
     }
 }
 
-/// The mask, one of floats in the dtype of the computation.
-fn fitting(op: &'static str, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+/// Refuses a mask that does not broadcast to `x`'s shape, or of another dtype than `x` can be masked with.
+fn check_mask(op: &'static str, x: &Tensor, mask: &Tensor) -> Result<()> {
     if mask.broadcast_as(x.shape()).is_err() {
         let wanted = format!("a shape that broadcasts to {:?}", x.dims());
         return Err(refuse_shape(op, "mask", wanted, mask));
     }
     if mask.dtype() == DType::U8 {
+        return Ok(());
+    }
+    check_companion(op, "mask", mask, x)
+}
+
+/// The mask, one of floats in the dtype of the computation.
+fn fitting(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    if mask.dtype() == DType::U8 {
         return Ok(mask.clone());
     }
-    check_companion(op, "mask", mask, x)?;
     mask.to_dtype(accumulator(x.dtype()))
 }
 

@@ -48,7 +48,9 @@ fn agree(what: &str, inputs: &[Tensor], op: impl Fn(&[Tensor]) -> Result<Tensor>
         .collect();
     let wanted = run(Choice::Composed, &wide, &op);
     let both = FAST.map(|form| run(form, &narrow, &op));
-    let pairs = both.iter().flat_map(|got| got.iter().zip(&wanted).enumerate());
+    let pairs = both
+        .iter()
+        .flat_map(|got| got.iter().zip(&wanted).enumerate());
     for (i, (got, wanted)) in pairs {
         let largest = values(wanted).iter().fold(0_f64, |max, v| max.max(v.abs()));
         let allowed = Tolerance {

@@ -70,6 +70,15 @@ pub(crate) fn check_layouts(dims: &[usize], op: impl Fn(&Tensor) -> Result<Tenso
 
 /// Checks that `op` computes bf16 and f16 in f32 and rounds its result and its gradient once.
 pub(crate) fn check_half(dims: &[usize], op: impl Fn(&Tensor) -> Result<Tensor>) {
+    check_half_of(&[Choice::Auto], dims, op);
+}
+
+/// As [`check_half`], for some forms.
+pub(crate) fn check_half_of(
+    forms: &[Choice],
+    dims: &[usize],
+    op: impl Fn(&Tensor) -> Result<Tensor>,
+) {
     for dtype in [DType::BF16, DType::F16] {
         let x = normal("half x", dims).to_dtype(dtype).unwrap();
         // The loss is one of the rounded result in both cases.
@@ -83,10 +92,14 @@ pub(crate) fn check_half(dims: &[usize], op: impl Fn(&Tensor) -> Result<Tensor>)
             Ok((y, (gradient + 0.0)?))
         };
         assert_eq!(op(&x).unwrap().dtype(), dtype);
-        let (y, gradient) = run(&x).unwrap();
-        let (wanted_y, wanted_gradient) = run(&x.to_dtype(DType::F32).unwrap()).unwrap();
-        assert_same_bits("half result", &y, &wanted_y);
-        assert_same_bits("half gradient", &gradient, &wanted_gradient);
+        for form in forms {
+            with_choice(*form, || {
+                let (y, gradient) = run(&x).unwrap();
+                let (wanted_y, wanted_gradient) = run(&x.to_dtype(DType::F32).unwrap()).unwrap();
+                assert_same_bits("half result", &y, &wanted_y);
+                assert_same_bits("half gradient", &gradient, &wanted_gradient);
+            });
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use sala_models::{
 };
 
 use crate::gradcheck::{
-    check, check_half, check_layouts, normal, normal_var, refused, values, weighted_sum,
+    FAST, check, check_half_of, check_layouts, normal, normal_var, refused, values, weighted_sum,
 };
 
 /// Rows of one value, a single row, and odd sizes.
@@ -39,11 +39,11 @@ fn gradients_agree_with_differences_for_the_input_and_the_parameters() {
 #[test]
 fn half_precision_is_computed_in_f32() {
     let (weight, bias) = (normal("weight", &[33]), normal("bias", &[33]));
-    check_half(&[4, 33], |x| {
+    check_half_of(&FAST, &[4, 33], |x| {
         let (weight, bias) = (weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?);
         layer_norm(x, &weight, Some(&bias), 1e-5)
     });
-    check_half(&[4, 33], |x| {
+    check_half_of(&FAST, &[4, 33], |x| {
         rms_norm(x, &weight.to_dtype(DType::F32)?, 1e-5)
     });
 }

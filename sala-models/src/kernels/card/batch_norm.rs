@@ -106,11 +106,7 @@ impl Op {
                 Some(running_mean),
                 Some(running_variance),
             ],
-            numbers: &[
-                tiles.rows,
-                channels,
-                if train { tiles.chunks() } else { 0 },
-            ],
+            numbers: &[tiles.rows, channels, if train { tiles.chunks() } else { 0 }],
             factors: &[eps, share],
         })?;
         Ok([mean, inverse])
@@ -174,7 +170,9 @@ impl Operation for Op {
             numbers: &[tiles.rows, channels, tiles.chunks(), usize::from(train)],
             factors: &[],
         })?;
-        let of_x = (inputs[0].tracked).then(|| self.card.empty_like(x)).transpose()?;
+        let of_x = (inputs[0].tracked)
+            .then(|| self.card.empty_like(x))
+            .transpose()?;
         let residual = inputs.get(3).filter(|residual| residual.tracked);
         let of_residual = match residual {
             Some(_) if relu => Some(self.card.empty_like(x)?),

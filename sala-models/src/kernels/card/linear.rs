@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     Card,
-    products::matmul,
+    product::product,
     tiles::{add_bias, column_sums},
 };
 use crate::kernels::graph::{self, Input, Operation};
@@ -36,7 +36,7 @@ impl Operation for Linear {
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, weight) = (inputs[0], inputs[1]);
-        let y = matmul(&rows(x)?, &weight.t()?)?;
+        let y = product(&rows(x)?, &weight.t()?)?;
         if let Some(bias) = inputs.get(2) {
             add_bias(&self.card, &y, bias)?;
         }
@@ -49,11 +49,10 @@ impl Operation for Linear {
     fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (x, weight) = (&inputs[0], &inputs[1]);
         let dy = rows(dy)?;
-        let wanted = |input: &Input, of: &dyn Fn() -> Result<Tensor>| {
-            input.tracked.then(of).transpose()
-        };
-        let of_x = wanted(x, &|| matmul(&dy, &weight.value)?.reshape(x.value.shape()))?;
-        let of_weight = wanted(weight, &|| matmul(&dy.t()?, &rows(&x.value)?))?;
+        let wanted =
+            |input: &Input, of: &dyn Fn() -> Result<Tensor>| input.tracked.then(of).transpose();
+        let of_x = wanted(x, &|| product(&dy, &weight.value)?.reshape(x.value.shape()))?;
+        let of_weight = wanted(weight, &|| product(&dy.t()?, &rows(&x.value)?))?;
         let of_bias = match inputs.get(2) {
             Some(bias) => wanted(bias, &|| column_sums(&self.card, &dy, dy.dim(1)?))?,
             None => None,

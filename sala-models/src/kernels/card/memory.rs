@@ -10,7 +10,10 @@ use candle_core::{CpuStorage, CudaStorage, Error, InplaceOp1, Layout, Result, Te
 /// For a tensor that is not contiguous, or of a type that has no kernels.
 pub(super) fn address(tensor: &Tensor) -> Result<u64> {
     let Some((first, _)) = tensor.layout().contiguous_offsets() else {
-        bail!("a kernel needs a contiguous tensor, got {:?}", tensor.layout());
+        bail!(
+            "a kernel needs a contiguous tensor, got {:?}",
+            tensor.layout()
+        );
     };
     let found = Cell::new(None);
     tensor.inplace_op1(&Locate(&found))?;

@@ -12,16 +12,21 @@
 //! Sums are taken in an order that depends on the sizes alone, so the same run gives the same bits.
 
 pub(crate) mod activation;
+pub(crate) mod attention;
 pub(crate) mod batch_norm;
 pub(crate) mod conv;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub(crate) mod dropout;
 #[cfg(sala_emulated)]
 mod emulated;
 pub(crate) mod linear;
 mod memory;
+pub(crate) mod norm;
 pub(crate) mod pool;
-mod products;
+mod product;
+mod rows;
+pub(crate) mod softmax;
 pub(crate) mod sum;
 mod tiles;
 
@@ -117,9 +122,7 @@ impl Card {
             #[cfg(sala_emulated)]
             Device::Cpu => emulated::launch(call.kernel, suffix, blocks, &arguments),
             #[cfg(feature = "cuda")]
-            Device::Cuda(device) => {
-                cuda::launch(device, (call.kernel, suffix), blocks, &arguments)
-            }
+            Device::Cuda(device) => cuda::launch(device, (call.kernel, suffix), blocks, &arguments),
             other => bail!(
                 "{}_{suffix}: no kernels for {:?} ({blocks} blocks of {} arguments)",
                 call.kernel,

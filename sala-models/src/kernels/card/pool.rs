@@ -159,13 +159,15 @@ impl Operation for Mean {
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let y = self.0.output(inputs[0], inputs[0].dtype())?;
-        self.0.launch("mean_pool", &[Some(inputs[0]), Some(&y)], &y)?;
+        self.0
+            .launch("mean_pool", &[Some(inputs[0]), Some(&y)], &y)?;
         Ok(y)
     }
 
     fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let dx = self.0.card.empty_like(&inputs[0].value)?;
-        self.0.launch("mean_pool_back", &[Some(dy), Some(&dx)], &dx)?;
+        self.0
+            .launch("mean_pool_back", &[Some(dy), Some(&dx)], &dx)?;
         Ok(vec![Some(dx)])
     }
 }

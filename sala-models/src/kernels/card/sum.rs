@@ -21,7 +21,8 @@ impl Operation for Add {
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let y = self.card.empty_like(inputs[0])?;
-        self.card.each("add", &[Some(inputs[0]), Some(inputs[1]), Some(&y)], &[])?;
+        self.card
+            .each("add", &[Some(inputs[0]), Some(inputs[1]), Some(&y)], &[])?;
         Ok(y)
     }
 

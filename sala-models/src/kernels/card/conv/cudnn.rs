@@ -17,11 +17,10 @@ use candle_core::{
             result as cudnn,
             sys::{
                 cudnnConvolutionBwdDataAlgo_t as DataAlgorithm,
-                cudnnConvolutionBwdFilterAlgo_t as FilterAlgorithm,
-                cudnnConvolutionDescriptor_t, cudnnConvolutionFwdAlgo_t as ForwardAlgorithm,
-                cudnnConvolutionMode_t, cudnnDataType_t, cudnnDeterminism_t,
-                cudnnFilterDescriptor_t, cudnnHandle_t, cudnnMathType_t, cudnnStatus_t,
-                cudnnTensorDescriptor_t, cudnnTensorFormat_t,
+                cudnnConvolutionBwdFilterAlgo_t as FilterAlgorithm, cudnnConvolutionDescriptor_t,
+                cudnnConvolutionFwdAlgo_t as ForwardAlgorithm, cudnnConvolutionMode_t,
+                cudnnDataType_t, cudnnDeterminism_t, cudnnFilterDescriptor_t, cudnnHandle_t,
+                cudnnMathType_t, cudnnStatus_t, cudnnTensorDescriptor_t, cudnnTensorFormat_t,
             },
         },
         gemm_reduced_precision_f32,
@@ -468,7 +467,15 @@ impl Product {
     fn new(geometry: &Geometry, math: cudnnMathType_t) -> Result<Self> {
         let this = Self(cudnn::create_convolution_descriptor().map_err(Error::wrap)?);
         let (rows, columns) = (&geometry.rows, &geometry.columns);
-        let [pad_h, pad_w, stride_h, stride_w, dilation_h, dilation_w, groups] = numbers([
+        let [
+            pad_h,
+            pad_w,
+            stride_h,
+            stride_w,
+            dilation_h,
+            dilation_w,
+            groups,
+        ] = numbers([
             rows.padding,
             columns.padding,
             rows.stride,

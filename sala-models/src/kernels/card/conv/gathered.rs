@@ -10,7 +10,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::super::{Call, Card, products::matmul};
+use super::super::{Call, Card, product::product};
 use crate::ops::conv::Geometry;
 
 /// Bytes of gathered rows at a time, at most, unless one image has more.
@@ -137,7 +137,7 @@ impl Part<'_> {
             ..
         } = *self.geometry;
         let weight = weight.reshape((groups, outputs / groups, ()))?;
-        let y = matmul(&self.gathered(x)?, &weight.transpose(1, 2)?)?;
+        let y = product(&self.gathered(x)?, &weight.transpose(1, 2)?)?;
         self.groups_last(&y)?
             .reshape((self.images, rows.windows, columns.windows, outputs))
     }
@@ -147,7 +147,7 @@ impl Part<'_> {
             groups, outputs, ..
         } = *self.geometry;
         let weight = weight.reshape((groups, outputs / groups, ()))?;
-        self.scattered(&matmul(&self.groups_first(dy)?, &weight)?)
+        self.scattered(&product(&self.groups_first(dy)?, &weight)?)
     }
 
     fn weight_gradient(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
@@ -160,7 +160,7 @@ impl Part<'_> {
             ..
         } = *self.geometry;
         let dy = self.groups_first(dy)?;
-        let gradient = matmul(&dy.transpose(1, 2)?, &self.gathered(x)?)?;
+        let gradient = product(&dy.transpose(1, 2)?, &self.gathered(x)?)?;
         gradient.reshape((outputs, rows.kernel, columns.kernel, inputs / groups))
     }
 

@@ -3,7 +3,10 @@
 #include "activation.cuh"
 #include "batch_norm.cuh"
 #include "conv.cuh"
+#include "norm.cuh"
+#include "philox.cuh"
 #include "pool.cuh"
+#include "softmax.cuh"
 
 #define EVERY_TYPE(KERNEL, name, Rule)                                                                       \
     KERNEL(name##_f32, Rule<float>)                                                                          \
@@ -15,7 +18,10 @@
     ACTIVATIONS(KERNEL)                                                                                      \
     ROWS_OF_CHANNELS(KERNEL)                                                                                 \
     CONVOLUTIONS(KERNEL)                                                                                     \
-    POOLS(KERNEL)
+    NORMS(KERNEL)                                                                                            \
+    DROPOUT(KERNEL)                                                                                          \
+    POOLS(KERNEL)                                                                                            \
+    SOFTMAXES(KERNEL)
 
 #ifdef SALA_EMULATED
 
