@@ -7,7 +7,9 @@ use sala_models::{
     ops::{Attention, Dropout},
 };
 
-use crate::gradcheck::{check, check_half, normal, normal_var, refused, values, weighted_sum};
+use crate::gradcheck::{
+    check, check_half, in_every_form, normal, normal_var, refused, values, weighted_sum,
+};
 
 const PLAIN: Attention = Attention {
     causal: false,
@@ -85,39 +87,45 @@ fn an_added_mask_receives_its_gradient() {
 
 #[test]
 fn shared_keys_are_the_same_as_repeated_ones() {
-    let (q, k) = (normal("q", &[2, 6, 3, 4]), normal("k", &[2, 2, 5, 4]));
-    let repeated: Vec<Tensor> = (0..6).map(|h| k.narrow(1, h / 3, 1).unwrap()).collect();
-    let repeated = Tensor::cat(&repeated, 1).unwrap();
-    let wanted = PLAIN.forward(&q, &repeated, &repeated, None).unwrap();
-    let got = PLAIN.forward(&q, &k, &k, None).unwrap();
-    TRAJECTORY_F64.assert_tensors("grouped", &got, &wanted);
+    in_every_form(|| {
+        let (q, k) = (normal("q", &[2, 6, 3, 4]), normal("k", &[2, 2, 5, 4]));
+        let repeated: Vec<Tensor> = (0..6).map(|h| k.narrow(1, h / 3, 1).unwrap()).collect();
+        let repeated = Tensor::cat(&repeated, 1).unwrap();
+        let wanted = PLAIN.forward(&q, &repeated, &repeated, None).unwrap();
+        let got = PLAIN.forward(&q, &k, &k, None).unwrap();
+        TRAJECTORY_F64.assert_tensors("grouped", &got, &wanted);
+    });
 }
 
 #[test]
 fn the_future_does_not_matter_and_the_last_query_stands_at_the_last_key() {
-    let whole = normal("x", &[1, 2, 5, 4]);
-    let all = CAUSAL.forward(&whole, &whole, &whole, None).unwrap();
-    for length in 1..5 {
-        let part = whole.narrow(2, 0, length).unwrap();
-        let got = CAUSAL.forward(&part, &part, &part, None).unwrap();
-        let wanted = all.narrow(2, 0, length).unwrap();
-        TRAJECTORY_F64.assert_tensors("prefix", &got, &wanted);
-        // As in decoding with cached keys.
-        let last = whole.narrow(2, 5 - length, length).unwrap();
-        let got = CAUSAL.forward(&last, &whole, &whole, None).unwrap();
-        let wanted = all.narrow(2, 5 - length, length).unwrap();
-        TRAJECTORY_F64.assert_tensors("last queries", &got, &wanted);
-    }
+    in_every_form(|| {
+        let whole = normal("x", &[1, 2, 5, 4]);
+        let all = CAUSAL.forward(&whole, &whole, &whole, None).unwrap();
+        for length in 1..5 {
+            let part = whole.narrow(2, 0, length).unwrap();
+            let got = CAUSAL.forward(&part, &part, &part, None).unwrap();
+            let wanted = all.narrow(2, 0, length).unwrap();
+            TRAJECTORY_F64.assert_tensors("prefix", &got, &wanted);
+            // As in decoding with cached keys.
+            let last = whole.narrow(2, 5 - length, length).unwrap();
+            let got = CAUSAL.forward(&last, &whole, &whole, None).unwrap();
+            let wanted = all.narrow(2, 5 - length, length).unwrap();
+            TRAJECTORY_F64.assert_tensors("last queries", &got, &wanted);
+        }
+    });
 }
 
 #[test]
 fn causal_and_boolean_masks_add_up_whatever_number_says_yes() {
-    let x = normal("x", &[1, 1, 3, 2]);
-    let mask = bytes(&[[128, 2, 1], [0, 128, 1], [2, 0, 128]]);
-    let both = bytes(&[[1, 0, 0], [0, 1, 0], [1, 0, 1]]);
-    let got = CAUSAL.forward(&x, &x, &x, Some(&mask)).unwrap();
-    let wanted = PLAIN.forward(&x, &x, &x, Some(&both)).unwrap();
-    assert_eq!(values(&got), values(&wanted));
+    in_every_form(|| {
+        let x = normal("x", &[1, 1, 3, 2]);
+        let mask = bytes(&[[128, 2, 1], [0, 128, 1], [2, 0, 128]]);
+        let both = bytes(&[[1, 0, 0], [0, 1, 0], [1, 0, 1]]);
+        let got = CAUSAL.forward(&x, &x, &x, Some(&mask)).unwrap();
+        let wanted = PLAIN.forward(&x, &x, &x, Some(&both)).unwrap();
+        assert_eq!(values(&got), values(&wanted));
+    });
 }
 
 #[test]

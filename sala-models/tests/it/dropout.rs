@@ -1,9 +1,9 @@
 //! Which entries dropout drops, and when.
 
 use candle_core::{DType, Device, Tensor};
-use sala_models::{Mode, Rng, ops::Dropout};
+use sala_models::{Mode, Rng, kernels::Choice, ops::Dropout};
 
-use crate::gradcheck::{check, normal_var, values, weighted_sum};
+use crate::gradcheck::{check, check_half_of, normal_var, values, weighted_sum};
 
 fn layer(p: f64) -> Dropout {
     Dropout::new(p, Rng::new(8).stream("d")).unwrap()
@@ -112,6 +112,13 @@ fn gradients_agree_with_differences() {
             });
         }
     }
+}
+
+#[test]
+fn half_precision_is_multiplied_in_f32_and_rounded_once() {
+    check_half_of(&[Choice::Emulated], &[3, 77], |x| {
+        layer(0.3).forward(x, Mode::train(1))
+    });
 }
 
 #[test]

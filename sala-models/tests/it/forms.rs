@@ -9,7 +9,7 @@ use sala_models::{
     ops::{Attention, Conv2dConfig, Dropout, ImageFormat, conv2d, linear},
 };
 
-use crate::gradcheck::{FAST, normal};
+use crate::gradcheck::{FAST, FORMS, normal};
 
 /// The result and all gradients of `op`, a function of normal inputs of some shapes.
 fn run(shapes: &[&[usize]], dtype: DType, op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
@@ -176,10 +176,86 @@ fn attention_among_heads_side_by_side_is_that_of_parted_heads() {
         agree("packed attention", &shapes, packed);
         repeatable("packed attention", &shapes, packed);
         let wanted = with_choice(Choice::Composed, || run(&shapes, DType::F64, parted));
-        for (got, wanted) in run(&shapes, DType::F64, packed).iter().zip(&wanted) {
-            TRAJECTORY_F64.assert_tensors("packed against parted", got, wanted);
+        for form in FAST {
+            let got = with_choice(form, || run(&shapes, DType::F64, packed));
+            for (got, wanted) in got.iter().zip(&wanted) {
+                TRAJECTORY_F64.assert_tensors("packed against parted", got, wanted);
+            }
         }
     }
+}
+
+/// Half precision on a graphics card rounds the scores, the shares and the slopes of both, each once; its result may
+/// be as far from f64 as a few such roundings.
+#[test]
+fn attention_of_half_precision_is_near_that_of_f64() {
+    let (heads, groups, size) = (4, 2, 8);
+    let shapes: [&[usize]; 3] = [
+        &[2, 9, heads * size],
+        &[2, 11, groups * size],
+        &[2, 11, groups * size],
+    ];
+    let padding = normal("padding", &[2, 1, 1, 11]).ge(-1.0).unwrap();
+    let added = normal("bias", &[9, 11]);
+    let dropout = Dropout::new(0.4, Rng::new(3).stream("shares")).unwrap();
+    let attention = Attention {
+        causal: true,
+        dropout: dropout.mask(Mode::train(5)),
+        ..Default::default()
+    };
+    let tensors = |dtype, half, mask: &Tensor| {
+        run(&shapes, dtype, |t| {
+            let t = rounded(t, half)?;
+            attention.forward_packed(&t[0], &t[1], &t[2], (heads, groups), Some(mask))
+        })
+    };
+    for (dtype, rounding) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {
+        let narrow = added.to_dtype(dtype).unwrap();
+        let wide = narrow.to_dtype(DType::F64).unwrap();
+        let single = narrow.to_dtype(DType::F32).unwrap();
+        for (mask, wanted) in [(&padding, &padding), (&narrow, &wide), (&single, &wide)] {
+            let wanted = with_choice(Choice::Composed, || tensors(DType::F64, dtype, wanted));
+            for form in FORMS {
+                let got = with_choice(form, || tensors(dtype, dtype, mask));
+                for (i, (got, wanted)) in got.iter().zip(&wanted).enumerate() {
+                    assert_eq!(got.dtype(), dtype);
+                    let off = largest(&(got.to_dtype(DType::F64).unwrap() - wanted).unwrap());
+                    let bound = 5.0 * rounding * largest(wanted);
+                    assert!(
+                        off <= bound,
+                        "{form:?} {dtype:?} tensor {i}: {off:e} over {bound:e}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_layers_of_half_precision_are_rounded_a_few_times() {
+    let shapes: [&[usize]; 3] = [&[6, 20], &[7, 20], &[7]];
+    let op = |dtype, half| {
+        run(&shapes, dtype, |t| {
+            let t = rounded(t, half)?;
+            linear(&t[0], &t[1], Some(&t[2]))
+        })
+    };
+    for (dtype, rounding) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {
+        let wanted = with_choice(Choice::Composed, || op(DType::F64, dtype));
+        for form in FORMS {
+            for (got, wanted) in with_choice(form, || op(dtype, dtype)).iter().zip(&wanted) {
+                let off = largest(&(got.to_dtype(DType::F64).unwrap() - wanted).unwrap());
+                let bound = 3.0 * rounding * largest(wanted);
+                assert!(off <= bound, "{form:?} {dtype:?}: {off:e} over {bound:e}");
+            }
+        }
+    }
+}
+
+/// Numbers of half precision in the type that they have: what is compared starts from the same ones.
+fn rounded(tensors: &[Tensor], half: DType) -> Result<Vec<Tensor>> {
+    let round = |t: &Tensor| t.to_dtype(half)?.to_dtype(t.dtype());
+    tensors.iter().map(round).collect()
 }
 
 #[test]
@@ -210,7 +286,7 @@ fn convolutions_have_the_same_bits_for_any_number_of_threads() {
 fn a_query_that_sees_no_key_gets_zeros_and_no_gradient() {
     let shape: &[usize] = &[1, 1, 2, 3];
     let mask = Tensor::new(&[[[[0u8, 0], [1, 1]]]], &Device::Cpu).unwrap();
-    for choice in [Choice::Auto, Choice::Composed] {
+    for choice in FORMS {
         let attend = |t: &[Tensor]| Attention::default().forward(&t[0], &t[1], &t[2], Some(&mask));
         let tensors = with_choice(choice, || run(&[shape; 3], DType::F64, attend));
         let first_rows = |t: &Tensor| t.narrow(2, 0, 1).unwrap();

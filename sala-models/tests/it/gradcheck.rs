@@ -45,6 +45,13 @@ pub(crate) fn check(vars: &[(String, Var)], loss: impl Fn() -> Result<Tensor>) {
     }
 }
 
+/// Does `work` in every form.
+pub(crate) fn in_every_form(work: impl Fn()) {
+    for form in FORMS {
+        with_choice(form, &work);
+    }
+}
+
 /// Checks the gradient of `op` with respect to an input of the shape `dims`: as it is, as a
 /// transposed view (of two dimensions or more) and as a part of a larger tensor; in both forms.
 pub(crate) fn check_layouts(dims: &[usize], op: impl Fn(&Tensor) -> Result<Tensor>) {

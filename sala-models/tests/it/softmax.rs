@@ -5,7 +5,8 @@ use sala_core::testing::TRAJECTORY_F64;
 use sala_models::ops::{CrossEntropy, cross_entropy, log_softmax, masked_softmax, softmax};
 
 use crate::gradcheck::{
-    check, check_half, check_layouts, normal, normal_var, refused, values, weighted_sum,
+    FAST, check, check_half_of, check_layouts, in_every_form, normal, normal_var, refused, values,
+    weighted_sum,
 };
 
 const INF: f64 = f64::INFINITY;
@@ -40,65 +41,73 @@ fn gradients_of_masked_rows_agree_with_differences_also_where_nothing_is_left() 
 
 #[test]
 fn a_row_of_which_nothing_is_left_is_zero_and_so_is_its_gradient() {
-    let none = Tensor::new(&[[0u8, 0, 0], [1, 1, 0]], &Device::Cpu).unwrap();
-    let minus = tensor(&[[-INF; 3], [0., 0., -INF]]);
-    for mask in [none, minus] {
-        let x = Var::from_tensor(&tensor(&[[1., 2., 3.], [5., 5., 5.]])).unwrap();
-        let y = masked_softmax(&x, &mask, D::Minus1).unwrap();
-        assert_eq!(values(&y), [0., 0., 0., 0.5, 0.5, 0.]);
-        let loss = weighted_sum(&y).unwrap();
-        let gradient = values(loss.backward().unwrap().get(&x).unwrap());
-        assert_eq!(gradient[..3], [0.; 3]);
-        assert!(gradient[3] != 0. && gradient[5] == 0., "{gradient:?}");
-    }
+    in_every_form(|| {
+        let none = Tensor::new(&[[0u8, 0, 0], [1, 1, 0]], &Device::Cpu).unwrap();
+        let minus = tensor(&[[-INF; 3], [0., 0., -INF]]);
+        for mask in [none, minus] {
+            let x = Var::from_tensor(&tensor(&[[1., 2., 3.], [5., 5., 5.]])).unwrap();
+            let y = masked_softmax(&x, &mask, D::Minus1).unwrap();
+            assert_eq!(values(&y), [0., 0., 0., 0.5, 0.5, 0.]);
+            let loss = weighted_sum(&y).unwrap();
+            let gradient = values(loss.backward().unwrap().get(&x).unwrap());
+            assert_eq!(gradient[..3], [0.; 3]);
+            assert!(gradient[3] != 0. && gradient[5] == 0., "{gradient:?}");
+        }
+    });
 }
 
 #[test]
 fn what_a_boolean_mask_hides_does_not_matter_and_what_it_leaves_does() {
-    let mask = Tensor::new(&[1u8, 1, 0], &Device::Cpu).unwrap();
-    for hidden in [f64::NAN, INF, -INF, 1e300] {
-        let x = Var::from_tensor(&tensor(&[[1., 1., hidden]])).unwrap();
-        let y = masked_softmax(&x, &mask, D::Minus1).unwrap();
-        assert_eq!(values(&y), [0.5, 0.5, 0.]);
-        let gradient = weighted_sum(&y).unwrap().backward().unwrap();
-        assert!(
-            values(gradient.get(&x).unwrap())
-                .iter()
-                .all(|g| g.is_finite())
-        );
-        let y = masked_softmax(&tensor(&[[1., f64::NAN, hidden]]), &mask, 1).unwrap();
-        assert!(values(&y)[0].is_nan(), "a NaN that counts must show");
-    }
+    in_every_form(|| {
+        let mask = Tensor::new(&[1u8, 1, 0], &Device::Cpu).unwrap();
+        for hidden in [f64::NAN, INF, -INF, 1e300] {
+            let x = Var::from_tensor(&tensor(&[[1., 1., hidden]])).unwrap();
+            let y = masked_softmax(&x, &mask, D::Minus1).unwrap();
+            assert_eq!(values(&y), [0.5, 0.5, 0.]);
+            let gradient = weighted_sum(&y).unwrap().backward().unwrap();
+            assert!(
+                values(gradient.get(&x).unwrap())
+                    .iter()
+                    .all(|g| g.is_finite())
+            );
+            let y = masked_softmax(&tensor(&[[1., f64::NAN, hidden]]), &mask, 1).unwrap();
+            assert!(values(&y)[0].is_nan(), "a NaN that counts must show");
+        }
+    });
 }
 
 #[test]
 fn extreme_numbers_neither_overflow_nor_vanish() {
-    let x = tensor(&[[1e4, 1e4, -1e4], [-1e300, -1e300, -1e300]]);
-    let third = 1.0 / 3.0;
-    let wanted = tensor(&[[0.5, 0.5, 0.], [third; 3]]);
-    TRAJECTORY_F64.assert_tensors("softmax", &softmax(&x, 1).unwrap(), &wanted);
-    let logs = values(&log_softmax(&x, 1).unwrap());
-    TRAJECTORY_F64.assert("log of what underflows", logs[2], -2e4 - 2f64.ln());
-    TRAJECTORY_F64.assert("log of equal ones", logs[3], -(3f64.ln()));
+    in_every_form(|| {
+        let x = tensor(&[[1e4, 1e4, -1e4], [-1e300, -1e300, -1e300]]);
+        let third = 1.0 / 3.0;
+        let wanted = tensor(&[[0.5, 0.5, 0.], [third; 3]]);
+        TRAJECTORY_F64.assert_tensors("softmax", &softmax(&x, 1).unwrap(), &wanted);
+        let logs = values(&log_softmax(&x, 1).unwrap());
+        TRAJECTORY_F64.assert("log of what underflows", logs[2], -2e4 - 2f64.ln());
+        TRAJECTORY_F64.assert("log of equal ones", logs[3], -(3f64.ln()));
+    });
 }
 
 #[test]
 fn half_precision_is_computed_in_f32() {
-    check_half(&[3, 50], |x| softmax(x, 1));
-    check_half(&[3, 50], |x| log_softmax(x, 0));
+    check_half_of(&FAST, &[3, 50], |x| softmax(x, 1));
+    check_half_of(&FAST, &[3, 50], |x| log_softmax(x, 0));
     let mask = Tensor::from_vec(
         (0..50).map(|i| u8::from(i % 3 > 0)).collect(),
         50,
         &Device::Cpu,
     );
     let mask = mask.unwrap();
-    check_half(&[3, 50], |x| masked_softmax(x, &mask, 1));
-    let classes = Tensor::new(&[1u32, 9, 49], &Device::Cpu).unwrap();
-    let logits = normal("logits", &[3, 50]).to_dtype(DType::BF16).unwrap();
-    let loss = cross_entropy(&logits, &classes).unwrap();
-    assert_eq!(loss.dtype(), DType::F32);
-    let wide = cross_entropy(&logits.to_dtype(DType::F32).unwrap(), &classes).unwrap();
-    assert_eq!(values(&loss), values(&wide));
+    check_half_of(&FAST, &[3, 50], |x| masked_softmax(x, &mask, 1));
+    in_every_form(|| {
+        let classes = Tensor::new(&[1u32, 9, 49], &Device::Cpu).unwrap();
+        let logits = normal("logits", &[3, 50]).to_dtype(DType::BF16).unwrap();
+        let loss = cross_entropy(&logits, &classes).unwrap();
+        assert_eq!(loss.dtype(), DType::F32);
+        let wide = cross_entropy(&logits.to_dtype(DType::F32).unwrap(), &classes).unwrap();
+        assert_eq!(values(&loss), values(&wide));
+    });
 }
 
 #[test]
@@ -131,35 +140,39 @@ fn gradients_of_the_cross_entropy_agree_with_differences() {
 
 #[test]
 fn ignored_rows_do_not_matter_whatever_they_hold() {
-    let classes = Tensor::new(&[1u32, 2, 0], &Device::Cpu).unwrap();
-    let ignoring = CrossEntropy {
-        ignore_index: Some(2),
-        ..Default::default()
-    };
-    let x = Var::from_tensor(&tensor(&[
-        [0., 1., 2.],
-        [f64::NAN, INF, -INF],
-        [3., 1., 0.],
-    ]))
-    .unwrap();
-    let loss = ignoring.forward(&x, &classes).unwrap();
-    let counted = tensor(&[[0., 1., 2.], [3., 1., 0.]]);
-    let wanted = cross_entropy(&counted, &Tensor::new(&[1u32, 0], &Device::Cpu).unwrap());
-    assert_eq!(values(&loss), values(&wanted.unwrap()));
-    let gradient = values(loss.backward().unwrap().get(&x).unwrap());
-    assert_eq!(gradient[3..6], [0.; 3]);
-    assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+    in_every_form(|| {
+        let classes = Tensor::new(&[1u32, 2, 0], &Device::Cpu).unwrap();
+        let ignoring = CrossEntropy {
+            ignore_index: Some(2),
+            ..Default::default()
+        };
+        let x = Var::from_tensor(&tensor(&[
+            [0., 1., 2.],
+            [f64::NAN, INF, -INF],
+            [3., 1., 0.],
+        ]))
+        .unwrap();
+        let loss = ignoring.forward(&x, &classes).unwrap();
+        let counted = tensor(&[[0., 1., 2.], [3., 1., 0.]]);
+        let wanted = cross_entropy(&counted, &Tensor::new(&[1u32, 0], &Device::Cpu).unwrap());
+        assert_eq!(values(&loss), values(&wanted.unwrap()));
+        let gradient = values(loss.backward().unwrap().get(&x).unwrap());
+        assert_eq!(gradient[3..6], [0.; 3]);
+        assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+    });
 }
 
 #[test]
 fn classes_that_are_impossible_by_the_logits_cost_nothing_unless_they_are_wanted() {
-    let x = Var::from_tensor(&tensor(&[[0., 0., -INF]])).unwrap();
-    let class = |c: u32| Tensor::new(&[c], &Device::Cpu).unwrap();
-    let loss = cross_entropy(&x, &class(0)).unwrap();
-    TRAJECTORY_F64.assert("loss", values(&loss)[0], 2f64.ln());
-    let gradient = values(loss.backward().unwrap().get(&x).unwrap());
-    assert_eq!(gradient, [-0.5, 0.5, 0.]);
-    assert_eq!(values(&cross_entropy(&x, &class(2)).unwrap()), [INF]);
+    in_every_form(|| {
+        let x = Var::from_tensor(&tensor(&[[0., 0., -INF]])).unwrap();
+        let class = |c: u32| Tensor::new(&[c], &Device::Cpu).unwrap();
+        let loss = cross_entropy(&x, &class(0)).unwrap();
+        TRAJECTORY_F64.assert("loss", values(&loss)[0], 2f64.ln());
+        let gradient = values(loss.backward().unwrap().get(&x).unwrap());
+        assert_eq!(gradient, [-0.5, 0.5, 0.]);
+        assert_eq!(values(&cross_entropy(&x, &class(2)).unwrap()), [INF]);
+    });
 }
 
 #[test]

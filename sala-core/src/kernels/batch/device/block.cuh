@@ -110,7 +110,10 @@ template <class S> struct alignas(sizeof(S) * WIDTH < 16 ? sizeof(S) * WIDTH : 1
 template <class S> INLINE Pack<S> load(const S *from, int count, bool aligned) {
     if (aligned && count == WIDTH) return *reinterpret_cast<const Pack<S> *>(from);
     Pack<S> pack = {};
-    for (int i = 0; i < count; i++) pack.at[i] = from[i];
+    // As many steps as the compiler knows of: an element by a number that only the run knows would be in memory.
+    for (int i = 0; i < WIDTH; i++) {
+        if (i < count) pack.at[i] = from[i];
+    }
     return pack;
 }
 
@@ -119,7 +122,9 @@ template <class S> INLINE void store(S *to, const Pack<S> &pack, int count, bool
         *reinterpret_cast<Pack<S> *>(to) = pack;
         return;
     }
-    for (int i = 0; i < count; i++) to[i] = pack.at[i];
+    for (int i = 0; i < WIDTH; i++) {
+        if (i < count) to[i] = pack.at[i];
+    }
 }
 
 // Adds what the threads of a block hold, always in the same order; the result is in sums[0].
