@@ -14,15 +14,18 @@
 pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod batch_norm;
+pub(crate) mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub(crate) mod dropout;
+pub(crate) mod embedding;
 #[cfg(sala_emulated)]
 mod emulated;
 pub(crate) mod linear;
 mod memory;
 pub(crate) mod norm;
 mod product;
+pub(crate) mod rope;
 mod rows;
 pub(crate) mod softmax;
 pub(crate) mod sum;

@@ -2,6 +2,8 @@
 
 #include "activation.cuh"
 #include "batch_norm.cuh"
+#include "lookup.cuh"
+#include "loss.cuh"
 #include "norm.cuh"
 #include "philox.cuh"
 #include "softmax.cuh"
@@ -17,7 +19,9 @@
     ROWS_OF_CHANNELS(KERNEL)                                                                     \
     NORMS(KERNEL)                                                                                \
     DROPOUT(KERNEL)                                                                              \
-    SOFTMAXES(KERNEL)
+    SOFTMAXES(KERNEL)                                                                                        \
+    LOOKUPS(KERNEL)                                                                                          \
+    LOSSES(KERNEL)
 
 #ifdef SALA_EMULATED
 
