@@ -146,6 +146,19 @@ fn masked_softmaxes_agree_for_masks_that_broadcast_in_any_way() {
 }
 
 #[test]
+fn masks_agree_that_repeat_along_every_other_dimension() {
+    for (dims, of_mask) in [
+        (&[2, 3, 2, 3, 7][..], &[2, 1, 2, 1, 7][..]),
+        (&[2, 2, 2, 2, 2, 2, 5], &[2, 1, 2, 1, 2, 1, 5]),
+    ] {
+        let seen = normal("mask", of_mask).gt(-0.5).unwrap();
+        agree("masked_softmax", &[normal("x", dims)], |t| {
+            masked_softmax(&t[0], &seen, D::Minus1)
+        });
+    }
+}
+
+#[test]
 fn cross_entropies_agree() {
     for dims in ROWS {
         let [rows, classes] = dims;
