@@ -85,7 +85,7 @@ pub(crate) fn apply(op: impl Operation, inputs: &[&Tensor]) -> Result<Tensor> {
     let token = token(&application, sources)?;
     let registration = Registration::default();
     let result = token.apply_op1(Value {
-        value: Mutex::new(Some(value)),
+        held: Mutex::new(Some(value)),
         application: Arc::clone(&application),
         registration: registration.clone(),
     })?;
@@ -407,7 +407,7 @@ impl CustomOp3 for Visit {
 
 /// From a token to the value: where operations of candle take it up.
 struct Value {
-    value: Mutex<Option<Tensor>>,
+    held: Mutex<Option<Tensor>>,
     application: Arc<Application>,
     #[expect(dead_code, reason = "its end is the end of the entry")]
     registration: Registration,
@@ -415,7 +415,7 @@ struct Value {
 
 impl Value {
     fn take(&self) -> Result<Tensor> {
-        match lock(&self.value).take() {
+        match lock(&self.held).take() {
             Some(value) => Ok(value),
             None => bail!("{}: a second forward", self.application.op.name()),
         }

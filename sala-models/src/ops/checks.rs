@@ -122,20 +122,22 @@ pub(super) fn check_size(op: &'static str, argument: &'static str, size: usize) 
     Err(refuse(op, argument, "at least 1", "0"))
 }
 
+/// Refuses other dtypes than integers.
+pub(super) fn check_integers(op: &'static str, argument: &'static str, t: &Tensor) -> Result<()> {
+    if t.dtype().is_int() {
+        return Ok(());
+    }
+    let got = format!("{:?}", t.dtype());
+    Err(refuse(op, argument, "of an integer dtype", got))
+}
+
 /// All indices of an integer tensor in row-major order. Reading them waits for an accelerator.
 pub(super) fn read_indices(
     op: &'static str,
     argument: &'static str,
     t: &Tensor,
 ) -> Result<Vec<i64>> {
-    if !t.dtype().is_int() {
-        return Err(refuse(
-            op,
-            argument,
-            "of an integer dtype",
-            format!("{:?}", t.dtype()),
-        ));
-    }
+    check_integers(op, argument, t)?;
     t.flatten_all()?.to_dtype(DType::I64)?.to_vec1()
 }
 

@@ -10,7 +10,7 @@
 //!
 //! This is `torch.nn.functional.cross_entropy` with `reduction="mean"` and without class weights,
 //! but for three things. Classes are the last dimension, `(…, C)`, where `PyTorch` has them second.
-//! When `ignore_index` leaves no row there is an error, where `PyTorch` returns NaN. And the loss of
+//! When `ignore_index` leaves no row there is an error on the CPU, where `PyTorch` returns NaN. And the loss of
 //! half-precision logits is f32, as under autocast: three digits are few for a loss, and a scaled
 //! one would overflow f16.
 
@@ -18,12 +18,12 @@ use candle_core::{D, Result, Tensor};
 
 use super::{
     checks::{
-        accumulator, check_companion, check_values, index_below, last_dim, read_indices, refuse,
-        refuse_shape,
+        accumulator, check_companion, check_integers, check_values, index_below, last_dim,
+        read_indices, refuse, refuse_shape,
     },
     softmax::log_softmax,
 };
-use crate::kernels::{self, cross_entropy as fast};
+use crate::kernels::{self, card, cross_entropy as fast};
 
 const OP: &str = "cross_entropy";
 
@@ -60,13 +60,13 @@ impl CrossEntropy {
     /// The mean cross entropy, a scalar of `logits`' dtype, or f32 for half precision.
     ///
     /// `targets` of an integer dtype are classes, of the shape of `logits (…, C)` without its last
-    /// dimension. They are read to be checked, which waits for an accelerator. Targets of floats
-    /// are distributions, of `logits`' shape, and receive a gradient; that they sum to one is not
+    /// dimension. They are read to be checked, which would wait for a graphics card: there, a target
+    /// that is not a class makes the loss NaN, as does that none of them counts. Targets of floats are distributions, of `logits`' shape, and receive a gradient; that they sum to one is not
     /// checked.
     ///
     /// # Errors
     /// When `logits` is empty, a scalar or not of floats, the targets have another shape or dtype,
-    /// one of them is not a class, none of them counts, a setting is out of its range, or candle
+    /// (on the CPU) one of them is not a class or none of them counts, a setting is out of its range, or candle
     /// fails.
     ///
     /// ```
@@ -87,11 +87,21 @@ impl CrossEntropy {
             let got = self.label_smoothing.to_string();
             return Err(refuse(OP, "label_smoothing", "in [0, 1]", got));
         }
-        let rows = logits
-            .to_dtype(accumulator(logits.dtype()))?
-            .reshape(((), classes))?;
+        let epsilon = self.label_smoothing;
+        let card = card::serving(logits)?;
+        let matrix = |t: &Tensor| t.reshape(((), classes))?.contiguous();
+        let wide = || {
+            logits
+                .to_dtype(accumulator(logits.dtype()))?
+                .reshape(((), classes))
+        };
         if targets.dtype().is_float() {
             self.check_distributions(logits, targets)?;
+            if let Some(card) = card {
+                let (rows, targets) = (matrix(logits)?, matrix(targets)?);
+                return card::cross_entropy::of_distributions(card, &rows, &targets, epsilon);
+            }
+            let rows = wide()?;
             return self.of_distributions(&rows, targets);
         }
         let leading = &logits.dims()[..logits.rank() - 1];
@@ -99,7 +109,12 @@ impl CrossEntropy {
             let wanted = format!("of shape {leading:?}");
             return Err(refuse_shape(OP, "targets", wanted, targets));
         }
-        self.of_classes(&rows, targets, classes)
+        if let Some(card) = card {
+            check_integers(OP, "targets", targets)?;
+            let (rows, ignored) = (matrix(logits)?, self.ignore_index);
+            return card::cross_entropy::of_classes(card, &rows, targets, ignored, epsilon);
+        }
+        self.of_classes(&wide()?, targets, classes)
     }
 
     fn check_distributions(&self, logits: &Tensor, targets: &Tensor) -> Result<()> {

@@ -10,21 +10,22 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::checks::{
-    accumulator, check_size, check_values, index_below, read_indices, refuse_shape,
+    accumulator, check_integers, check_size, check_values, index_below, read_indices, refuse_shape,
 };
-use crate::kernels::{self, embedding as fast};
+use crate::kernels::{self, card, embedding as fast};
 
 const OP: &str = "embedding";
 
 /// The rows of `table (entries, size)` at `indices`, of `indices`' shape with `size` added at the
 /// end, and of the table's dtype.
 ///
-/// Indices have any integer dtype. They are read to be checked, which waits for an accelerator. The
-/// gradient of a half-precision table is summed in f32, at the price of a copy of the table.
+/// Indices have any integer dtype. They are read to be checked, which would wait for a graphics card: there,
+/// the row of an index that is not below `entries` is NaN instead. The gradient of a half-precision table is
+/// summed in f32, on the CPU at the price of a copy of the table.
 ///
 /// # Errors
 /// When the table does not have rank 2 or is empty or not of floats, the indices are not integers,
-/// there are none or one is not below `entries`, or candle fails.
+/// there are none or (on the CPU) one is not below `entries`, or candle fails.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -40,6 +41,16 @@ pub fn embedding(table: &Tensor, indices: &Tensor) -> Result<Tensor> {
     let &[entries, size] = table.dims() else {
         return Err(refuse_shape(OP, "table", "of shape (entries, size)", table));
     };
+    let mut dims = indices.dims().to_vec();
+    dims.push(size);
+    if let Some(card) = card::serving(table)? {
+        check_integers(OP, "indices", indices)?;
+        if indices.elem_count() == 0 {
+            return Err(refuse_shape(OP, "indices", "at least one index", indices));
+        }
+        let y = card::embedding::embedding(card, &table.contiguous()?, indices)?;
+        return y.reshape(dims);
+    }
     let rows = read_indices(OP, "indices", indices)?
         .into_iter()
         .map(|index| index_below(OP, "indices", index, entries))
@@ -47,8 +58,6 @@ pub fn embedding(table: &Tensor, indices: &Tensor) -> Result<Tensor> {
     if rows.is_empty() {
         return Err(refuse_shape(OP, "indices", "at least one index", indices));
     }
-    let mut dims = indices.dims().to_vec();
-    dims.push(size);
     let values = table.to_dtype(accumulator(table.dtype()))?.contiguous()?;
     let y = if kernels::fast(&values)? {
         fast::embedding(&values, rows)?

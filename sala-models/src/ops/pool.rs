@@ -18,7 +18,7 @@
 //! gradients below it by `k²`. When the window does not divide the image, it also looks for the maxima in
 //! the wrong windows.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{
     checks::{accumulator, check_size, check_values, refuse, refuse_shape},
@@ -338,10 +338,15 @@ fn index(place: usize) -> Result<u32> {
 }
 
 /// The largest entry of each window along one axis. Choosing by index sends the gradient to exactly
-/// one entry, the first of several equal ones.
+/// one entry, the first of several equal ones; candle's own search finds any of them on CUDA.
 fn largest(x: &Tensor, axis: Axis) -> Result<Tensor> {
     let entries = Tensor::stack(&axis.entries(x, f32::NEG_INFINITY)?, x.rank())?.contiguous()?;
-    let winners = entries.detach().argmax_keepdim(D::Minus1)?;
+    let values = entries.detach();
+    let attained = values.broadcast_eq(&values.max_keepdim(D::Minus1)?)?;
+    let ranks = (1..=axis.kernel).rev().map(|rank| rank as f32);
+    let ranks = Tensor::from_iter(ranks, x.device())?;
+    let ranked = attained.to_dtype(DType::F32)?.broadcast_mul(&ranks)?;
+    let winners = ranked.argmax_keepdim(D::Minus1)?;
     entries.gather(&winners, D::Minus1)?.squeeze(D::Minus1)
 }
 

@@ -20,7 +20,7 @@ use super::checks::{
     accumulator, check_companion, check_float, check_positive, check_size, check_values, refuse,
     refuse_shape,
 };
-use crate::kernels::{self, rope as fast};
+use crate::kernels::{self, card, rope as fast};
 
 const OP: &str = "rope";
 
@@ -68,8 +68,12 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, pairs: RopePairs) -> Result<
         check_companion(OP, argument, table, x)?;
     }
     let (cos, sin) = (cos.to_dtype(dtype)?, sin.to_dtype(dtype)?);
-    let values = x.to_dtype(dtype)?;
     let constant = !cos.track_op() && !sin.track_op();
+    if let Some(card) = card::serving(x)?.filter(|_| constant) {
+        let (cos, sin) = (cos.contiguous()?, sin.contiguous()?);
+        return card::rope::rope(card, &x.contiguous()?, &cos, &sin, pairs);
+    }
+    let values = x.to_dtype(dtype)?;
     let y = if constant && kernels::fast(&values)? {
         let tables = (cos.contiguous()?, sin.contiguous()?);
         fast::rope(&values.contiguous()?, &tables.0, &tables.1, pairs)?

@@ -15,7 +15,7 @@ use sala_models::{
     },
 };
 
-use crate::gradcheck::{FAST, FORMS, normal, values};
+use crate::gradcheck::{FAST, FORMS, check_half_of, normal, values};
 
 /// The result and the gradients of the inputs, for a loss that weighs every output differently.
 fn run(choice: Choice, inputs: &[Tensor], op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Tensor> {
@@ -146,6 +146,19 @@ fn masked_softmaxes_agree_for_masks_that_broadcast_in_any_way() {
 }
 
 #[test]
+fn masks_agree_that_repeat_along_every_other_dimension() {
+    for (dims, of_mask) in [
+        (&[2, 3, 2, 3, 7][..], &[2, 1, 2, 1, 7][..]),
+        (&[2, 2, 2, 2, 2, 2, 5], &[2, 1, 2, 1, 2, 1, 5]),
+    ] {
+        let seen = normal("mask", of_mask).gt(-0.5).unwrap();
+        agree("masked_softmax", &[normal("x", dims)], |t| {
+            masked_softmax(&t[0], &seen, D::Minus1)
+        });
+    }
+}
+
+#[test]
 fn cross_entropies_agree() {
     for dims in ROWS {
         let [rows, classes] = dims;
@@ -238,11 +251,131 @@ fn rotary_embeddings_agree() {
 #[test]
 fn embeddings_agree() {
     let stream = Rng::new(1).stream("indices");
-    for (entries, size, lookups) in [(1, 1, 5), (7, 3, 1), (900, 65, 700), (3, 17000, 9)] {
+    for (entries, size, lookups) in [
+        (1, 1, 5),
+        (7, 3, 1),
+        (900, 65, 700),
+        (3, 17000, 9),
+        (1500, 7, 5000),
+        (2000, 1100, 40),
+        (5000, 2, 9),
+    ] {
         let indices = (0..lookups).map(|i| u32::try_from(stream.below(i, entries)).unwrap());
         let indices = Tensor::new(indices.collect::<Vec<_>>(), &Device::Cpu).unwrap();
         let table = normal("table", &[usize::try_from(entries).unwrap(), size]);
         agree("embedding", &[table], |t| embedding(&t[0], &indices));
+    }
+}
+
+#[test]
+fn indices_of_every_type_find_their_rows_and_add_up() {
+    for entries in [3, 1200] {
+        let table = [normal("table", &[entries, 5])];
+        let indices = Tensor::new(&[[2u32, 0, 2], [1, 2, 0]], &Device::Cpu).unwrap();
+        let wanted = run(Choice::Composed, &table, |t| embedding(&t[0], &indices));
+        for dtype in [DType::U8, DType::U32, DType::I64] {
+            let indices = indices.to_dtype(dtype).unwrap();
+            let got = run(Choice::Emulated, &table, |t| embedding(&t[0], &indices));
+            for (got, wanted) in got.iter().zip(&wanted) {
+                assert_eq!(values(got), values(wanted));
+            }
+        }
+    }
+}
+
+#[test]
+fn slopes_of_a_row_that_occurs_often_are_added_up_in_f32() {
+    let indices = Tensor::zeros(600, DType::U32, &Device::Cpu).unwrap();
+    for entries in [2, 1100] {
+        let table = Var::ones((entries, 1), DType::BF16, &Device::Cpu).unwrap();
+        let y = with_choice(Choice::Emulated, || embedding(&table, &indices)).unwrap();
+        let slope = y.sum_all().unwrap().backward().unwrap();
+        let slope = values(slope.get(&table).unwrap());
+        assert_eq!((slope[0], slope[1]), (600.0, 0.0));
+    }
+}
+
+#[test]
+fn an_index_that_counts_nothing_makes_its_row_and_its_loss_undefined_on_a_card() {
+    with_choice(Choice::Emulated, || {
+        for entries in [3_u32, 2000] {
+            for bad in [i64::from(entries), -1, i64::MIN, 1 << 32] {
+                let table = normal("table", &[entries as usize, 2]);
+                let table = Var::from_tensor(&table).unwrap();
+                let indices = Tensor::new(&[1, bad], &Device::Cpu).unwrap();
+                let y = embedding(&table, &indices).unwrap();
+                let nan: Vec<bool> = values(&y).iter().map(|v| v.is_nan()).collect();
+                assert_eq!(nan, [false, false, true, true]);
+                let slope = y.sum_all().unwrap().backward().unwrap();
+                let slope = values(slope.get(&table).unwrap());
+                assert_eq!(slope[..4], [0., 0., 1., 1.], "{bad}");
+
+                let logits = Var::from_tensor(&normal("x", &[2, 3])).unwrap();
+                let targets = Tensor::new(&[1, bad], &Device::Cpu).unwrap();
+                let ignoring = |ignore_index| CrossEntropy {
+                    ignore_index,
+                    ..Default::default()
+                };
+                let plain = ignoring(None).forward(&logits, &targets).unwrap();
+                assert!(values(&plain)[0].is_nan() || entries > 3 && bad == 2000);
+                let of_other = ignoring(Some(bad)).forward(&logits, &targets).unwrap();
+                assert!(values(&of_other)[0].is_finite());
+                let none = Tensor::new(&[bad, bad], &Device::Cpu).unwrap();
+                let loss = ignoring(Some(bad)).forward(&logits, &none).unwrap();
+                assert!(values(&loss)[0].is_nan());
+            }
+        }
+    });
+}
+
+#[test]
+fn losses_of_half_precision_are_those_of_f32_and_their_gradients_rounded_ones() {
+    let soft = softmax(&normal("t", &[5, 9]), 1).unwrap();
+    let classes = Tensor::new(&[1i64, 8, -1, 0, 3], &Device::Cpu).unwrap();
+    let smoothed = CrossEntropy {
+        label_smoothing: 0.1,
+        ..Default::default()
+    };
+    let ignoring = CrossEntropy {
+        ignore_index: Some(-1),
+        ..smoothed
+    };
+    for (dtype, rounding) in [(DType::BF16, 1.0 / 256.0), (DType::F16, 1.0 / 2048.0)] {
+        let cast = |t: &Tensor, to| t.to_dtype(dtype).unwrap().to_dtype(to).unwrap();
+        let x = normal("x", &[5, 9]);
+        for soft_dtype in [dtype, DType::F32] {
+            let near = |got: &[Tensor], wanted: &[Tensor]| {
+                assert_eq!(got[0].dtype(), DType::F32);
+                assert_eq!(got[1].dtype(), dtype);
+                for (got, wanted) in got.iter().zip(wanted) {
+                    let wanted = values(wanted);
+                    let largest = wanted.iter().fold(0_f64, |max, v| max.max(v.abs()));
+                    for (got, wanted) in values(got).iter().zip(&wanted) {
+                        assert!((got - wanted).abs() <= rounding * largest, "{got} {wanted}");
+                    }
+                }
+            };
+            let op = |t: &[Tensor]| smoothed.forward(&t[0], &t[1]);
+            let (narrow, soft) = (cast(&x, dtype), cast(&soft, soft_dtype));
+            let wide = [cast(&x, DType::F64), soft.to_dtype(DType::F64).unwrap()];
+            let wanted = run(Choice::Composed, &wide, op);
+            near(&run(Choice::Emulated, &[narrow.clone(), soft], op), &wanted);
+            let op = |t: &[Tensor]| ignoring.forward(&t[0], &classes);
+            let wanted = run(Choice::Composed, &wide[..1], op);
+            near(&run(Choice::Emulated, &[narrow], op), &wanted);
+        }
+    }
+}
+
+#[test]
+fn rotary_embeddings_of_half_precision_are_rounded_once() {
+    for pairs in [RopePairs::Halves, RopePairs::Interleaved] {
+        for features in [6, 16] {
+            check_half_of(&FAST, &[2, 5, features], |x| {
+                let rope = Rope::new(features, 5, 50., pairs, DType::F32, &Device::Cpu)?;
+                rope.forward(x, 0)
+            });
+        }
     }
 }
 

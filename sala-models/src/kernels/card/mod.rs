@@ -15,9 +15,11 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod batch_norm;
 pub(crate) mod conv;
+pub(crate) mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub(crate) mod dropout;
+pub(crate) mod embedding;
 #[cfg(sala_emulated)]
 mod emulated;
 pub(crate) mod linear;
@@ -25,6 +27,7 @@ mod memory;
 pub(crate) mod norm;
 pub(crate) mod pool;
 mod product;
+pub(crate) mod rope;
 mod rows;
 pub(crate) mod softmax;
 pub(crate) mod sum;

@@ -14,7 +14,7 @@ const PACKS: usize = 8;
 /// How rows are shared among threads: by their size alone, so that sums have the same bits everywhere.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
-    rows: usize,
+    count: usize,
     size: usize,
     team: usize,
 }
@@ -31,7 +31,11 @@ impl Rows {
             let warps = packs.div_ceil(WARP * PACKS).next_power_of_two();
             (WARP * warps).min(THREADS)
         };
-        Ok(Self { rows, size, team })
+        Ok(Self {
+            count: rows,
+            size,
+            team,
+        })
     }
 
     /// The rows of the last dimension.
@@ -41,11 +45,11 @@ impl Rows {
     }
 
     pub(super) fn blocks(self) -> usize {
-        self.rows.div_ceil(THREADS / self.team)
+        self.count.div_ceil(THREADS / self.team)
     }
 
     /// What a kernel is told of them: its first numbers.
     pub(super) fn numbers(self) -> [usize; 3] {
-        [self.rows, self.size, self.team]
+        [self.count, self.size, self.team]
     }
 }

@@ -3,6 +3,8 @@
 #include "activation.cuh"
 #include "batch_norm.cuh"
 #include "conv.cuh"
+#include "lookup.cuh"
+#include "loss.cuh"
 #include "norm.cuh"
 #include "philox.cuh"
 #include "pool.cuh"
@@ -21,7 +23,9 @@
     NORMS(KERNEL)                                                                                            \
     DROPOUT(KERNEL)                                                                                          \
     POOLS(KERNEL)                                                                                            \
-    SOFTMAXES(KERNEL)
+    SOFTMAXES(KERNEL)                                                                                        \
+    LOOKUPS(KERNEL)                                                                                          \
+    LOSSES(KERNEL)
 
 #ifdef SALA_EMULATED
 
