@@ -58,6 +58,7 @@ impl<'a> Trainer<'a> {
     /// Loads the training part and checks that the experiment fits it.
     pub(crate) fn new(experiment: &'a Experiment) -> Result<Self> {
         let device = experiment.device.open()?;
+        experiment.precision.apply();
         let source = Source::of(&experiment.data)?;
         let train = data::load_train(&source)?;
         let (validation, images) = (experiment.data.validation, train.len());

@@ -82,6 +82,8 @@ pub(crate) enum Precision {
     #[default]
     F32,
     F64,
+    /// As f32, but matrix products and convolutions round their factors to eleven bits: on CUDA alone.
+    Tf32,
     /// Weights have masters in f32, which the optimizer updates.
     Bf16,
 }
@@ -92,9 +94,22 @@ impl Precision {
         *self == Self::F32
     }
 
+    /// Refuses what a device does not have.
+    pub(super) fn check(self, device: Device) -> Result<()> {
+        if self == Self::Tf32 && !matches!(device, Device::Cuda(_)) {
+            bail!("precision: tf32 is for the device cuda alone, got `{device}`");
+        }
+        Ok(())
+    }
+
+    /// Chooses how matrix products of this process round; it has one experiment.
+    pub(crate) fn apply(self) {
+        candle_core::cuda::set_gemm_reduced_precision_f32(self == Self::Tf32);
+    }
+
     pub(crate) fn dtype(self) -> DType {
         match self {
-            Self::F32 => DType::F32,
+            Self::F32 | Self::Tf32 => DType::F32,
             Self::F64 => DType::F64,
             Self::Bf16 => DType::BF16,
         }
@@ -104,6 +119,17 @@ impl Precision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tf32_is_refused_where_there_is_none() {
+        let error = Precision::Tf32
+            .check(Device::Metal)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("cuda alone, got `metal`"), "{error}");
+        assert!(Precision::Tf32.check(Device::Cuda(1)).is_ok());
+        assert!(Precision::Bf16.check(Device::Cpu).is_ok());
+    }
 
     #[test]
     fn a_device_is_read_as_it_is_written() {

@@ -98,6 +98,7 @@ impl Experiment {
         self.data.validate()?;
         crate::registry::check_network(&self.network)?;
         self.training.validate()?;
+        self.precision.check(self.device)?;
         self.report.validate(&self.optimizers)?;
         check_optimizers(&self.optimizers)
     }

@@ -138,8 +138,13 @@ impl Part<'_> {
         } = *self.geometry;
         let weight = weight.reshape((groups, outputs / groups, ()))?;
         let y = product(&self.gathered(x)?, &weight.transpose(1, 2)?)?;
-        self.groups_last(&y)?
-            .reshape((self.images, rows.windows, columns.windows, outputs))
+        // (G, pixels, O / G) to (pixels, G, O / G).
+        y.transpose(0, 1)?.contiguous()?.reshape((
+            self.images,
+            rows.windows,
+            columns.windows,
+            outputs,
+        ))
     }
 
     fn input_gradient(&self, dy: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -172,11 +177,6 @@ impl Part<'_> {
         y.reshape(((), groups, outputs / groups))?
             .transpose(0, 1)?
             .contiguous()
-    }
-
-    /// `(G, pixels, O / G)` as `(pixels, G, O / G)`.
-    fn groups_last(&self, y: &Tensor) -> Result<Tensor> {
-        y.transpose(0, 1)?.contiguous()
     }
 
     /// `(G, pixels, entries · C / G)`: what each pixel of the result sees, 0 beyond the border.
