@@ -40,7 +40,8 @@ grep -qxF "$members" "$root/Cargo.toml" || {
 sed "s/^$(sed 's/[][]/\\&/g' <<<"$members")\$/${members%]}, \"runtime\"]/" "$root/Cargo.toml" >"$work/Cargo.toml"
 cd "$work"
 
-bindings=$(cargo metadata --format-version 1 | python3 -c '
+features=sala-core/metal,sala-models/metal,sala-bench/metal
+bindings=$(cargo metadata --format-version 1 --features "$features" | python3 -c '
 import json, os, sys
 packages = json.load(sys.stdin)["packages"]
 print(next(os.path.dirname(p["manifest_path"]) for p in packages if p["name"] == "objc2-metal"))')
@@ -56,5 +57,4 @@ fi
 sed -i 's/^#\[\(link(name = "Metal", kind = "framework")\)\]/#[cfg_attr(target_vendor = "apple", \1)]/' $linked
 printf '\n[patch.crates-io]\nobjc2-metal = { path = "objc2-metal" }\n' >>Cargo.toml
 
-exec cargo check -p runtime -p sala-core -p sala-models -p sala-bench \
-    --features sala-core/metal,sala-models/metal,sala-bench/metal "$@"
+exec cargo check -p runtime -p sala-core -p sala-models -p sala-bench --features "$features" "$@"
