@@ -203,7 +203,7 @@ mod tests {
         let search = Search::from_toml(text, "the folder").unwrap();
         let experiment = args(&[]).tune.changes.experiment().unwrap();
         let sweep = Sweep::new(experiment, search).unwrap();
-        assert_eq!(sweep.trials().optimizers.len(), 7 * 3 * 8);
+        assert_eq!(sweep.trials().optimizers.len(), 9 * 3 * 8);
     }
 
     #[test]

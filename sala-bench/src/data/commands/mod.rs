@@ -35,10 +35,13 @@ pub(crate) struct DataArgs {
 #[derive(Debug, Subcommand)]
 enum DataCommand {
     /// Print counts, shapes, channel statistics and checksums of the data of an experiment
+    #[command(after_help = EXAMPLES)]
     Info(InfoArgs),
     /// Draw training images beside what the augmentations of some epochs make of them
+    #[command(after_help = EXAMPLES)]
     Preview(PreviewArgs),
     /// Time training steps on batches as they are made, in turn with steps on a batch that is there
+    #[command(after_help = EXAMPLES)]
     Bench(BenchArgs),
 }
 
