@@ -1,6 +1,9 @@
 //! Launches on a CUDA device.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use candle_core::{
     CudaDevice, CudaStorage, Result, bail,
@@ -46,14 +49,13 @@ pub(super) fn launch(
         shared_mem_bytes: 0,
     };
     KERNELS.with_borrow_mut(|known| {
-        let key = (device.id(), kernel);
-        if !known.contains_key(&key) {
-            let name = format!("{}_{}", kernel.0, kernel.1);
-            let function = device.get_or_load_custom_func(&name, "sala_operations", PTX)?;
-            known.insert(key, function.into_cuda_function());
-        }
-        let Some(function) = known.get(&key) else {
-            bail!("{}: no such kernel", kernel.0);
+        let function = match known.entry((device.id(), kernel)) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => {
+                let name = format!("{}_{}", kernel.0, kernel.1);
+                let function = device.get_or_load_custom_func(&name, "sala_operations", PTX)?;
+                place.insert(function.into_cuda_function())
+            }
         };
         let stream = device.cuda_stream();
         let mut call = stream.launch_builder(function);
