@@ -310,6 +310,14 @@ fn small_networks_are_pytorchs_in_composed_operations() {
     }
 }
 
+// The kernels of graphics cards, with images that keep their channels last from the first layer to the last.
+#[test]
+fn small_networks_are_pytorchs_on_a_card() {
+    for network in [RESNET18, BOTTLENECKS, EFFICIENTNET_LITE] {
+        network.check(Choice::Emulated);
+    }
+}
+
 #[test]
 fn all_networks_are_as_close_in_single_precision_as_pytorchs() {
     for network in ALL {
