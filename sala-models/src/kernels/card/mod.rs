@@ -107,6 +107,21 @@ impl Card {
         self.empty(x.shape(), x.dtype())
     }
 
+    /// The address of a contiguous tensor's first element.
+    ///
+    /// # Errors
+    /// For a tensor on another device: a kernel would read whatever is at that address here.
+    fn address(&self, tensor: &Tensor) -> Result<u64> {
+        if !tensor.device().same_device(&self.device) {
+            bail!(
+                "all tensors of an operation must be on one device, wanted {:?}, got {:?}",
+                self.device.location(),
+                tensor.device().location()
+            );
+        }
+        address(tensor)
+    }
+
     /// Queues a kernel. Its tensors are contiguous; a block has 256 threads.
     pub(crate) fn launch(&self, call: Call) -> Result<()> {
         let Some(suffix) = suffix(call.dtype) else {
@@ -114,7 +129,7 @@ impl Card {
         };
         let mut arguments = Arguments::default();
         for (to, tensor) in arguments.at.iter_mut().zip(call.tensors) {
-            *to = tensor.map_or(Ok(0), address)?;
+            *to = tensor.map_or(Ok(0), |tensor| self.address(tensor))?;
         }
         for (to, &number) in arguments.numbers.iter_mut().zip(call.numbers) {
             *to = i64::try_from(number).map_err(candle_core::Error::wrap)?;

@@ -27,7 +27,7 @@ use candle_core::{
     },
 };
 
-use super::super::{Card, memory::address};
+use super::super::Card;
 use crate::ops::conv::{Axis, Geometry};
 
 /// Algorithms that cuDNN is asked for at most.
@@ -60,16 +60,16 @@ pub(super) fn forward(
             plan.handle.0,
             factor(&one),
             plan.x.0,
-            pointer(x)?,
+            pointer(card, x)?,
             plan.weight.0,
-            pointer(weight)?,
+            pointer(card, weight)?,
             plan.forward_product.0,
             algorithm,
-            workspace.pointer()?,
+            workspace.pointer(card)?,
             bytes,
             factor(&zero),
             plan.y.0,
-            pointer(&y)?,
+            pointer(card, &y)?,
         )
     }
     .map_err(Error::wrap)?;
@@ -99,16 +99,16 @@ pub(super) fn input_gradient(
             plan.handle.0,
             factor(&one),
             plan.weight.0,
-            pointer(weight)?,
+            pointer(card, weight)?,
             plan.y.0,
-            pointer(dy)?,
+            pointer(card, dy)?,
             plan.data_product.0,
             algorithm,
-            workspace.pointer()?,
+            workspace.pointer(card)?,
             bytes,
             factor(&zero),
             plan.x.0,
-            pointer(&dx)?,
+            pointer(card, &dx)?,
         )
     }
     .map_err(Error::wrap)?;
@@ -137,16 +137,16 @@ pub(super) fn weight_gradient(
             plan.handle.0,
             factor(&one),
             plan.x.0,
-            pointer(x)?,
+            pointer(card, x)?,
             plan.y.0,
-            pointer(dy)?,
+            pointer(card, dy)?,
             plan.filter_product.0,
             algorithm,
-            workspace.pointer()?,
+            workspace.pointer(card)?,
             bytes,
             factor(&zero),
             plan.weight.0,
-            pointer(&dw)?,
+            pointer(card, &dw)?,
         )
     }
     .map_err(Error::wrap)?;
@@ -165,8 +165,8 @@ fn filter_shape(geometry: &Geometry) -> Shape {
     (outputs, rows.kernel, columns.kernel, inputs / groups).into()
 }
 
-fn pointer(tensor: &Tensor) -> Result<*mut c_void> {
-    let at = usize::try_from(address(tensor)?).map_err(Error::wrap)?;
+fn pointer(card: &Card, tensor: &Tensor) -> Result<*mut c_void> {
+    let at = usize::try_from(card.address(tensor)?).map_err(Error::wrap)?;
     Ok(ptr::with_exposed_provenance_mut(at))
 }
 
@@ -183,9 +183,9 @@ impl Workspace {
         Ok(Self(memory.transpose()?))
     }
 
-    fn pointer(&self) -> Result<*mut c_void> {
+    fn pointer(&self, card: &Card) -> Result<*mut c_void> {
         match &self.0 {
-            Some(memory) => pointer(memory),
+            Some(memory) => pointer(card, memory),
             None => Ok(ptr::null_mut()),
         }
     }
