@@ -16,9 +16,10 @@ use super::{
     pieces, transpose,
 };
 
-/// Tiles of a piece, at least and at most, and bytes of its rows: they stay in a second-level cache.
+/// Tiles of a piece, at least and at most, and bytes of its rows: they stay in a second-level cache. With more
+/// tiles the last piece of the slower thread would be waited for.
 const LEAST: usize = 2;
-const MOST: usize = 40;
+const MOST: usize = 16;
 const CACHE: usize = 400 << 10;
 
 /// `x (…, I)`, `weight (O, I)` and `bias (O)` to `(…, O)`: contiguous tensors of one dtype.
@@ -48,10 +49,9 @@ impl<T: Element> Operation for Linear<T> {
         } = *self;
         let (x, weight) = (access::view::<T>(tensors[0])?, access::view(tensors[1])?);
         let right = Panels::pack_turned(inputs, outputs, &weight, inputs);
-        let rows = x.len() / inputs;
         let y = match tensors.get(2) {
-            Some(bias) => product((&x, inputs), &right, Some(&access::view(bias)?), rows),
-            None => product((&x, inputs), &right, None, rows),
+            Some(bias) => product(&x, &right, Some(&access::view(bias)?)),
+            None => product(&x, &right, None),
         };
         let mut dims = tensors[0].dims().to_vec();
         if let Some(last) = dims.last_mut() {
@@ -75,7 +75,7 @@ impl<T: Element> Operation for Linear<T> {
                 0 => {
                     let weight = access::view(&tensors[1].value)?;
                     let right = Panels::pack(outputs, inputs, &weight, inputs);
-                    product((&gradient, outputs), &right, None, gradient.len() / outputs)
+                    product(&gradient, &right, None)
                 }
                 1 => self.weight_gradient(&access::view(&tensors[0].value)?, &gradient),
                 _ => pieces::column_sums(&gradient, outputs),
@@ -97,32 +97,29 @@ impl<T: Element> Linear<T> {
         }
     }
 
-    /// Of plain matrices the product with a turned one is faster than [`Outer`](super::matmul::Outer): it keeps
-    /// its sums in registers, and turning takes less time than copying rows for each block of columns.
+    /// The larger matrix is the turned one, of which little is in use at a time; the smaller is packed whole.
     fn weight_gradient(&self, x: &[T], gradient: &[T]) -> Vec<T> {
         let Self {
             inputs, outputs, ..
         } = *self;
         let rows = x.len() / inputs;
-        let right = Panels::pack(rows, inputs, x, inputs);
-        let (left, stride) = transpose::turned(gradient, rows, outputs);
-        product((&left, stride), &right, None, outputs)
+        if inputs <= outputs {
+            return matmul::turned_product(gradient, &Panels::pack(rows, inputs, x, inputs));
+        }
+        let right = Panels::pack(rows, outputs, gradient, outputs);
+        transpose::batches(&matmul::turned_product(x, &right), inputs, outputs)
     }
 }
 
-/// `left (M, depth)`, with rows `stride` apart, times a packed `(depth, columns)`.
-fn product<T: Element>(
-    (left, stride): (&[T], usize),
-    right: &Panels<T>,
-    bias: Option<&[T]>,
-    all: usize,
-) -> Vec<T> {
+/// `left (M, depth)` times a packed `(depth, columns)`.
+fn product<T: Element>(left: &[T], right: &Panels<T>, bias: Option<&[T]>) -> Vec<T> {
     let (depth, columns) = right.sizes();
+    let all = left.len() / depth;
     let rows = rows_of_piece::<T>(all, depth);
     let runs = [matmul::plain_run(depth)];
     pieces::made(all * columns, rows * columns, |i, out| {
         let first = i * rows;
-        let places = matmul::plain_places(first..first + out.len() / columns, stride, columns);
+        let places = matmul::plain_places(first..first + out.len() / columns, depth, columns);
         let product = Product {
             left,
             places: &places,

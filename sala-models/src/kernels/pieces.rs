@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
+use rayon::{iter::MaxLen, prelude::*};
 
 use super::element::Element;
 
@@ -17,10 +17,16 @@ pub(crate) fn parallel() -> bool {
     rayon::current_num_threads() > 1
 }
 
+/// Hands out single pieces. Left to itself, rayon makes few groups of them, and a thread that another program slows
+/// down keeps its group while the rest have nothing to do.
+fn one_by_one<I: IndexedParallelIterator>(pieces: I) -> MaxLen<I> {
+    pieces.with_max_len(1)
+}
+
 /// What `work` yields for each number in `0..count`, in their order.
 pub(crate) fn map<R: Send>(count: usize, work: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
     if count > 1 && parallel() {
-        (0..count).into_par_iter().map(work).collect()
+        one_by_one((0..count).into_par_iter()).map(work).collect()
     } else {
         (0..count).map(work).collect()
     }
@@ -34,7 +40,7 @@ pub(crate) fn each_of<T: Send>(
 ) {
     if values.len() > piece && parallel() {
         let pieces = values.par_chunks_mut(piece).enumerate();
-        pieces.for_each(|(i, values)| work(i, values));
+        one_by_one(pieces).for_each(|(i, values)| work(i, values));
     } else {
         let pieces = values.chunks_mut(piece).enumerate();
         pieces.for_each(|(i, values)| work(i, values));
@@ -137,7 +143,8 @@ pub(crate) fn filled_beside<T: Element, U: Send>(
     };
     if len > piece && parallel() {
         let pieces = spare.par_chunks_mut(piece);
-        (pieces.zip(beside.par_chunks_mut(beside_piece)).enumerate()).for_each(work);
+        let pieces = pieces.zip(beside.par_chunks_mut(beside_piece)).enumerate();
+        one_by_one(pieces).for_each(work);
     } else {
         let pieces = spare.chunks_mut(piece);
         (pieces.zip(beside.chunks_mut(beside_piece)).enumerate()).for_each(work);
@@ -214,29 +221,47 @@ pub(crate) fn each_of_two<T: Send>(
 ) {
     if a.len() > a_piece && parallel() {
         let pieces = a.par_chunks_mut(a_piece).zip(b.par_chunks_mut(b_piece));
-        (pieces.enumerate()).for_each(|(i, (a, b))| work(i, a, b));
+        one_by_one(pieces.enumerate()).for_each(|(i, (a, b))| work(i, a, b));
     } else {
         let pieces = a.chunks_mut(a_piece).zip(b.chunks_mut(b_piece));
         (pieces.enumerate()).for_each(|(i, (a, b))| work(i, a, b));
     }
 }
 
-/// Hands out the pieces of three arrays together, each cut into as many.
-pub(crate) fn each_of_three<T: Send>(
-    (a, a_piece): (&mut [T], usize),
-    (b, b_piece): (&mut [T], usize),
-    (c, c_piece): (&mut [T], usize),
+/// As [`filled`] for three vectors, each of a length and cut into pieces of another, all into as many.
+pub(crate) fn filled_three<T: Element>(
+    [a, b, c]: [(usize, usize); 3],
     work: impl Fn(usize, &mut [T], &mut [T], &mut [T]) + Sync + Send,
-) {
-    if a.len() > a_piece && parallel() {
-        let pieces = a.par_chunks_mut(a_piece).zip(b.par_chunks_mut(b_piece));
-        let pieces = pieces.zip(c.par_chunks_mut(c_piece)).enumerate();
-        pieces.for_each(|(i, ((a, b), c))| work(i, a, b, c));
-    } else {
-        let pieces = a.chunks_mut(a_piece).zip(b.chunks_mut(b_piece));
-        let pieces = pieces.zip(c.chunks_mut(c_piece)).enumerate();
-        pieces.for_each(|(i, ((a, b), c))| work(i, a, b, c));
+) -> [Vec<T>; 3] {
+    let mut values = [a, b, c].map(|(len, _)| Vec::with_capacity(len));
+    assert!(
+        [b, c]
+            .iter()
+            .all(|x| x.0.div_ceil(x.1) == a.0.div_ceil(a.1))
+    );
+    {
+        let [x, y, z] = &mut values;
+        let (x, y, z) = (
+            &mut x.spare_capacity_mut()[..a.0],
+            &mut y.spare_capacity_mut()[..b.0],
+            &mut z.spare_capacity_mut()[..c.0],
+        );
+        let work = |i, x, y, z| work(i, zeroed(x), zeroed(y), zeroed(z));
+        if a.0 > a.1 && parallel() {
+            let pieces = x.par_chunks_mut(a.1).zip(y.par_chunks_mut(b.1));
+            let pieces = pieces.zip(z.par_chunks_mut(c.1)).enumerate();
+            one_by_one(pieces).for_each(|(i, ((x, y), z))| work(i, x, y, z));
+        } else {
+            let pieces = x.chunks_mut(a.1).zip(y.chunks_mut(b.1));
+            let pieces = pieces.zip(z.chunks_mut(c.1)).enumerate();
+            pieces.for_each(|(i, ((x, y), z))| work(i, x, y, z));
+        }
     }
+    for (values, (len, _)) in values.iter_mut().zip([a, b, c]) {
+        // SAFETY: all three have the same number of pieces, so all were handed to `zeroed`.
+        unsafe { values.set_len(len) };
+    }
+    values
 }
 
 #[cfg(test)]

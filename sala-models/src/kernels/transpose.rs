@@ -29,17 +29,6 @@ pub(crate) fn to_scratch<T: Element>(x: &[T], rows: usize, columns: usize) -> Sc
     out
 }
 
-/// One matrix `(rows, columns)`, turned to `(columns, rows)`, and the distance of its rows: such that rows do
-/// not begin at the same few places of a cache.
-pub(crate) fn turned<T: Element>(x: &[T], rows: usize, columns: usize) -> (Scratch<T>, usize) {
-    let stride = rows.next_multiple_of(2 * LINE) + LINE;
-    let mut out = Scratch::new(columns * stride);
-    pieces::each_of(&mut out, LINE * stride, |i, out| {
-        turn((x, columns), i * LINE, rows, (out, stride));
-    });
-    (out, stride)
-}
-
 /// Elements of a piece: whole rows of the result, a divisor of their number.
 fn piece(rows: usize, columns: usize) -> usize {
     let wanted = (pieces::PIECE / rows).clamp(1, columns);
@@ -134,11 +123,6 @@ mod tests {
             let wanted: Vec<f32> = (0..x.len()).map(source).collect();
             assert_eq!(batches(&x, rows, columns), wanted);
             assert_eq!(*to_scratch(&x, rows, columns), wanted);
-            if batch == 1 {
-                let (out, stride) = turned(&x, rows, columns);
-                let lines = out.chunks(stride).flat_map(|line| &line[..rows]);
-                assert!(lines.eq(&wanted));
-            }
         }
     }
 }

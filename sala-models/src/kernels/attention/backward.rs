@@ -32,17 +32,19 @@ impl Attention {
             values,
             ..
         } = *self;
-        let zeros = |len: usize| vec![T::default(); len];
-        let mut of_q = zeros(batch * heads * queries * features);
-        let mut of_k = zeros(batch * groups * keys * features);
-        let mut of_v = zeros(batch * groups * keys * values);
         // As forward, but heads that share keys stay together.
         let in_task = if self.packed { groups } else { 1 };
         let with_queries = in_task * self.together();
-        pieces::each_of_three(
-            (&mut of_q, with_queries * queries * features),
-            (&mut of_k, in_task * keys * features),
-            (&mut of_v, in_task * keys * values),
+        let sizes = [
+            (
+                heads * queries * features,
+                with_queries * queries * features,
+            ),
+            (groups * keys * features, in_task * keys * features),
+            (groups * keys * values, in_task * keys * values),
+        ];
+        let [q, k, v] = pieces::filled_three(
+            sizes.map(|(of_example, of_task)| (batch * of_example, of_task)),
             |task, of_q, of_k, of_v| {
                 for i in 0..in_task {
                     let group = Group {
@@ -58,11 +60,7 @@ impl Attention {
                 }
             },
         );
-        Gradients {
-            q: of_q,
-            k: of_k,
-            v: of_v,
-        }
+        Gradients { q, k, v }
     }
 }
 

@@ -19,8 +19,8 @@
 //! that a panel's part stays in the first-level cache while all rows pass by (van Zee and van de Geijn
 //! 2015, doi:10.1145/2764454, describe this order of loops).
 //!
-//! [`Outer`] has the same tile for the other product of a backward pass, `Σ_m left[m, k]
-//! right[m, n]`.
+//! [`Outer`] and [`turned_product`] have the same tile for the other product of a backward pass, `Σ_m left[m, k]
+//! right[m, n]`: the one of gathered rows, the other of plain matrices.
 
 #![expect(
     clippy::inline_always,
@@ -30,6 +30,7 @@
 mod outer;
 mod panels;
 mod product;
+mod turned;
 
 use std::ops::Range;
 
@@ -39,6 +40,7 @@ pub(crate) use self::{
     outer::{Outer, accumulate},
     panels::Panels,
     product::Product,
+    turned::turned_product,
 };
 use super::element::Element;
 

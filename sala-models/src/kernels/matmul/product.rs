@@ -13,7 +13,7 @@ use super::{Panels, Place, Run, VECTORS};
 use crate::kernels::{element::Element, pieces};
 
 /// Rows of a block of the right matrix: with two registers of 32 bytes in each, 24 KiB.
-const DEPTH: usize = 384;
+pub(super) const DEPTH: usize = 384;
 
 /// A product of gathered rows and a packed matrix.
 #[derive(Debug, Clone, Copy)]
@@ -237,7 +237,7 @@ impl<S: Simd, T: Element, const ROWS: usize> pulp::NullaryFnOnce for TileWork<'_
 
 /// At most as many elements as the registers hold; zeros follow.
 #[inline(always)]
-fn load<S: Simd, T: Element>(simd: S, from: &[T]) -> [T::Vector<S>; VECTORS] {
+pub(super) fn load<S: Simd, T: Element>(simd: S, from: &[T]) -> [T::Vector<S>; VECTORS] {
     if from.len() == VECTORS * T::lanes::<S>() {
         let vectors = T::vectors::<S>(from);
         return std::array::from_fn(|v| vectors[v]);
@@ -250,7 +250,7 @@ fn load<S: Simd, T: Element>(simd: S, from: &[T]) -> [T::Vector<S>; VECTORS] {
 
 /// Writes the first `columns` of the sums.
 #[inline(always)]
-fn store<S: Simd, T: Element>(
+pub(super) fn store<S: Simd, T: Element>(
     sums: [T::Vector<S>; VECTORS],
     to: &mut [MaybeUninit<T>],
     columns: usize,
