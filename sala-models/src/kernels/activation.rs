@@ -23,6 +23,7 @@
 use std::{
     f64::consts::{FRAC_2_PI, TAU},
     marker::PhantomData,
+    mem::MaybeUninit,
 };
 
 use candle_core::{DType, Result, Tensor};
@@ -157,8 +158,11 @@ impl<A: Activation, T: Functions> Operation for Op<A, T> {
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let x = access::view::<T>(inputs[0])?;
-        let y = pieces::filled(x.len(), PIECE, |i, y| {
-            pieces::compiled(Values::<A>(PhantomData), (y, &x[i * PIECE..]));
+        let y = pieces::made(x.len(), PIECE, |i, y| {
+            let x = &x[i * PIECE..][..y.len()];
+            pieces::compiled(Values::<A>(PhantomData), (&mut *y, x));
+            // SAFETY: the loop writes an element for each of `x`.
+            unsafe { pieces::assume_written(y) }
         });
         access::tensor(y, inputs[0].shape())
     }
@@ -166,9 +170,12 @@ impl<A: Activation, T: Functions> Operation for Op<A, T> {
     fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let shape = dy.shape();
         let (x, dy) = (access::view::<T>(&inputs[0].value)?, access::view::<T>(dy)?);
-        let dx = pieces::filled(x.len(), PIECE, |i, dx| {
-            let start = i * PIECE;
-            pieces::compiled(Gradients::<A>(PhantomData), (dx, &x[start..], &dy[start..]));
+        let dx = pieces::made(x.len(), PIECE, |i, dx| {
+            let (start, len) = (i * PIECE, dx.len());
+            let (x, dy) = (&x[start..][..len], &dy[start..][..len]);
+            pieces::compiled(Gradients::<A>(PhantomData), (&mut *dx, x, dy));
+            // SAFETY: the loop writes an element for each of `x` and `dy`.
+            unsafe { pieces::assume_written(dx) }
         });
         Ok(vec![Some(access::tensor(dx, shape)?)])
     }
@@ -176,22 +183,22 @@ impl<A: Activation, T: Functions> Operation for Op<A, T> {
 
 struct Values<A>(PhantomData<A>);
 
-impl<A: Activation, T: Functions> Kernel<(&mut [T], &[T])> for Values<A> {
+impl<A: Activation, T: Functions> Kernel<(&mut [MaybeUninit<T>], &[T])> for Values<A> {
     #[inline(always)]
-    fn run(self, (y, x): (&mut [T], &[T])) {
+    fn run(self, (y, x): (&mut [MaybeUninit<T>], &[T])) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = A::value(x);
+            y.write(A::value(x));
         }
     }
 }
 
 struct Gradients<A>(PhantomData<A>);
 
-impl<A: Activation, T: Functions> Kernel<(&mut [T], &[T], &[T])> for Gradients<A> {
+impl<A: Activation, T: Functions> Kernel<(&mut [MaybeUninit<T>], &[T], &[T])> for Gradients<A> {
     #[inline(always)]
-    fn run(self, (dx, x, dy): (&mut [T], &[T], &[T])) {
+    fn run(self, (dx, x, dy): (&mut [MaybeUninit<T>], &[T], &[T])) {
         for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-            *dx = A::back(x, dy);
+            dx.write(A::back(x, dy));
         }
     }
 }

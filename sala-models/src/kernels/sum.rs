@@ -9,6 +9,8 @@
     reason = "what is not inlined is not compiled for the chosen instruction set"
 )]
 
+use std::mem::MaybeUninit;
+
 use candle_core::{DType, Result, Tensor};
 
 use super::{
@@ -44,9 +46,12 @@ fn pair(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 fn values<T: Element>(a: &Tensor, b: &Tensor) -> Result<Vec<T>> {
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     let (a, b) = (access::view::<T>(&a)?, access::view::<T>(&b)?);
-    Ok(pieces::filled(a.len(), PIECE, |i, sum| {
-        let start = i * PIECE;
-        pieces::compiled(Sum, (sum, &a[start..], &b[start..]));
+    Ok(pieces::made(a.len(), PIECE, |i, sum| {
+        let (start, len) = (i * PIECE, sum.len());
+        let (a, b) = (&a[start..][..len], &b[start..][..len]);
+        pieces::compiled(Sum, (&mut *sum, a, b));
+        // SAFETY: the loop writes an element for each of `a` and `b`.
+        unsafe { pieces::assume_written(sum) }
     }))
 }
 
@@ -76,11 +81,11 @@ impl Operation for Add {
 /// y ← a + b.
 struct Sum;
 
-impl<T: Element> Kernel<(&mut [T], &[T], &[T])> for Sum {
+impl<T: Element> Kernel<(&mut [MaybeUninit<T>], &[T], &[T])> for Sum {
     #[inline(always)]
-    fn run(self, (sum, a, b): (&mut [T], &[T], &[T])) {
+    fn run(self, (sum, a, b): (&mut [MaybeUninit<T>], &[T], &[T])) {
         for ((sum, &a), &b) in sum.iter_mut().zip(a).zip(b) {
-            *sum = a + b;
+            sum.write(a + b);
         }
     }
 }
