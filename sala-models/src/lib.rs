@@ -46,6 +46,7 @@
 pub mod cnn;
 pub mod error;
 mod files;
+pub mod images;
 #[allow(
     clippy::disallowed_methods,
     reason = "they run on the CPU alone, where a copy is one"

@@ -2,9 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use sala_models::rng::Stream;
+use sala_models::{images::ImageSet, rng::Stream};
 
 use super::{Split, augment::Shares};
+
+/// Bytes of images that may stay on a graphics card, which networks want for themselves; CIFAR's are 150 million.
+const MOST_ON_CARD: usize = 4 << 30;
 
 /// Mean and standard deviation of the pixels of each channel, on the scale from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,18 +149,46 @@ impl Selection {
         }
     }
 
-    /// Uploads images and targets: B·C·H·W values, and B classes or B·classes shares.
-    pub(super) fn upload(&self, images: Vec<f32>, targets: Targets) -> Result<Batch> {
+    /// Uploads B·C·H·W values.
+    pub(super) fn upload_images(&self, images: Vec<f32>) -> Result<Tensor> {
         let [channels, height, width] = self.shape();
         let n = images.len() / (channels * height * width);
-        let images = Tensor::from_vec(images, (n, channels, height, width), &self.device)?;
-        let targets = match targets {
-            Targets::Classes(classes) => Tensor::from_vec(classes, n, &self.device)?,
-            Targets::Shares(shares) => {
-                Tensor::from_vec(shares.into_values(), (n, self.classes()), &self.device)?
+        let shape = (n, channels, height, width);
+        Ok(Tensor::from_vec(images, shape, &self.device)?)
+    }
+
+    /// Uploads B classes or B·classes shares.
+    pub(super) fn upload_targets(&self, targets: Targets) -> Result<Tensor> {
+        let (values, classes) = match targets {
+            Targets::Classes(classes) => {
+                let n = classes.len();
+                return Ok(Tensor::from_vec(classes, n, &self.device)?);
             }
+            Targets::Shares(shares) => (shares.into_values(), self.classes()),
         };
-        Ok(Batch { images, targets })
+        let n = values.len() / classes;
+        Ok(Tensor::from_vec(values, (n, classes), &self.device)?)
+    }
+
+    /// All images, by their place in the list, on a card that puts batches together; nothing on another device, or if
+    /// they would take too much of its memory.
+    pub(super) fn on_card(&self) -> Result<Option<ImageSet>> {
+        let size: usize = self.shape().iter().product();
+        let bytes = self.len() * size;
+        // What has no kernel for it need not be copied together.
+        if bytes > MOST_ON_CARD || !ImageSet::fits(&self.device)? {
+            return Ok(None);
+        }
+        let mut pixels = Vec::with_capacity(bytes);
+        for &number in &self.images {
+            pixels.extend_from_slice(self.pixels(number)?);
+        }
+        Ok(ImageSet::new(
+            pixels,
+            self.shape(),
+            &self.tables,
+            &self.device,
+        )?)
     }
 
     /// All images in their own order, in batches of `size`; the last may be shorter. For evaluation.
@@ -174,7 +205,10 @@ impl Selection {
             self.normalise(self.pixels(number)?, &mut values);
         }
         let classes = numbers.iter().map(|&number| self.label(number)).collect();
-        self.upload(values, Targets::Classes(classes))
+        Ok(Batch {
+            images: self.upload_images(values)?,
+            targets: self.upload_targets(Targets::Classes(classes))?,
+        })
     }
 }
 

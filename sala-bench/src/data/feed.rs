@@ -1,16 +1,23 @@
 //! What a network is trained on: shuffled, augmented batches, made ahead by threads of their own.
 //!
+//! On a graphics card the images stay there as bytes, and the threads only draw what becomes of them, as far as all
+//! augmentations are choices of rows and columns, cleared rectangles and mixtures. The batches have the same bits.
+//!
 //! A batch is a pure function of seed, epoch and its number, so it does not matter how many threads there are, and a
 //! run can go on anywhere.
 
 use std::{num::NonZero, sync::Arc, thread::available_parallelism};
 
-use anyhow::{Result, ensure};
-use sala_models::{Rng, rng::Stream};
+use anyhow::{Result, bail, ensure};
+use sala_models::{
+    Rng,
+    images::{ImageSet, Mixture, View},
+    rng::Stream,
+};
 
 use super::{
     ahead::Ahead,
-    augment::{Image, Pipeline, Shares, Values},
+    augment::{Image, Pipeline, Shares, Values, mix},
     batches::{Batch, Selection, Targets, order},
 };
 
@@ -31,13 +38,23 @@ struct Shared {
     pipeline: Pipeline,
     order: Stream,
     batch_size: usize,
+    /// The images on the card that puts batches together.
+    on_card: Option<ImageSet>,
 }
 
 /// A batch that is still in memory.
 #[derive(Debug)]
 struct Raw {
-    images: Vec<f32>,
+    images: Made,
     targets: Targets,
+}
+
+/// The images of a batch.
+#[derive(Debug)]
+enum Made {
+    Values(Vec<f32>),
+    /// What the card puts together.
+    Views(Vec<View>, Mixture),
 }
 
 impl Feed {
@@ -53,6 +70,11 @@ impl Feed {
     ) -> Result<Self> {
         ensure!(batch_size > 0, "batch size: wanted at least 1, got 0");
         pipeline.check(selection.shape())?;
+        let on_card = if pipeline.is_view() {
+            selection.on_card()?
+        } else {
+            None
+        };
         let processors = available_parallelism().map_or(1, NonZero::get);
         Ok(Self {
             shared: Arc::new(Shared {
@@ -60,6 +82,7 @@ impl Feed {
                 pipeline,
                 order: Rng::new(seed).stream("data/order"),
                 batch_size,
+                on_card,
             }),
             threads: (processors / PROCESSORS_PER_THREAD).clamp(1, MOST_THREADS),
         })
@@ -95,13 +118,13 @@ impl Feed {
     /// The values of an epoch's first batch, made by the caller's thread.
     pub(crate) fn first_of(&self, epoch: u64) -> Result<Vec<f32>> {
         let order = order(self.shared.order, epoch, self.len());
-        Ok(self.shared.batch(epoch, &order, 0)?.images)
+        self.shared.values(epoch, &order, 0)
     }
 
     /// The values of the first images of the list in their own order, as a batch of an epoch.
     pub(crate) fn unshuffled(&self, epoch: u64) -> Result<Vec<f32>> {
         let order: Vec<usize> = (0..self.len()).collect();
-        Ok(self.shared.batch(epoch, &order, 0)?.images)
+        self.shared.values(epoch, &order, 0)
     }
 
     /// The images without augmentation.
@@ -133,36 +156,86 @@ impl Feed {
 impl Shared {
     /// Batch `number` of an epoch with this order.
     fn batch(&self, epoch: u64, order: &[usize], number: usize) -> Result<Raw> {
-        let Self {
-            selection,
-            pipeline,
-            batch_size,
-            ..
-        } = self;
-        let shape = selection.shape();
-        let size: usize = shape.iter().product();
-        let start = number * batch_size;
-        let places = &order[start..(start + batch_size).min(order.len())];
-        let mut images = Vec::with_capacity(places.len() * size);
-        let mut labels = Vec::with_capacity(places.len());
-        for &place in places {
-            let image = selection.number(place)?;
-            let mut picture = Image::new(shape, selection.pixels(image)?.to_vec());
-            pipeline.pixels(&mut picture, epoch, image);
-            let end = images.len();
-            selection.normalise(picture.pixels(), &mut images);
-            let mut values = Values::new(shape, &mut images[end..]);
-            pipeline.values(&mut values, epoch, image);
-            labels.push(selection.label(image));
-        }
-        if !pipeline.mixes() {
-            let targets = Targets::Classes(labels);
-            return Ok(Raw { images, targets });
-        }
-        let mut shares = Shares::of(&labels, selection.classes());
-        pipeline.batch(&mut images, shape, &mut shares, (epoch, number));
-        let targets = Targets::Shares(shares);
+        let places = self.places(order, number);
+        let mixture = self.mixture(places, epoch, number);
+        let targets = self.targets(places, &mixture)?;
+        let images = if self.on_card.is_some() {
+            Made::Views(self.views(epoch, places)?, mixture)
+        } else {
+            Made::Values(self.mixed(epoch, places, &mixture)?)
+        };
         Ok(Raw { images, targets })
+    }
+
+    /// The values of batch `number` of an epoch with this order.
+    fn values(&self, epoch: u64, order: &[usize], number: usize) -> Result<Vec<f32>> {
+        let places = self.places(order, number);
+        self.mixed(epoch, places, &self.mixture(places, epoch, number))
+    }
+
+    /// The places in the list of the images of a batch.
+    fn places<'a>(&self, order: &'a [usize], number: usize) -> &'a [usize] {
+        let start = number * self.batch_size;
+        &order[start..(start + self.batch_size).min(order.len())]
+    }
+
+    /// Height and width of an image.
+    fn size(&self) -> (usize, usize) {
+        let [_, height, width] = self.selection.shape();
+        (height, width)
+    }
+
+    /// How the images at these places are mixed.
+    fn mixture(&self, places: &[usize], epoch: u64, number: usize) -> Mixture {
+        (self.pipeline).mixture(places.len(), self.size(), (epoch, number))
+    }
+
+    /// The values of the images at these places, mixed.
+    fn mixed(&self, epoch: u64, places: &[usize], mixture: &Mixture) -> Result<Vec<f32>> {
+        let shape = self.selection.shape();
+        let mut images = Vec::with_capacity(places.len() * shape.iter().product::<usize>());
+        for &place in places {
+            let image = self.selection.number(place)?;
+            let mut picture = Image::new(shape, self.selection.pixels(image)?.to_vec());
+            self.pipeline.pixels(&mut picture, epoch, image);
+            let end = images.len();
+            self.selection.normalise(picture.pixels(), &mut images);
+            let mut values = Values::new(shape, &mut images[end..]);
+            self.pipeline.values(&mut values, epoch, image);
+        }
+        mix(&mut images, shape, mixture);
+        Ok(images)
+    }
+
+    /// What a card is told of the images at these places.
+    fn views(&self, epoch: u64, places: &[usize]) -> Result<Vec<View>> {
+        let view = |&place: &usize| {
+            let image = self.selection.number(place)?;
+            Ok(self.pipeline.view(self.size(), (epoch, image), place))
+        };
+        places.iter().map(view).collect()
+    }
+
+    fn targets(&self, places: &[usize], mixture: &Mixture) -> Result<Targets> {
+        let label = |&place: &usize| Ok(self.selection.label(self.selection.number(place)?));
+        let labels = places.iter().map(label).collect::<Result<Vec<_>>>()?;
+        if !self.pipeline.mixes() {
+            return Ok(Targets::Classes(labels));
+        }
+        let mut shares = Shares::of(&labels, self.selection.classes());
+        shares.mix(mixture, self.size());
+        Ok(Targets::Shares(shares))
+    }
+
+    /// The batch on its device.
+    fn upload(&self, Raw { images, targets }: Raw) -> Result<Batch> {
+        let images = match (images, &self.on_card) {
+            (Made::Views(views, mixture), Some(set)) => set.batch(&views, &mixture)?,
+            (Made::Values(values), _) => self.selection.upload_images(values)?,
+            (Made::Views(..), None) => bail!("views of images that are not on a card"),
+        };
+        let targets = self.selection.upload_targets(targets)?;
+        Ok(Batch { images, targets })
     }
 }
 
@@ -178,7 +251,7 @@ impl Iterator for Epoch {
 
     fn next(&mut self) -> Option<Self::Item> {
         let raw = self.raw.next()?;
-        Some(raw.and_then(|raw| self.shared.selection.upload(raw.images, raw.targets)))
+        Some(raw.and_then(|raw| self.shared.upload(raw)))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -191,6 +264,7 @@ impl ExactSizeIterator for Epoch {}
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use sala_models::kernels::{Choice, with_choice};
 
     use super::*;
     use crate::{
@@ -277,6 +351,21 @@ mod tests {
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), 49);
+    }
+
+    #[test]
+    fn a_card_puts_batches_together_with_the_same_bits() {
+        let all = ["crop", "flip", "cutout", "random-erasing", "mixup"];
+        for names in [&all[..], &["flip", "crop", "cutmix"], &[]] {
+            let on_card = with_choice(Choice::Emulated, || feed(names, 7));
+            // Without a C++ compiler there is nothing to compare.
+            let fits = with_choice(Choice::Emulated, || ImageSet::fits(&Device::Cpu)).unwrap();
+            assert_eq!(on_card.shared.on_card.is_some(), fits);
+            assert_eq!(epoch(&on_card, 2, 1), epoch(&feed(names, 7), 2, 1));
+        }
+        // What changes bytes by more than their place is the processor's.
+        let on_card = with_choice(Choice::Emulated, || feed(&["flip", "randaugment"], 7));
+        assert!(on_card.shared.on_card.is_none());
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod hub;
 mod hub_refusals;
 #[cfg(feature = "hub")]
 mod hub_server;
+mod images;
 mod layers;
 mod model_build;
 mod model_config;

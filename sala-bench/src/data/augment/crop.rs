@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use sala_models::rng::Stream;
 use serde::{Deserialize, Serialize};
 
-use super::{Image, OnPixels, below};
+use super::{OnFrame, below, frame::Frame};
 
 /// What the padding holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -46,32 +46,25 @@ impl Crop {
     }
 
     /// Cuts at a place of the padded image, counted from its upper left corner.
-    fn cut(&self, image: &mut Image, top: usize, left: usize) {
-        let (height, width) = image.size();
-        let sources = |start: usize, size: usize| -> Vec<Option<usize>> {
-            let start = start.cast_signed() - self.padding.cast_signed();
-            let places = (0..size).map(|i| start + i.cast_signed());
-            places
-                .map(|place| self.border.source(place, size))
-                .collect()
+    fn cut(&self, frame: &mut Frame, top: usize, left: usize) {
+        self.move_along(&mut frame.rows, top);
+        self.move_along(&mut frame.columns, left);
+    }
+
+    fn move_along(&self, places: &mut Vec<Option<usize>>, start: usize) {
+        let start = start.cast_signed() - self.padding.cast_signed();
+        let seen = |i: usize| {
+            let source = self.border.source(start + i.cast_signed(), places.len())?;
+            places[source]
         };
-        let (rows, columns) = (sources(top, height), sources(left, width));
-        let mut cut = Vec::with_capacity(image.pixels().len());
-        for plane in image.planes() {
-            for row in &rows {
-                let row = row.map(|y| &plane[y * width..][..width]);
-                let pixel = |x: &Option<usize>| row.zip(*x).map_or(0, |(row, x)| row[x]);
-                cut.extend(columns.iter().map(pixel));
-            }
-        }
-        image.replace(cut);
+        *places = (0..places.len()).map(seen).collect();
     }
 }
 
-impl OnPixels for Crop {
-    fn apply(&self, image: &mut Image, draws: Stream) {
+impl OnFrame for Crop {
+    fn frame(&self, frame: &mut Frame, draws: Stream) {
         let places = 2 * self.padding + 1;
-        self.cut(image, below(draws, 0, places), below(draws, 1, places));
+        self.cut(frame, below(draws, 0, places), below(draws, 1, places));
     }
 
     fn check(&self, [_, height, width]: [usize; 3]) -> Result<()> {
@@ -89,7 +82,7 @@ impl OnPixels for Crop {
 mod tests {
     use sala_models::Rng;
 
-    use super::*;
+    use super::{super::Image, *};
 
     /// 1 2 3 / 4 5 6 / 7 8 9, and the same and ten.
     fn image() -> Image {
@@ -98,7 +91,9 @@ mod tests {
 
     fn cut(border: Border, top: usize, left: usize) -> Vec<u8> {
         let mut image = image();
-        Crop::new(2, border).unwrap().cut(&mut image, top, left);
+        let mut frame = Frame::whole(image.size());
+        Crop::new(2, border).unwrap().cut(&mut frame, top, left);
+        frame.show(&mut image);
         image.pixels().to_vec()
     }
 

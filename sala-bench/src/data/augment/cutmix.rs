@@ -8,16 +8,13 @@
 //!
 //! with one rectangle and one uniformly drawn order a batch, as the authors do it.
 
-use std::ops::Range;
-
 use anyhow::Result;
-use sala_models::rng::Stream;
-
-use super::{
-    OnBatch, below, check_probability,
-    image::clipped,
-    mixup::{Lambda, Shares},
+use sala_models::{
+    images::{Mixture, Rectangle},
+    rng::Stream,
 };
+
+use super::{OnBatch, below, check_probability, image::clipped, mixup::Lambda};
 
 #[derive(Debug)]
 pub(super) struct CutMix {
@@ -35,12 +32,8 @@ impl CutMix {
     }
 }
 
-/// Rows and columns of the rectangle.
-fn rectangle(
-    lambda: f64,
-    (height, width): (usize, usize),
-    draws: Stream,
-) -> (Range<usize>, Range<usize>) {
+/// The rectangle of a share λ.
+fn rectangle(lambda: f64, (height, width): (usize, usize), draws: Stream) -> Rectangle {
     let side = |i: u64, size: usize| {
         #[expect(
             clippy::cast_possible_truncation,
@@ -51,33 +44,22 @@ fn rectangle(
         let start = below(draws, i, size).cast_signed() - (length / 2).cast_signed();
         clipped(start, length, size)
     };
-    (side(0, height), side(1, width))
+    Rectangle {
+        rows: side(0, height),
+        columns: side(1, width),
+    }
 }
 
 impl OnBatch for CutMix {
-    fn apply(&self, images: &mut [f32], shape: [usize; 3], shares: &mut Shares, draws: Stream) {
+    fn mixture(&self, images: usize, size: (usize, usize), draws: Stream) -> Mixture {
         if draws.at(2).uniform(0) >= self.probability {
-            return;
+            return Mixture::None;
         }
-        let [channels, height, width] = shape;
         let lambda = self.lambda.draw(draws.at(0));
-        let (rows, columns) = rectangle(lambda, (height, width), draws.at(3));
-        let order = draws
-            .at(1)
-            .permutation(images.len() / (channels * height * width));
-        let before = images.to_vec();
-        let size = channels * height * width;
-        for (image, &partner) in images.chunks_exact_mut(size).zip(&order) {
-            let partner = before[partner * size..][..size].chunks_exact(width);
-            let both = image.chunks_exact_mut(width).zip(partner);
-            for (y, (row, partner)) in both.enumerate() {
-                if rows.contains(&(y % height)) {
-                    row[columns.clone()].copy_from_slice(&partner[columns.clone()]);
-                }
-            }
+        Mixture::Paste {
+            order: draws.at(1).permutation(images),
+            rectangle: rectangle(lambda, size, draws.at(3)),
         }
-        let replaced = (rows.len() * columns.len()) as f64 / (height * width) as f64;
-        shares.mix(1.0 - replaced, &order);
     }
 }
 
@@ -85,7 +67,7 @@ impl OnBatch for CutMix {
 mod tests {
     use sala_models::Rng;
 
-    use super::*;
+    use super::{super::Shares, *};
 
     const SHAPE: [usize; 3] = [2, 6, 8];
     const SIZE: usize = 96;
@@ -131,13 +113,13 @@ mod tests {
         let stream = Rng::new(9).stream("rectangle");
         let mut largest = (0, 0);
         for i in 0..500 {
-            let (rows, columns) = rectangle(0.75, (10, 20), stream.at(i));
+            let Rectangle { rows, columns } = rectangle(0.75, (10, 20), stream.at(i));
             assert!(rows.end <= 10 && columns.end <= 20);
             largest = (largest.0.max(rows.len()), largest.1.max(columns.len()));
         }
         // √(1 − 0.75) of 10 and 20.
         assert_eq!(largest, (5, 10));
-        let (rows, columns) = rectangle(1.0, (10, 20), stream);
+        let Rectangle { rows, columns } = rectangle(1.0, (10, 20), stream);
         assert_eq!((rows.len(), columns.len()), (0, 0));
     }
 

@@ -4,9 +4,9 @@
 //! The authors' sizes are 16 for CIFAR-10 and 8 for CIFAR-100. For an odd size theirs is one pixel smaller.
 
 use anyhow::{Result, ensure};
-use sala_models::rng::Stream;
+use sala_models::{images::Rectangle, rng::Stream};
 
-use super::{OnValues, Values, below, image::clipped};
+use super::{OnValues, below, image::clipped};
 
 #[derive(Debug)]
 pub(super) struct Cutout {
@@ -24,13 +24,15 @@ impl Cutout {
 }
 
 impl OnValues for Cutout {
-    fn apply(&self, values: &mut Values<'_>, draws: Stream) {
-        let (height, width) = values.size();
+    fn cleared(&self, (height, width): (usize, usize), draws: Stream) -> Option<Rectangle> {
         let side = |i: u64, size: usize| {
             let start = below(draws, i, size).cast_signed() - (self.size / 2).cast_signed();
             clipped(start, self.size, size)
         };
-        values.clear(side(0, height), side(1, width));
+        Some(Rectangle {
+            rows: side(0, height),
+            columns: side(1, width),
+        })
     }
 }
 
@@ -38,7 +40,7 @@ impl OnValues for Cutout {
 mod tests {
     use sala_models::Rng;
 
-    use super::*;
+    use super::{super::Values, *};
 
     #[test]
     fn a_square_around_a_pixel_of_the_image_is_cleared_and_no_other() {

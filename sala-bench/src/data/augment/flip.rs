@@ -3,7 +3,7 @@
 use anyhow::Result;
 use sala_models::rng::Stream;
 
-use super::{Image, OnPixels, check_probability};
+use super::{OnFrame, check_probability, frame::Frame};
 
 #[derive(Debug)]
 pub(super) struct Flip {
@@ -17,10 +17,10 @@ impl Flip {
     }
 }
 
-impl OnPixels for Flip {
-    fn apply(&self, image: &mut Image, draws: Stream) {
+impl OnFrame for Flip {
+    fn frame(&self, frame: &mut Frame, draws: Stream) {
         if draws.uniform(0) < self.probability {
-            image.rows_mut().for_each(<[u8]>::reverse);
+            frame.columns.reverse();
         }
     }
 }
@@ -29,7 +29,7 @@ impl OnPixels for Flip {
 mod tests {
     use sala_models::Rng;
 
-    use super::*;
+    use super::{super::Image, *};
 
     #[test]
     fn rows_are_mirrored_in_every_channel() {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use sala_models::images::Rectangle;
+
 /// The bytes of an image, channel by channel and row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
@@ -38,11 +40,6 @@ impl Image {
     /// The channels, to be changed.
     pub(super) fn planes_mut(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
         self.pixels.chunks_exact_mut(self.shape[1] * self.shape[2])
-    }
-
-    /// The rows of all channels, to be changed.
-    pub(super) fn rows_mut(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
-        self.pixels.chunks_exact_mut(self.shape[2])
     }
 
     /// Replaces the values by as many others.
@@ -89,7 +86,7 @@ impl<'a> Values<'a> {
     }
 
     /// Sets a rectangle of every channel to 0, the mean.
-    pub(super) fn clear(&mut self, rows: Range<usize>, columns: Range<usize>) {
+    pub(super) fn clear(&mut self, Rectangle { rows, columns }: &Rectangle) {
         let [_, height, width] = self.shape;
         for plane in self.values.chunks_exact_mut(height * width) {
             for row in plane
@@ -124,7 +121,11 @@ mod tests {
     #[test]
     fn a_rectangle_is_cleared_in_every_channel() {
         let mut values = vec![1.0; 2 * 2 * 3];
-        Values::new([2, 2, 3], &mut values).clear(1..2, 0..2);
+        let part = Rectangle {
+            rows: 1..2,
+            columns: 0..2,
+        };
+        Values::new([2, 2, 3], &mut values).clear(&part);
         let plane = [1.0, 1.0, 1.0, 0.0, 0.0, 1.0];
         assert_eq!(values, [plane, plane].concat());
     }

@@ -7,54 +7,10 @@
 //! with one `λ` and one uniformly drawn order a batch, as the authors do it.
 
 use anyhow::{Context, Result, ensure};
-use sala_models::rng::Stream;
+use sala_models::{images::Mixture, rng::Stream};
 use statrs::distribution::{Beta, ContinuousCDF};
 
 use super::OnBatch;
-
-/// For every image of a batch, what share of its target each class has.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shares {
-    classes: usize,
-    values: Vec<f32>,
-}
-
-impl Shares {
-    /// All of it for the class of each image, which lies below `classes`.
-    pub(crate) fn of(labels: &[u32], classes: usize) -> Self {
-        let mut values = vec![0.0; labels.len() * classes];
-        for (row, &label) in values.chunks_exact_mut(classes).zip(labels) {
-            row[label as usize] = 1.0;
-        }
-        Self { classes, values }
-    }
-
-    /// B·C values, image by image.
-    pub(crate) fn into_values(self) -> Vec<f32> {
-        self.values
-    }
-
-    /// `λ y_i + (1 − λ) y_π(i)` for every image.
-    pub(super) fn mix(&mut self, lambda: f64, order: &[usize]) {
-        mix(&mut self.values, self.classes, lambda, order);
-    }
-}
-
-/// `λ v_i + (1 − λ) v_π(i)` for all rows of a length.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "shares are rounded to the values' precision"
-)]
-fn mix(values: &mut [f32], length: usize, lambda: f64, order: &[usize]) {
-    let (own, other) = (lambda as f32, (1.0 - lambda) as f32);
-    let before = values.to_vec();
-    for (row, &partner) in values.chunks_exact_mut(length).zip(order) {
-        let partner = &before[partner * length..][..length];
-        for (value, partner) in row.iter_mut().zip(partner) {
-            *value = own * *value + other * partner;
-        }
-    }
-}
 
 /// Draws `λ` from Beta(α, α).
 #[derive(Debug)]
@@ -91,12 +47,11 @@ impl Mixup {
 }
 
 impl OnBatch for Mixup {
-    fn apply(&self, images: &mut [f32], shape: [usize; 3], shares: &mut Shares, draws: Stream) {
-        let lambda = self.lambda.draw(draws.at(0));
-        let size = shape.iter().product();
-        let order = draws.at(1).permutation(images.len() / size);
-        mix(images, size, lambda, &order);
-        shares.mix(lambda, &order);
+    fn mixture(&self, images: usize, _: (usize, usize), draws: Stream) -> Mixture {
+        Mixture::Blend {
+            share: self.lambda.draw(draws.at(0)),
+            order: draws.at(1).permutation(images),
+        }
     }
 }
 
@@ -104,7 +59,7 @@ impl OnBatch for Mixup {
 mod tests {
     use sala_models::Rng;
 
-    use super::*;
+    use super::{super::Shares, *};
 
     #[test]
     fn images_and_targets_are_mixed_by_the_same_share_with_the_same_partner() {
@@ -118,7 +73,7 @@ mod tests {
             let mut images = before.clone();
             let mut shares = Shares::of(&[0, 1, 2, 3], 4);
             mixup.apply(&mut images, [1, 1, 1], &mut shares, draws);
-            for (i, row) in shares.values.chunks(4).enumerate() {
+            for (i, row) in shares.values().chunks(4).enumerate() {
                 let sum: f32 = row.iter().sum();
                 assert!((sum - 1.0).abs() < 1e-6, "{row:?}");
                 let mixed: f32 = row.iter().zip(&before).map(|(s, x)| s * x).sum();
@@ -129,7 +84,7 @@ mod tests {
             let order = draws.at(1).permutation(4);
             partners[order[0]] += 1;
             if order[0] != 0 {
-                assert!((f64::from(shares.values[0]) - lambda).abs() < 1e-6);
+                assert!((f64::from(shares.values()[0]) - lambda).abs() < 1e-6);
             }
         }
         // 100 expected, standard deviation 9.

@@ -16,7 +16,9 @@ mod crop;
 mod cutmix;
 mod cutout;
 mod flip;
+mod frame;
 mod image;
+mod mixture;
 mod mixup;
 mod operations;
 mod rand_augment;
@@ -25,45 +27,88 @@ mod random_erasing;
 use std::fmt;
 
 use anyhow::{Result, ensure};
-use sala_models::{Rng, rng::Stream};
+use sala_models::{
+    Rng,
+    images::{Mixture, Rectangle, View},
+    rng::Stream,
+};
 
 use crate::spec::Augmentation;
 
 pub(crate) use crop::Border;
 pub(crate) use image::{Image, Values};
-pub(crate) use mixup::Shares;
+pub(crate) use mixture::{Shares, mix};
 
-/// Changes the bytes of an image.
-trait OnPixels: fmt::Debug + Send + Sync {
-    fn apply(&self, image: &mut Image, draws: Stream);
+use frame::Frame;
+
+/// Changes which rows and columns of an image are seen.
+trait OnFrame: fmt::Debug + Send + Sync {
+    fn frame(&self, frame: &mut Frame, draws: Stream);
 
     /// Whether images of this shape `[C, H, W]` can be changed so.
     fn check(&self, _shape: [usize; 3]) -> Result<()> {
         Ok(())
     }
+
+    /// Changes an image so.
+    fn apply(&self, image: &mut Image, draws: Stream) {
+        let mut frame = Frame::whole(image.size());
+        self.frame(&mut frame, draws);
+        frame.show(image);
+    }
 }
 
-/// Changes the normalised values of an image.
+/// Changes the bytes of an image.
+trait OnPixels: fmt::Debug + Send + Sync {
+    fn apply(&self, image: &mut Image, draws: Stream);
+}
+
+/// Sets a part of the normalised values of an image to 0.
 trait OnValues: fmt::Debug + Send + Sync {
-    fn apply(&self, values: &mut Values<'_>, draws: Stream);
+    /// The part of an image of this height and width.
+    fn cleared(&self, size: (usize, usize), draws: Stream) -> Option<Rectangle>;
+
+    /// Changes an image so.
+    fn apply(&self, values: &mut Values<'_>, draws: Stream) {
+        if let Some(part) = self.cleared(values.size(), draws) {
+            values.clear(&part);
+        }
+    }
 }
 
 /// Mixes the images of a batch, and their targets with them.
 trait OnBatch: fmt::Debug + Send + Sync {
-    /// `images` holds images of `shape` one after the other, `shares` the target of each.
-    fn apply(&self, images: &mut [f32], shape: [usize; 3], shares: &mut Shares, draws: Stream);
+    /// How a batch of so many images of this height and width is mixed.
+    fn mixture(&self, images: usize, size: (usize, usize), draws: Stream) -> Mixture;
+
+    /// Mixes images of `shape` that lie one after the other, and the target of each.
+    #[cfg(test)]
+    fn apply(&self, images: &mut [f32], shape: [usize; 3], shares: &mut Shares, draws: Stream) {
+        let [channels, height, width] = shape;
+        let count = images.len() / (channels * height * width);
+        let mixture = self.mixture(count, (height, width), draws);
+        mixture::mix(images, shape, &mixture);
+        shares.mix(&mixture, (height, width));
+    }
+}
+
+/// What changes the bytes of an image.
+#[derive(Debug)]
+enum OnBytes {
+    Frame(Box<dyn OnFrame>),
+    Pixels(Box<dyn OnPixels>),
 }
 
 /// An augmentation and the stream that it draws from.
 #[derive(Debug)]
-struct Drawing<T: ?Sized>(Stream, Box<T>);
+struct Drawing<T>(Stream, T);
 
 /// The augmentations of an experiment under one seed.
 #[derive(Debug, Default)]
 pub(crate) struct Pipeline {
-    bytes: Vec<Drawing<dyn OnPixels>>,
-    normalised: Vec<Drawing<dyn OnValues>>,
-    mixing: Option<Drawing<dyn OnBatch>>,
+    bytes: Vec<Drawing<OnBytes>>,
+    normalised: Vec<Drawing<Box<dyn OnValues>>>,
+    mixing: Option<Drawing<Box<dyn OnBatch>>>,
 }
 
 impl Pipeline {
@@ -87,17 +132,23 @@ impl Pipeline {
     }
 
     fn add(&mut self, augmentation: &Augmentation, stream: Stream) -> Result<()> {
-        let on_pixels: Box<dyn OnPixels> = match *augmentation {
-            Augmentation::Crop { padding, border } => Box::new(crop::Crop::new(padding, border)?),
-            Augmentation::Flip { probability } => Box::new(flip::Flip::new(probability)?),
-            Augmentation::Autoaugment {} => Box::new(auto_augment::AutoAugment),
+        let on_bytes = match *augmentation {
+            Augmentation::Crop { padding, border } => {
+                OnBytes::Frame(Box::new(crop::Crop::new(padding, border)?))
+            }
+            Augmentation::Flip { probability } => {
+                OnBytes::Frame(Box::new(flip::Flip::new(probability)?))
+            }
+            Augmentation::Autoaugment {} => OnBytes::Pixels(Box::new(auto_augment::AutoAugment)),
             Augmentation::Randaugment {
                 operations,
                 magnitude,
-            } => Box::new(rand_augment::RandAugment::new(operations, magnitude)?),
+            } => OnBytes::Pixels(Box::new(rand_augment::RandAugment::new(
+                operations, magnitude,
+            )?)),
             Augmentation::Cutout { size } => {
-                let cutout = Box::new(cutout::Cutout::new(size)?);
-                self.normalised.push(Drawing(stream, cutout));
+                let cutout = cutout::Cutout::new(size)?;
+                self.normalised.push(Drawing(stream, Box::new(cutout)));
                 return Ok(());
             }
             Augmentation::RandomErasing {
@@ -117,11 +168,11 @@ impl Pipeline {
                 return self.mix(Drawing(stream, Box::new(cutmix)));
             }
         };
-        self.bytes.push(Drawing(stream, on_pixels));
+        self.bytes.push(Drawing(stream, on_bytes));
         Ok(())
     }
 
-    fn mix(&mut self, mixing: Drawing<dyn OnBatch>) -> Result<()> {
+    fn mix(&mut self, mixing: Drawing<Box<dyn OnBatch>>) -> Result<()> {
         ensure!(
             self.mixing.is_none(),
             "data.augment: wanted one of `mixup` and `cutmix`, got both"
@@ -132,7 +183,10 @@ impl Pipeline {
 
     /// Whether images of this shape `[C, H, W]` can be augmented so.
     pub(crate) fn check(&self, shape: [usize; 3]) -> Result<()> {
-        self.bytes.iter().try_for_each(|d| d.1.check(shape))
+        self.bytes.iter().try_for_each(|d| match &d.1 {
+            OnBytes::Frame(on_frame) => on_frame.check(shape),
+            OnBytes::Pixels(_) => Ok(()),
+        })
     }
 
     /// Whether batches are mixed, and their targets are shares of classes.
@@ -140,10 +194,20 @@ impl Pipeline {
         self.mixing.is_some()
     }
 
+    /// Whether stage 1 only chooses rows and columns: then [`view`](Self::view) and [`mixture`](Self::mixture)
+    /// say all that happens to a batch.
+    pub(crate) fn is_view(&self) -> bool {
+        (self.bytes.iter()).all(|drawing| matches!(drawing.1, OnBytes::Frame(_)))
+    }
+
     /// Stage 1, for an image by its number in the data set.
     pub(crate) fn pixels(&self, image: &mut Image, epoch: u64, number: usize) {
-        for Drawing(stream, augmentation) in &self.bytes {
-            augmentation.apply(image, stream.at(epoch).at(number as u64));
+        for Drawing(stream, on_bytes) in &self.bytes {
+            let draws = stream.at(epoch).at(number as u64);
+            match on_bytes {
+                OnBytes::Frame(on_frame) => on_frame.apply(image, draws),
+                OnBytes::Pixels(on_pixels) => on_pixels.apply(image, draws),
+            }
         }
     }
 
@@ -154,18 +218,44 @@ impl Pipeline {
         }
     }
 
-    /// Stage 3, for a batch by its number in the epoch, counted from 0; nothing unless it
-    /// [mixes](Self::mixes).
-    pub(crate) fn batch(
+    /// Stages 1 and 2, for an image of this height and width, as far as stage 1 chooses rows and columns; `place` is where
+    /// the set has it.
+    pub(crate) fn view(
         &self,
-        images: &mut [f32],
-        shape: [usize; 3],
-        shares: &mut Shares,
-        (epoch, batch): (u64, usize),
-    ) {
-        if let Some(Drawing(stream, mixing)) = &self.mixing {
-            mixing.apply(images, shape, shares, stream.at(epoch).at(batch as u64));
+        size: (usize, usize),
+        (epoch, number): (u64, usize),
+        place: usize,
+    ) -> View {
+        let mut frame = Frame::whole(size);
+        for Drawing(stream, on_bytes) in &self.bytes {
+            if let OnBytes::Frame(on_frame) = on_bytes {
+                on_frame.frame(&mut frame, stream.at(epoch).at(number as u64));
+            }
         }
+        let cleared = self
+            .normalised
+            .iter()
+            .filter_map(|Drawing(stream, on)| on.cleared(size, stream.at(epoch).at(number as u64)));
+        View {
+            number: place,
+            rows: frame.rows,
+            columns: frame.columns,
+            cleared: cleared.collect(),
+        }
+    }
+
+    /// Stage 3, for a batch of so many images of this height and width by its number in the epoch, counted from 0;
+    /// nothing unless it [mixes](Self::mixes).
+    pub(crate) fn mixture(
+        &self,
+        images: usize,
+        size: (usize, usize),
+        (epoch, batch): (u64, usize),
+    ) -> Mixture {
+        let Some(Drawing(stream, mixing)) = &self.mixing else {
+            return Mixture::None;
+        };
+        mixing.mixture(images, size, stream.at(epoch).at(batch as u64))
     }
 }
 

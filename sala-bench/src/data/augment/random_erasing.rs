@@ -10,9 +10,9 @@
 //! likely.
 
 use anyhow::{Result, ensure};
-use sala_models::rng::Stream;
+use sala_models::{images::Rectangle, rng::Stream};
 
-use super::{OnValues, Values, below, check_probability};
+use super::{OnValues, below, check_probability};
 
 /// How often a rectangle is drawn before the image is left as it is.
 const ATTEMPTS: u64 = 10;
@@ -64,18 +64,19 @@ impl RandomErasing {
 }
 
 impl OnValues for RandomErasing {
-    fn apply(&self, values: &mut Values<'_>, draws: Stream) {
+    fn cleared(&self, size: (usize, usize), draws: Stream) -> Option<Rectangle> {
         let (whether, shape, place) = (draws.at(0), draws.at(1), draws.at(2));
         if whether.uniform(0) >= self.probability {
-            return;
+            return None;
         }
-        let size = values.size();
         let sides = (0..ATTEMPTS).find_map(|attempt| self.sides(attempt, shape, size));
-        if let Some((height, width)) = sides {
-            let top = below(place, 0, size.0 - height + 1);
-            let left = below(place, 1, size.1 - width + 1);
-            values.clear(top..top + height, left..left + width);
-        }
+        let (height, width) = sides?;
+        let top = below(place, 0, size.0 - height + 1);
+        let left = below(place, 1, size.1 - width + 1);
+        Some(Rectangle {
+            rows: top..top + height,
+            columns: left..left + width,
+        })
     }
 }
 
@@ -85,7 +86,7 @@ mod tests {
 
     use sala_models::Rng;
 
-    use super::*;
+    use super::{super::Values, *};
 
     const SIDE: usize = 20;
 

@@ -39,7 +39,7 @@ use self::memory::address;
 use super::Choice;
 
 /// Elements that a block of an element-wise kernel takes; `device/arguments.cuh` has the same number.
-const CHUNK: usize = 4096;
+pub(crate) const CHUNK: usize = 4096;
 
 /// What a kernel is told; `device/arguments.cuh` has the same.
 #[repr(C)]
@@ -69,13 +69,18 @@ pub(crate) struct Call<'a> {
 
 /// The card that a fast form for `x` runs on: nothing where there is none, or the composed forms are asked for.
 pub(crate) fn serving(x: &Tensor) -> Result<Option<Card>> {
-    let device = x.device();
-    if suffix(x.dtype()).is_none() || !serves(device)? {
-        return Ok(None);
+    match suffix(x.dtype()) {
+        Some(_) => on(x.device()),
+        None => Ok(None),
     }
-    Ok(Some(Card {
+}
+
+/// The card that a device is: nothing where these kernels do not run, or the composed forms are asked for.
+pub(crate) fn on(device: &Device) -> Result<Option<Card>> {
+    let card = || Card {
         device: device.clone(),
-    }))
+    };
+    Ok(serves(device)?.then(card))
 }
 
 /// Whether tensors of a device are computed with by these kernels.

@@ -3,6 +3,7 @@
 #include "activation.cuh"
 #include "batch_norm.cuh"
 #include "conv.cuh"
+#include "images.cuh"
 #include "lookup.cuh"
 #include "loss.cuh"
 #include "norm.cuh"
@@ -25,7 +26,8 @@
     POOLS(KERNEL)                                                                                            \
     SOFTMAXES(KERNEL)                                                                                        \
     LOOKUPS(KERNEL)                                                                                          \
-    LOSSES(KERNEL)
+    LOSSES(KERNEL)                                                                                           \
+    IMAGES(KERNEL)
 
 #ifdef SALA_EMULATED
 
