@@ -87,7 +87,8 @@ pub struct ImageSet {
 impl std::fmt::Debug for ImageSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let images = self.images.dims();
-        f.debug_struct("ImageSet").field("images", &images).finish()
+        let mut shown = f.debug_struct("ImageSet");
+        shown.field("images", &images).finish_non_exhaustive()
     }
 }
 
@@ -177,7 +178,7 @@ impl ImageSet {
         };
         let words = 2 + height + width + 4 * cleared;
         let mut plan = Vec::with_capacity(views.len() * words);
-        for (view, partner) in views.iter().zip(self.partners(views.len(), mixture)?) {
+        for (view, partner) in views.iter().zip(partners(views.len(), mixture)?) {
             self.describe(view, partner, &mut plan)?;
             // The others are rectangles without a row.
             plan.resize(plan.len().next_multiple_of(words), 0);
@@ -208,19 +209,6 @@ impl ImageSet {
             factors: &factors,
         })?;
         Ok(batch)
-    }
-
-    /// The number of each view's partner in a batch of `count`.
-    fn partners(&self, count: usize, mixture: &Mixture) -> Result<Vec<usize>> {
-        let order = match mixture {
-            Mixture::None => return Ok((0..count).collect()),
-            Mixture::Blend { order, .. } | Mixture::Paste { order, .. } => order,
-        };
-        if order.len() != count || order.iter().any(|&partner| partner >= count) {
-            let wanted = format!("{count} numbers below {count}");
-            return refuse("mixture.order", wanted, format!("{order:?}"));
-        }
-        Ok(order.clone())
     }
 
     /// The number by which the kernel knows the kind of a mixture, the shares of a blend, and the part that is pasted.
@@ -284,6 +272,19 @@ impl ImageSet {
         }
         Ok(())
     }
+}
+
+/// The number of each view's partner in a batch of `count`.
+fn partners(count: usize, mixture: &Mixture) -> Result<Vec<usize>> {
+    let order = match mixture {
+        Mixture::None => return Ok((0..count).collect()),
+        Mixture::Blend { order, .. } | Mixture::Paste { order, .. } => order,
+    };
+    if order.len() != count || order.iter().any(|&partner| partner >= count) {
+        let wanted = format!("{count} numbers below {count}");
+        return refuse("mixture.order", wanted, format!("{order:?}"));
+    }
+    Ok(order.clone())
 }
 
 fn word(number: usize) -> Result<u32> {

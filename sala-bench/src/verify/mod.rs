@@ -6,12 +6,14 @@
 //! | values, gradients and running statistics of every operation and of small networks | composed operations on the CPU in f64, of the same numbers |
 //! | fifty steps of every method over both bases (`trajectories`) | composed updates on the CPU in the same dtype |
 //! | a training, twice (`repetition`) | itself, bit for bit; the initial weights against the CPU's |
+//! | batches of images that a card puts together (`images`) | the CPU's, bit for bit |
 //!
 //! Everything is computed by the kernels that the program takes and by composed operations. On the CPU that
 //! compares the one with the other. Bounds are those of `sala_core::testing`; see `check`.
 
 mod agreement;
 mod check;
+mod images;
 mod networks;
 mod operations;
 mod place;
@@ -96,6 +98,7 @@ fn tasks(device: &Device) -> Vec<Task> {
     let mut tasks = agreement::tasks(device);
     tasks.extend(trajectories::tasks(device));
     tasks.extend(repetition::tasks(device));
+    tasks.extend(images::tasks(device));
     tasks
 }
 

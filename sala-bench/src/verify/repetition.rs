@@ -47,20 +47,21 @@ pub(super) fn tasks(device: &Device) -> Vec<Task> {
     tasks
 }
 
-type Weights = Vec<(String, Vec<f64>)>;
+/// Numbers by name.
+pub(super) type Named = Vec<(String, Vec<f64>)>;
 
 /// Every variable, running statistics too.
-fn variables(store: &sala_models::VarStore) -> Result<Weights> {
+fn variables(store: &sala_models::VarStore) -> Result<Named> {
     let all = store.all().into_iter();
     all.map(|(name, var)| Ok((name, read(&var)?))).collect()
 }
 
-fn initial(network: Network, place: &Place) -> Result<Weights> {
+fn initial(network: Network, place: &Place) -> Result<Named> {
     variables(&network.build(place)?.store)
 }
 
 /// The variables after some steps, and the losses.
-fn trained(network: Network, place: &Place) -> Result<Weights> {
+fn trained(network: Network, place: &Place) -> Result<Named> {
     let built = network.build(place)?;
     let mut params = ParamSet::new(built.store.trainable())?;
     if place.dtype == DType::BF16 {
@@ -91,8 +92,8 @@ fn trained(network: Network, place: &Place) -> Result<Weights> {
 }
 
 /// Compares bits.
-fn same(got: &Weights, wanted: &Weights) -> Result<Verdict> {
-    ensure!(got.len() == wanted.len(), "the networks differ");
+pub(super) fn same(got: &Named, wanted: &Named) -> Result<Verdict> {
+    ensure!(got.len() == wanted.len(), "they differ in number");
     let mut verdict = Verdict::empty();
     for ((name, got), (_, wanted)) in got.iter().zip(wanted) {
         let mut pairs = got.iter().zip(wanted);

@@ -1,5 +1,10 @@
 //! Batches put together by the kernel for graphics cards, against loops that say what they are.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "shares and values are rounded to f32, as the kernel does"
+)]
+
 use candle_core::Device;
 use sala_models::{
     Rng,
@@ -38,7 +43,7 @@ fn rectangle(rows: std::ops::Range<usize>, columns: std::ops::Range<usize>) -> R
 /// A view with black rows, mirrored columns and, of some, cleared parts.
 fn view(i: usize) -> View {
     let row = |y: usize| (y + i).checked_sub(2).filter(|&y| y < 5);
-    let column = |x: usize| Some(if i % 2 == 0 { 6 - x } else { x }).filter(|&x| x != i);
+    let column = |x: usize| Some(if i.is_multiple_of(2) { 6 - x } else { x }).filter(|&x| x != i);
     let cleared = [rectangle(1..3, 2..4), rectangle(4..5, 0..7)];
     View {
         number: (i * 3 + 1) % COUNT,

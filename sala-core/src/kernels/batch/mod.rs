@@ -154,24 +154,20 @@ impl Batch {
         written: &[&Tensor],
     ) -> Result<Tensor> {
         fits(x, dtype, like)?;
+        let plain = x.dtype() == dtype && x.is_contiguous();
+        // The usual case first: what follows looks at layouts and storages, for each tensor of each update.
+        if plain && !shares(x, written)? {
+            return Ok(x.clone());
+        }
         // Nobody is let at the storage of a view that repeats elements, so all that is recorded runs first.
         if x.layout().has_internal_overlap() {
             self.finish()?;
             return x.to_dtype(dtype)?.contiguous();
         }
-        let storage = storage_of(x)?;
-        let shared = || {
-            let others = written.iter().map(|w| storage_of(w));
-            Ok::<_, Error>(others.collect::<Result<Vec<_>>>()?.contains(&storage))
-        };
-        if x.dtype() == dtype && x.is_contiguous() {
-            if !shared()? {
-                return Ok(x.clone());
-            }
-            self.settle(&[storage], &[])?;
+        self.settle(&[storage_of(x)?], &[])?;
+        if plain {
             return x.force_contiguous();
         }
-        self.settle(&[storage], &[])?;
         x.to_dtype(dtype)?.contiguous()
     }
 
@@ -248,6 +244,20 @@ impl Batch {
         let sum = self.record((rule, slow.is_some()), &operands, &[0, 2, 3, 5], job)?;
         Ok(slow.map(|_| sum))
     }
+}
+
+/// Whether a tensor is in the storage of one of others.
+fn shares(x: &Tensor, others: &[&Tensor]) -> Result<bool> {
+    if others.is_empty() {
+        return Ok(false);
+    }
+    let storage = storage_of(x)?;
+    for other in others {
+        if storage_of(other)? == storage {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The flag of what becomes of the fast weights.

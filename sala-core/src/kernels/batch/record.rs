@@ -76,8 +76,11 @@ impl Recorder {
 
     /// Hands out what is recorded, with what must live until it has been launched.
     pub(super) fn take(&mut self) -> (Vec<Launch>, Vec<Tensor>) {
-        let Self { launches, kept, .. } = std::mem::take(self);
-        (launches, kept)
+        // Their memory is wanted again by the next update.
+        self.read.clear();
+        self.written.clear();
+        let (launches, kept) = (&mut self.launches, &mut self.kept);
+        (std::mem::take(launches), std::mem::take(kept))
     }
 }
 
