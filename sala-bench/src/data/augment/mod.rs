@@ -51,6 +51,7 @@ trait OnFrame: fmt::Debug + Send + Sync {
     }
 
     /// Changes an image so.
+    #[cfg(test)]
     fn apply(&self, image: &mut Image, draws: Stream) {
         let mut frame = Frame::whole(image.size());
         self.frame(&mut frame, draws);
@@ -202,13 +203,21 @@ impl Pipeline {
 
     /// Stage 1, for an image by its number in the data set.
     pub(crate) fn pixels(&self, image: &mut Image, epoch: u64, number: usize) {
+        let mut frame = None;
         for Drawing(stream, on_bytes) in &self.bytes {
             let draws = stream.at(epoch).at(number as u64);
             match on_bytes {
-                OnBytes::Frame(on_frame) => on_frame.apply(image, draws),
-                OnBytes::Pixels(on_pixels) => on_pixels.apply(image, draws),
+                OnBytes::Frame(on_frame) => {
+                    let whole = || Frame::whole(image.size());
+                    on_frame.frame(frame.get_or_insert_with(whole), draws);
+                }
+                OnBytes::Pixels(on_pixels) => {
+                    show(frame.take(), image);
+                    on_pixels.apply(image, draws);
+                }
             }
         }
+        show(frame, image);
     }
 
     /// Stage 2, for the same image.
@@ -256,6 +265,13 @@ impl Pipeline {
             return Mixture::None;
         };
         mixing.mixture(images, size, stream.at(epoch).at(batch as u64))
+    }
+}
+
+/// Makes an image what a frame shows of it, if there is one.
+fn show(frame: Option<Frame>, image: &mut Image) {
+    if let Some(frame) = frame {
+        frame.show(image);
     }
 }
 
