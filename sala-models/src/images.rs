@@ -52,6 +52,18 @@ pub struct View {
     pub cleared: Vec<Rectangle>,
 }
 
+impl View {
+    /// All of an image of this height and width, as it is.
+    pub fn whole(number: usize, height: usize, width: usize) -> Self {
+        Self {
+            number,
+            rows: (0..height).map(Some).collect(),
+            columns: (0..width).map(Some).collect(),
+            cleared: vec![],
+        }
+    }
+}
+
 /// What becomes of the views of a batch. `order` has the number in the batch of each one's partner, π.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Mixture {

@@ -1,8 +1,13 @@
 //! From bytes on the CPU to batches on a device.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use sala_models::{images::ImageSet, rng::Stream};
+use sala_models::{
+    images::{ImageSet, Mixture, View},
+    rng::Stream,
+};
 
 use super::{Split, augment::Shares};
 
@@ -68,6 +73,8 @@ pub(crate) struct Selection {
     images: Vec<usize>,
     tables: Vec<[f32; 256]>,
     device: Device,
+    /// The same images, by their place in the list, on a card that puts batches together.
+    on_card: Option<ImageSet>,
 }
 
 /// Images and their targets that go through the model together.
@@ -102,6 +109,7 @@ impl Selection {
             split.pixels(image)?;
         }
         Ok(Self {
+            on_card: on_card(&split, &images, &tables, device)?,
             split,
             images,
             tables,
@@ -170,46 +178,59 @@ impl Selection {
         Ok(Tensor::from_vec(values, (n, classes), &self.device)?)
     }
 
-    /// All images, by their place in the list, on a card that puts batches together; nothing on another device, or if
+    /// The images, by their place in the list, on a card that puts batches together; nothing on another device, or if
     /// they would take too much of its memory.
-    pub(super) fn on_card(&self) -> Result<Option<ImageSet>> {
-        let size: usize = self.shape().iter().product();
-        let bytes = self.len() * size;
-        // What has no kernel for it need not be copied together.
-        if bytes > MOST_ON_CARD || !ImageSet::fits(&self.device)? {
-            return Ok(None);
-        }
-        let mut pixels = Vec::with_capacity(bytes);
-        for &number in &self.images {
-            pixels.extend_from_slice(self.pixels(number)?);
-        }
-        Ok(ImageSet::new(
-            pixels,
-            self.shape(),
-            &self.tables,
-            &self.device,
-        )?)
+    pub(super) const fn on_card(&self) -> Option<&ImageSet> {
+        self.on_card.as_ref()
     }
 
     /// All images in their own order, in batches of `size`; the last may be shorter. For evaluation.
     pub(crate) fn in_order(&self, size: usize) -> Result<impl Iterator<Item = Result<Batch>>> {
         ensure!(size > 0, "batch size: wanted at least 1, got 0");
-        Ok(self.images.chunks(size).map(|numbers| self.batch(numbers)))
+        let batch = move |start| self.batch(start..self.len().min(start + size));
+        Ok((0..self.len()).step_by(size).map(batch))
     }
 
-    /// The images of these numbers in the data set, as they are.
-    fn batch(&self, numbers: &[usize]) -> Result<Batch> {
-        let size: usize = self.shape().iter().product();
-        let mut values = Vec::with_capacity(numbers.len() * size);
-        for &number in numbers {
-            self.normalise(self.pixels(number)?, &mut values);
-        }
+    /// The images at these places of the list, as they are.
+    fn batch(&self, places: Range<usize>) -> Result<Batch> {
+        let numbers = &self.images[places.clone()];
         let classes = numbers.iter().map(|&number| self.label(number)).collect();
+        let [_, height, width] = self.shape();
+        let images = if let Some(set) = &self.on_card {
+            let views = places.map(|place| View::whole(place, height, width));
+            set.batch(&views.collect::<Vec<_>>(), &Mixture::None)?
+        } else {
+            let size: usize = self.shape().iter().product();
+            let mut values = Vec::with_capacity(numbers.len() * size);
+            for &number in numbers {
+                self.normalise(self.pixels(number)?, &mut values);
+            }
+            self.upload_images(values)?
+        };
         Ok(Batch {
-            images: self.upload_images(values)?,
+            images,
             targets: self.upload_targets(Targets::Classes(classes))?,
         })
     }
+}
+
+/// The images of these numbers on a card that puts batches together.
+fn on_card(
+    split: &Split,
+    images: &[usize],
+    tables: &[[f32; 256]],
+    device: &Device,
+) -> Result<Option<ImageSet>> {
+    let bytes = images.len() * split.shape().iter().product::<usize>();
+    // Where there is no kernel for them they need not be copied together.
+    if bytes > MOST_ON_CARD || !ImageSet::fits(device)? {
+        return Ok(None);
+    }
+    let mut pixels = Vec::with_capacity(bytes);
+    for &number in images {
+        pixels.extend_from_slice(split.pixels(number)?);
+    }
+    Ok(ImageSet::new(pixels, split.shape(), tables, device)?)
 }
 
 /// The targets of a batch.
@@ -251,7 +272,10 @@ fn table(mean: f64, std: f64) -> [f32; 256] {
 #[cfg(test)]
 mod tests {
     use candle_core::DType;
-    use sala_models::rng::Rng;
+    use sala_models::{
+        kernels::{Choice, with_choice},
+        rng::Rng,
+    };
 
     use super::*;
     use crate::data::set::tests::split as set;
@@ -376,6 +400,21 @@ mod tests {
         let seen: Vec<u32> = batches(&selection, 3).iter().flat_map(labels).collect();
         assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6]);
         assert!(selection.in_order(0).is_err());
+    }
+
+    #[test]
+    fn a_card_makes_the_same_batches_for_evaluation() {
+        let select = || selection(7, &[6, 0, 3, 5], &identity()).unwrap();
+        let on_card = with_choice(Choice::Emulated, select);
+        // Without a C++ compiler there is nothing to compare.
+        let fits = with_choice(Choice::Emulated, || ImageSet::fits(&CPU)).unwrap();
+        assert_eq!(on_card.on_card().is_some(), fits);
+        let values = |selection: &Selection| -> Vec<(Vec<f32>, Vec<u32>)> {
+            let batches = batches(selection, 3);
+            let flat = |b: &Batch| b.images.flatten_all().unwrap().to_vec1().unwrap();
+            batches.iter().map(|b| (flat(b), labels(b))).collect()
+        };
+        assert_eq!(values(&on_card), values(&select()));
     }
 
     #[test]

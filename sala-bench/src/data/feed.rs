@@ -8,10 +8,10 @@
 
 use std::{num::NonZero, sync::Arc, thread::available_parallelism};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sala_models::{
     Rng,
-    images::{ImageSet, Mixture, View},
+    images::{Mixture, View},
     rng::Stream,
 };
 
@@ -38,8 +38,8 @@ struct Shared {
     pipeline: Pipeline,
     order: Stream,
     batch_size: usize,
-    /// The images on the card that puts batches together.
-    on_card: Option<ImageSet>,
+    /// Whether the card that the images are on puts batches together.
+    on_card: bool,
 }
 
 /// A batch that is still in memory.
@@ -70,11 +70,7 @@ impl Feed {
     ) -> Result<Self> {
         ensure!(batch_size > 0, "batch size: wanted at least 1, got 0");
         pipeline.check(selection.shape())?;
-        let on_card = if pipeline.is_view() {
-            selection.on_card()?
-        } else {
-            None
-        };
+        let on_card = pipeline.is_view() && selection.on_card().is_some();
         let processors = available_parallelism().map_or(1, NonZero::get);
         Ok(Self {
             shared: Arc::new(Shared {
@@ -159,7 +155,7 @@ impl Shared {
         let places = self.places(order, number);
         let mixture = self.mixture(places, epoch, number);
         let targets = self.targets(places, &mixture)?;
-        let images = if self.on_card.is_some() {
+        let images = if self.on_card {
             Made::Views(self.views(epoch, places)?, mixture)
         } else {
             Made::Values(self.mixed(epoch, places, &mixture)?)
@@ -229,10 +225,13 @@ impl Shared {
 
     /// The batch on its device.
     fn upload(&self, Raw { images, targets }: Raw) -> Result<Batch> {
-        let images = match (images, &self.on_card) {
-            (Made::Views(views, mixture), Some(set)) => set.batch(&views, &mixture)?,
-            (Made::Values(values), _) => self.selection.upload_images(values)?,
-            (Made::Views(..), None) => bail!("views of images that are not on a card"),
+        let images = match images {
+            Made::Values(values) => self.selection.upload_images(values)?,
+            Made::Views(views, mixture) => {
+                let set = self.selection.on_card();
+                set.context("the images are not on a card")?
+                    .batch(&views, &mixture)?
+            }
         };
         let targets = self.selection.upload_targets(targets)?;
         Ok(Batch { images, targets })
@@ -264,7 +263,10 @@ impl ExactSizeIterator for Epoch {}
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use sala_models::kernels::{Choice, with_choice};
+    use sala_models::{
+        images::ImageSet,
+        kernels::{Choice, with_choice},
+    };
 
     use super::*;
     use crate::{
@@ -360,12 +362,12 @@ mod tests {
             let on_card = with_choice(Choice::Emulated, || feed(names, 7));
             // Without a C++ compiler there is nothing to compare.
             let fits = with_choice(Choice::Emulated, || ImageSet::fits(&Device::Cpu)).unwrap();
-            assert_eq!(on_card.shared.on_card.is_some(), fits);
+            assert_eq!(on_card.shared.on_card, fits);
             assert_eq!(epoch(&on_card, 2, 1), epoch(&feed(names, 7), 2, 1));
         }
         // What changes bytes by more than their place is the processor's.
         let on_card = with_choice(Choice::Emulated, || feed(&["flip", "randaugment"], 7));
-        assert!(on_card.shared.on_card.is_none());
+        assert!(!on_card.shared.on_card);
     }
 
     #[test]
