@@ -83,6 +83,8 @@ fn linear_layers() {
         (33, 390, 17),
         (600, 35, 50),
         (3, 700, 16),
+        // A card's sum over rows has more parts than a team that adds them up has threads.
+        (1500, 2, 128),
     ] {
         let shapes: [&[usize]; 3] = [&[rows, inputs], &[outputs, inputs], &[outputs]];
         let what = format!("linear {rows} {inputs} {outputs}");

@@ -130,7 +130,7 @@ impl<T: Element> Write<'_, '_, T> {
 }
 
 /// Copies some columns of rows of `columns` elements into strips, each `(depth, WIDTH)`. What the last strip has
-/// too many is zeros.
+/// too many is left as it is: nobody stores what is computed from it.
 #[inline(always)]
 fn copy_strips<T: Element, const WIDTH: usize>(
     left: &[T],
@@ -148,10 +148,9 @@ fn copy_strips<T: Element, const WIDTH: usize>(
                 place.copy_from_slice(&row[first..first + WIDTH]);
             }
         } else {
+            let count = wanted.end - first;
             for (place, row) in copied {
-                let part = &row[first..wanted.end];
-                place[part.len()..].fill(T::default());
-                place[..part.len()].copy_from_slice(part);
+                place[..count].copy_from_slice(&row[first..wanted.end]);
             }
         }
     }
