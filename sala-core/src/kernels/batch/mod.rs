@@ -144,35 +144,25 @@ impl Batch {
         if conflicts { self.finish() } else { Ok(()) }
     }
 
-    /// `x` as a kernel can read it beside what it writes: of the shape of `like`, of the type `dtype`, contiguous, and in
-    /// a storage of its own. A copy only if it must be.
-    fn operand(
-        &self,
-        x: &Tensor,
-        dtype: DType,
-        like: &Tensor,
-        written: &[&Tensor],
-    ) -> Result<Tensor> {
+    /// `x` as a kernel can read it: of the shape of `like`, of the type `dtype`, contiguous. A copy only if it must be.
+    fn operand(&self, x: &Tensor, dtype: DType, like: &Tensor) -> Result<Tensor> {
         fits(x, dtype, like)?;
-        let plain = x.dtype() == dtype && x.is_contiguous();
         // The usual case first: what follows looks at layouts and storages, for each tensor of each update.
-        if plain && !shares(x, written)? {
+        if x.dtype() == dtype && x.is_contiguous() {
             return Ok(x.clone());
         }
         // Nobody is let at the storage of a view that repeats elements, so all that is recorded runs first.
         if x.layout().has_internal_overlap() {
             self.finish()?;
-            return x.to_dtype(dtype)?.contiguous();
-        }
-        self.settle(&[storage_of(x)?], &[])?;
-        if plain {
-            return x.force_contiguous();
+        } else {
+            self.settle(&[storage_of(x)?], &[])?;
         }
         x.to_dtype(dtype)?.contiguous()
     }
 
     /// Records a job of the kernel for the first operand's type, on these operands, whose addresses it gets in
-    /// order; those of the numbers `writes` are written.
+    /// order; those of the numbers `writes` are written. What is read in the storage of one that is written is
+    /// copied before.
     fn record(
         &self,
         (rule, sums): (&'static str, bool),
@@ -187,23 +177,34 @@ impl Batch {
             bail!("no fused kernels for {:?}", first.dtype());
         };
         job.len = first.elem_count();
-        let (mut read, mut written) = (Vec::new(), Vec::new());
-        for (i, operand) in operands.iter().enumerate() {
-            let Some(operand) = operand else { continue };
+        let given = operands.iter().enumerate();
+        let (written, read): (Vec<_>, Vec<_>) = given
+            .filter_map(|(i, operand)| Some((i, (*operand)?)))
+            .partition(|(i, _)| writes.contains(i));
+        let (mut kept, mut stored, mut loaded) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, operand) in written {
             let Place { storage, start, .. } = place(operand)?;
             job.at[i] = start;
-            if writes.contains(&i) {
-                &mut written
-            } else {
-                &mut read
+            stored.push(storage);
+            kept.push(operand.clone());
+        }
+        for (i, operand) in read {
+            let mut operand = operand.clone();
+            let mut at = place(&operand)?;
+            if stored.contains(&at.storage) {
+                self.settle(&[at.storage], &[])?;
+                operand = operand.force_contiguous()?;
+                at = place(&operand)?;
             }
-            .push(storage);
+            job.at[i] = at.start;
+            loaded.push(at.storage);
+            kept.push(operand);
         }
         let kernel = Kernel { rule, dtype, sums };
-        self.settle(&read, &written)?;
+        self.settle(&loaded, &stored)?;
         let mut recorder = self.recorder();
-        recorder.keep(operands.iter().flatten().map(|&t| t.clone()));
-        let scalar = recorder.push(kernel, job, (&read, &written));
+        recorder.keep(kept);
+        let scalar = recorder.push(kernel, job, (&loaded, &stored));
         drop(recorder);
         if self.eager {
             self.finish()?;
@@ -222,7 +223,7 @@ impl Batch {
     ) -> Result<Option<Scalar>> {
         let Beside { from, pull } = beside;
         let wide = wide_dtype(weights.dtype());
-        let separate = |x: &Tensor| self.operand(x, wide, weights, &[weights]);
+        let separate = |x: &Tensor| self.operand(x, wide, weights);
         let from = from.map(separate).transpose()?;
         let slow = match pull {
             Some(Pull { slow, alpha, fast }) => {
@@ -244,20 +245,6 @@ impl Batch {
         let sum = self.record((rule, slow.is_some()), &operands, &[0, 2, 3, 5], job)?;
         Ok(slow.map(|_| sum))
     }
-}
-
-/// Whether a tensor is in the storage of one of others.
-fn shares(x: &Tensor, others: &[&Tensor]) -> Result<bool> {
-    if others.is_empty() {
-        return Ok(false);
-    }
-    let storage = storage_of(x)?;
-    for other in others {
-        if storage_of(other)? == storage {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// The flag of what becomes of the fast weights.
@@ -308,7 +295,7 @@ impl Kernels for Batch {
         beside: Beside,
     ) -> Result<Option<Scalar>> {
         let wide = wide_dtype(weights.dtype());
-        let gradient = self.operand(gradient, wide, weights, &[weights])?;
+        let gradient = self.operand(gradient, wide, weights)?;
         let (decay, shrink) = decay(config.lr, config.weight_decay, config.decoupled);
         let mut job = Job::default();
         job.flags |= decay.map_or(0, |_| flag::COUPLED);
@@ -349,7 +336,7 @@ impl Kernels for Batch {
             lr, beta1, beta2, ..
         } = *config;
         let wide = wide_dtype(weights.dtype());
-        let gradient = self.operand(gradient, wide, weights, &[weights])?;
+        let gradient = self.operand(gradient, wide, weights)?;
         let (decay, shrink) = decay(lr, config.weight_decay, config.decoupled);
         let t = t as f64;
         let mut job = Job::default();
@@ -379,18 +366,18 @@ impl Kernels for Batch {
     }
 
     fn squared_norm(&self, x: &Tensor) -> Result<Scalar> {
-        let x = self.operand(x, x.dtype(), x, &[])?;
+        let x = self.operand(x, x.dtype(), x)?;
         self.record(("squared_norm", true), &[Some(&x)], &[], Job::default())
     }
 
     fn dot(&self, x: &Tensor, y: &Tensor) -> Result<Scalar> {
-        let x = self.operand(x, x.dtype(), x, &[])?;
-        let y = self.operand(y, x.dtype(), &x, &[])?;
+        let x = self.operand(x, x.dtype(), x)?;
+        let y = self.operand(y, x.dtype(), &x)?;
         self.record(("dot", true), &[Some(&x), Some(&y)], &[], Job::default())
     }
 
     fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()> {
-        let x = self.operand(x, sum.dtype(), sum, &[sum])?;
+        let x = self.operand(x, sum.dtype(), sum)?;
         let mut job = Job::default();
         job.by[0] = factor;
         self.record(("accumulate", false), &[Some(sum), Some(&x)], &[0], job)?;
@@ -399,7 +386,7 @@ impl Kernels for Batch {
 
     fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)> {
         let wide = wide_dtype(weights.dtype());
-        let gradient = self.operand(gradient, wide, weights, &[])?;
+        let gradient = self.operand(gradient, wide, weights)?;
         let direction = zeros_like(weights)?;
         let mut job = Job::default();
         job.by[0] = eta;
@@ -417,7 +404,7 @@ impl Kernels for Batch {
         scale: f64,
     ) -> Result<()> {
         let wide = wide_dtype(weights.dtype());
-        let direction = self.operand(direction, wide, weights, &[weights])?;
+        let direction = self.operand(direction, wide, weights)?;
         let beside = match saved {
             Some(saved) => saved,
             None => saved.insert(weights.zeros_like()?.detach()),
@@ -445,7 +432,7 @@ impl Kernels for Batch {
         let (to, wide) = (weights.dtype(), wide_dtype(weights.dtype()));
         let rounds = to != wide && values.dtype() == wide;
         let dtype = if rounds { wide } else { to };
-        let values = self.operand(values, dtype, weights, &[weights])?;
+        let values = self.operand(values, dtype, weights)?;
         let rule = if rounds { "round" } else { "assign" };
         let operands = [Some(weights.as_tensor()), Some(&values)];
         self.record((rule, false), &operands, &[0], Job::default())?;

@@ -78,6 +78,18 @@ fn shifted_and_shared_operands_are_read_as_they_were() {
     assert_near("weights", &a, &b);
     let wanted: f64 = values(&shifted).iter().map(|x| x * x).sum();
     testing::SCALAR.assert("norm", number(norm), wanted);
+    // What is added begins eight elements before the sum, so the sum's first elements are also added to later ones.
+    let added = |kernels: &dyn Kernels| {
+        let whole = wave(40, 0.3, DType::F32);
+        let (x, mut sum) = (
+            whole.narrow(0, 0, 32).unwrap(),
+            whole.narrow(0, 8, 32).unwrap(),
+        );
+        kernels.accumulate(&mut sum, &x, 0.5).unwrap();
+        batch.finish().unwrap();
+        sum
+    };
+    assert_near("sum", &added(&batch), &added(&Composed));
 }
 
 // Catches rounding of half precision that is not to nearest, ties to even, subnormal numbers and overflow among
