@@ -1,21 +1,23 @@
 //! `finetune` and `predict` as a user runs them, on models of a few thousand parameters.
 
+mod stopped;
+mod tasks;
+
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
 };
 
-use image::{Rgb, RgbImage};
 use sala_models::{
     Rng, VarStore,
     pretrained::{ModelConfig, SaveOptions, Task, save::save},
 };
 use serde_json::{Value, json};
 
-use crate::common::{fail, succeed, wait_for};
+use crate::common::{fail, succeed};
 
 /// Words of a little language. Those of the first half make a text good, of the second half bad.
 const WORDS: [&str; 16] = [
@@ -356,82 +358,6 @@ fn early_stopping_takes_the_best_epochs_weights() {
     }
 }
 
-/// Starts a run that writes checkpoints, and waits until it has written another in the middle of an epoch.
-fn start_and_wait(place: &Place, words: &str) -> Child {
-    let checkpoint = place.path("killed/runs/sala-seed0.checkpoint.safetensors");
-    let written = || fs::metadata(&checkpoint).and_then(|m| m.modified()).ok();
-    let before = written();
-    let mut command = place.finetune("killed", words);
-    let child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    wait_for("a checkpoint", || written() != before);
-    child
-}
-
-const RESUMED: &str = "--optimizers sala --rho 0.05 --seeds 1 --epochs 20 --checkpoint-every 5 \
-     --early-stopping 19 --test 0.2";
-
-#[test]
-fn a_run_killed_in_the_middle_continues_to_the_same_bits() {
-    let place = reviews();
-    succeed(&mut place.finetune("whole", RESUMED));
-    for _ in 0..3 {
-        let mut child = start_and_wait(&place, RESUMED);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(
-            !place.path("killed/runs/sala-seed0.jsonl").exists(),
-            "it was still running"
-        );
-    }
-    succeed(&mut place.command("finetune --out killed --resume"));
-    assert_eq!(place.parameters("killed"), place.parameters("whole"));
-    let epochs = |out: &str| -> Vec<Value> {
-        let text = fs::read_to_string(place.path(out).join("runs/sala-seed0.jsonl")).unwrap();
-        let mut lines: Vec<Value> = text
-            .lines()
-            .map(|l| serde_json::from_str(l).unwrap())
-            .collect();
-        for line in &mut lines {
-            // Seconds alone differ from one run to the next.
-            let fields = line.as_object_mut().unwrap();
-            fields.retain(|name, _| !name.ends_with("_s"));
-        }
-        lines
-    };
-    assert_eq!(
-        epochs("killed"),
-        epochs("whole"),
-        "records too, but for the times"
-    );
-    let weights =
-        |out: &str| fs::read(place.path(out).join("models/sala-seed0/model.safetensors")).unwrap();
-    assert!(weights("killed") == weights("whole"));
-}
-
-#[cfg(unix)]
-#[test]
-fn ctrl_c_keeps_where_the_run_is() {
-    let place = reviews();
-    let words = "--optimizers sala --rho 0.05 --epochs 20 --checkpoint-every 3";
-    let child = start_and_wait(&place, words);
-    let sent = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(sent.success());
-    let output = child.wait_with_output().unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{message}");
-    assert!(message.contains("Stopped; 0 of 1 runs"), "{message}");
-    succeed(&mut place.finetune("killed", words));
-    succeed(&mut place.finetune("whole", words));
-    assert_eq!(place.parameters("killed"), place.parameters("whole"));
-}
-
 #[test]
 fn a_specification_in_toml_does_what_the_options_do() {
     let place = reviews();
@@ -503,112 +429,6 @@ fn mistakes_are_named_before_anything_runs() {
         "",
         &["does not belong to the model", "ids up to 24", "24 entries"],
     );
-}
-
-#[test]
-fn images_in_class_folders_are_learnt() {
-    let place = Place::new();
-    let stream = Rng::new(3).stream("images");
-    for (class, name) in ["left", "right"].into_iter().enumerate() {
-        for i in 0..30 {
-            let noise = stream.at(class as u64).at(i);
-            let image = RgbImage::from_fn(8, 8, |x, y| {
-                let bright = (x < 4) == (class == 0);
-                let value = u8::try_from(noise.below(u64::from(x * 8 + y), 90)).unwrap();
-                Rgb([value + if bright { 120 } else { 0 }; 3])
-            });
-            let part = if i < 22 { "train" } else { "test" };
-            fs::create_dir_all(place.path(part).join(name)).unwrap();
-            image
-                .save(place.path(part).join(name).join(format!("{i:02}.png")))
-                .unwrap();
-        }
-    }
-    let vit = json!({"model_type": "vit", "image_size": 8, "patch_size": 4, "hidden_size": 12,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16});
-    place.model("vit", &vit, Task::ImageClassification);
-    let resnet = json!({"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 4, 8, 8],
-        "depths": [1, 1, 1, 1], "layer_type": "basic", "num_channels": 3});
-    place.model("resnet", &resnet, Task::ImageClassification);
-    place.write(
-        "resnet/preprocessor_config.json",
-        r#"{"size": 32, "image_mean": [0.5, 0.5, 0.5]}"#,
-    );
-    place.write(
-        "resnet/preprocessor_config.json",
-        r#"{"size": 32, "image_mean": [0.5, 0.5, 0.5]}"#,
-    );
-    for (model, optimizers) in [("vit", "adamw"), ("resnet", "adamw,sala")] {
-        succeed(&mut place.command(&format!(
-            "finetune --model {model} --task image-classification --train train --test test --epochs 15 \
-             --lr 1e-2 --rho 0.05 --batch-size 8 --optimizers {optimizers} --out out-{model}"
-        )));
-        let summary = place.json(&format!("out-{model}/summary.json"));
-        for row in summary["rows"].as_array().unwrap() {
-            assert!(
-                row["test"]["mean"].as_f64().unwrap() > 0.8,
-                "{model}: {row}"
-            );
-        }
-    }
-    let model = "out-vit/models/adamw-seed0";
-    let (said, _) =
-        succeed(&mut place.command(&format!("predict --model {model} --input test/right")));
-    assert_eq!(said.lines().count(), 8);
-    let right = said
-        .lines()
-        .filter(|l| l.contains("\"label\":\"right\""))
-        .count();
-    assert!(
-        right > 5 && said.contains("\"image\":\"test/right/22.png\""),
-        "{said}"
-    );
-}
-
-#[test]
-fn a_language_model_learns_which_word_follows() {
-    let place = Place::new();
-    let gpt2 = json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 24,
-        "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16});
-    place.model("gpt2", &gpt2, Task::CausalLm);
-    fs::write(place.path("gpt2/tokenizer.json"), tokenizer(&WORDS, false)).unwrap();
-    // Each word is followed by the next one, or with one chance in four by any.
-    let stream = Rng::new(4).stream("walk");
-    let mut at = 0;
-    let mut words = Vec::new();
-    for i in 0..3000 {
-        at = if stream.below(2 * i, 4) == 0 {
-            usize::try_from(stream.below(2 * i + 1, 16)).unwrap()
-        } else {
-            (at + 1) % 16
-        };
-        words.push(WORDS[at]);
-    }
-    place.write("walk.txt", &words.join(" "));
-    let command = "finetune --model gpt2 --task causal-lm --train walk.txt --max-length 16 --test 0.1 \
-                   --epochs 4 --lr 1e-2 --accumulate 3 --out out";
-    succeed(&mut place.command(command));
-    let summary = place.json("out/summary.json");
-    assert_eq!(summary["metric"], "perplexity");
-    let perplexity = summary["rows"][0]["test"]["mean"].as_f64().unwrap();
-    // Uniform over 16 words it would be 16; of the source it is 3.25.
-    assert!((3.0..6.0).contains(&perplexity), "{perplexity}");
-    place.write(
-        "two.txt",
-        "fine warm bright kind swift calm\nweak fine loud fine rude fine\n",
-    );
-    let model = "out/models/adamw-seed0";
-    let (said, _) =
-        succeed(&mut place.command(&format!("predict --model {model} --input two.txt")));
-    let said: Vec<f64> = said
-        .lines()
-        .map(|l| {
-            serde_json::from_str::<Value>(l).unwrap()["perplexity"]
-                .as_f64()
-                .unwrap()
-        })
-        .collect();
-    assert!(said[0] < said[1], "the usual order is likelier: {said:?}");
 }
 
 #[test]
