@@ -1,14 +1,14 @@
 //! The gradients of one pass, checked before anything is done with them.
 
-use candle_core::{Tensor, backprop::GradStore};
+use candle_core::{DType, Tensor, backprop::GradStore};
 
 use crate::{
     clip::{self, Clip},
     error::{Error, Result},
-    kernels::{self, Scalar},
+    kernels::{self, Guard, Scalar},
     objective::{Evaluation, Pass},
     params::{Param, ParamSet, is_half},
-    vector,
+    vector::{self, Gathered},
 };
 
 /// What an objective returned, its numbers not yet read from the device.
@@ -67,34 +67,119 @@ impl Unread {
     pub(crate) fn read(self, params: &ParamSet, others: Vec<Scalar>) -> Result<Read> {
         let Self {
             pass,
-            mut gradients,
+            gradients,
             loss,
             squares,
         } = self;
-        let mut scalars = vec![Scalar::Device(loss)];
-        scalars.extend(squares);
+        let mut scalars = numbers(loss, squares);
         scalars.extend(others);
         let mut numbers = vector::read_scalars(scalars)?;
         let others = numbers.split_off(1 + params.len());
+        let checked = Checked::new(params, pass, gradients, numbers)?;
+        Ok(Read { checked, others })
+    }
+
+    /// Leaves it to the device whether loss and gradients are finite, where it can decide that and the factor
+    /// of a clip by norm.
+    pub(crate) fn guarded(
+        mut self,
+        clip: Option<Clip>,
+    ) -> Result<std::result::Result<Guarded, Self>> {
+        let scalars = numbers(self.loss.clone(), self.squares.clone());
+        let gathered = Gathered::new(scalars)?;
+        let numbers = gathered.in_order().filter(|t| t.dtype() == DType::F64);
+        let limit = match clip {
+            Some(Clip::Norm(max)) => max,
+            Some(Clip::Value(_)) | None => f64::INFINITY,
+        };
+        let Some(guard) = numbers.map_or(Ok(None), |numbers| Guard::new(numbers, limit))? else {
+            return Ok(Err(self));
+        };
+        if let Some(clip @ Clip::Value(_)) = clip {
+            self.gradients.clip(clip)?;
+        }
+        Ok(Ok(Guarded {
+            pass: self.pass,
+            gradients: self.gradients,
+            guard,
+        }))
+    }
+}
+
+/// What decides whether an update is made.
+fn numbers(loss: Tensor, squares: Vec<Scalar>) -> Vec<Scalar> {
+    let mut numbers = vec![Scalar::Device(loss)];
+    numbers.extend(squares);
+    numbers
+}
+
+/// What an update waits for: nothing has been read yet, or all has.
+pub(crate) enum Taken {
+    Unread(Unread),
+    Checked(Checked),
+}
+
+impl Taken {
+    /// Reads what has not been read, and checks it.
+    pub(crate) fn check(self, params: &ParamSet) -> Result<Checked> {
+        match self {
+            Self::Unread(unread) => Ok(unread.read(params, Vec::new())?.checked),
+            Self::Checked(checked) => Ok(checked),
+        }
+    }
+}
+
+/// Gradients whose update the device makes only if they and the loss are finite.
+pub(crate) struct Guarded {
+    pass: Pass,
+    gradients: Gradients,
+    guard: Guard,
+}
+
+impl Guarded {
+    /// The gradients in the order of the parameters, before a clip by norm, and the guard.
+    pub(crate) fn parts(&self) -> (&[Tensor], &Guard) {
+        (&self.gradients.tensors, &self.guard)
+    }
+
+    /// Reads what the device has decided by, while it updates. After an error it has not.
+    pub(crate) fn check(self, params: &ParamSet) -> Result<Checked> {
+        let numbers = self.guard.numbers()?;
+        Checked::new(params, self.pass, self.gradients, numbers)
+    }
+}
+
+/// Loss and gradients of a pass, all finite.
+pub(crate) struct Checked {
+    pub(crate) loss: f64,
+    pub(crate) gradients: Gradients,
+    /// ‖gᵢ‖² of each parameter.
+    pub(crate) squares: Vec<f64>,
+}
+
+impl Checked {
+    /// From the loss and the squared norms.
+    fn new(
+        params: &ParamSet,
+        pass: Pass,
+        mut gradients: Gradients,
+        mut numbers: Vec<f64>,
+    ) -> Result<Self> {
         let squares = numbers.split_off(1);
         let loss = numbers[0];
         require_finite(params, pass, loss, &squares)?;
         gradients.norm = vector::norm_of(&squares);
-        Ok(Read {
+        Ok(Self {
             loss,
             gradients,
             squares,
-            others,
         })
     }
 }
 
 /// What was read from the device in one synchronisation.
 pub(crate) struct Read {
-    pub(crate) loss: f64,
-    pub(crate) gradients: Gradients,
-    /// ‖gᵢ‖² of each parameter.
-    pub(crate) squares: Vec<f64>,
+    pub(crate) checked: Checked,
     pub(crate) others: Vec<f64>,
 }
 
@@ -214,7 +299,7 @@ fn checked(param: &Param, pass: Pass, store: &GradStore) -> Result<Tensor> {
         });
     }
     // What accumulates gradients of half precision may do so in f32.
-    let widened = is_half(var.dtype()) && gradient.dtype() == candle_core::DType::F32;
+    let widened = is_half(var.dtype()) && gradient.dtype() == DType::F32;
     let fits = gradient.dtype() == var.dtype() || widened;
     if !fits || !gradient.device().same_device(var.device()) {
         let kind = |t: &Tensor| format!("{:?} on {:?}", t.dtype(), t.device().location());

@@ -41,23 +41,58 @@ pub(crate) fn accumulate(sums: &mut [Tensor], xs: &[Tensor], factor: f64) -> Res
 
 /// The numbers on the host; those that are still on a device are brought with one synchronisation.
 pub(crate) fn read_scalars(scalars: Vec<Scalar>) -> Result<Vec<f64>> {
-    let mut unread = Unread::default();
-    let places = scalars
-        .into_iter()
-        .map(|scalar| unread.add(scalar))
-        .collect::<Result<Vec<_>>>()?;
-    let read = read_tensors(&unread.tensors)?;
-    let number = |place| match place {
-        Read::Known(number) => number,
-        Read::At(at) => read[at],
-    };
-    Ok(places.into_iter().map(number).collect())
+    Gathered::new(scalars)?.read()
 }
 
-/// Where a number is once everything has been read.
-enum Read {
+/// Numbers, those that are still on a device together in one tensor there.
+pub(crate) struct Gathered {
+    places: Vec<Place>,
+    tensor: Option<Tensor>,
+}
+
+/// Where a number is.
+enum Place {
     Known(f64),
+    /// In the tensor.
     At(usize),
+}
+
+impl Gathered {
+    pub(crate) fn new(scalars: Vec<Scalar>) -> Result<Self> {
+        let mut unread = Unread::default();
+        let places = scalars.into_iter().map(|scalar| unread.add(scalar));
+        Ok(Self {
+            places: places.collect::<Result<_>>()?,
+            tensor: unread.together()?,
+        })
+    }
+
+    /// The tensor on the device, if it has all numbers in their order and nothing else.
+    pub(crate) fn in_order(&self) -> Option<&Tensor> {
+        let at = |(i, place): (usize, &Place)| matches!(place, Place::At(at) if *at == i);
+        let tensor = self.tensor.as_ref()?;
+        let all = tensor.elem_count() == self.places.len();
+        (all && self.places.iter().enumerate().all(at)).then_some(tensor)
+    }
+
+    /// Brings the numbers to the host.
+    pub(crate) fn read(self) -> Result<Vec<f64>> {
+        let read = match self.tensor {
+            None => Vec::new(),
+            Some(tensor) => {
+                #[cfg(any(test, feature = "testing"))]
+                crate::testing::count_synchronisation();
+                // f64 exists on the CPU even where the device (Metal) has none.
+                let host = tensor.to_device(&Device::Cpu)?;
+                host.to_dtype(DType::F64)?.to_vec1()?
+            }
+        };
+        let number = |place| match place {
+            Place::Known(number) => number,
+            Place::At(at) => read[at],
+        };
+        Ok(self.places.into_iter().map(number).collect())
+    }
 }
 
 /// Tensors of numbers to be read together, each once.
@@ -71,14 +106,14 @@ struct Unread {
 }
 
 impl Unread {
-    fn add(&mut self, scalar: Scalar) -> Result<Read> {
+    fn add(&mut self, scalar: Scalar) -> Result<Place> {
         Ok(match scalar {
-            Scalar::Host(number) => Read::Known(number),
-            Scalar::Device(tensor) => Read::At(self.push(tensor)),
+            Scalar::Host(number) => Place::Known(number),
+            Scalar::Device(tensor) => Place::At(self.push(tensor)),
             Scalar::Summed(sums, at) => {
                 let known = self.sums.iter().find(|(s, _)| Arc::ptr_eq(s, &sums));
                 if let Some((_, first)) = known {
-                    return Ok(Read::At(first + at));
+                    return Ok(Place::At(first + at));
                 }
                 let Some(tensor) = sums.get().cloned() else {
                     let problem = "sums are read before their launch";
@@ -86,7 +121,7 @@ impl Unread {
                 };
                 let first = self.push(tensor);
                 self.sums.push((sums, first));
-                Read::At(first + at)
+                Place::At(first + at)
             }
         })
     }
@@ -97,27 +132,19 @@ impl Unread {
         self.tensors.push(tensor);
         first
     }
-}
 
-/// The elements of all tensors on the host.
-fn read_tensors(tensors: &[Tensor]) -> Result<Vec<f64>> {
-    if tensors.is_empty() {
-        return Ok(Vec::new());
+    /// The elements of all tensors, in f64 if one of them has it.
+    fn together(self) -> Result<Option<Tensor>> {
+        if self.tensors.is_empty() {
+            return Ok(None);
+        }
+        let f64 = self.tensors.iter().any(|t| t.dtype() == DType::F64);
+        let dtype = if f64 { DType::F64 } else { DType::F32 };
+        let flat = self.tensors.iter();
+        let flat = flat.map(|t| t.to_dtype(dtype)?.flatten_all());
+        let flat = flat.collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(Some(Tensor::cat(&flat, 0)?))
     }
-    let dtype = if tensors.iter().any(|t| t.dtype() == DType::F64) {
-        DType::F64
-    } else {
-        DType::F32
-    };
-    #[cfg(any(test, feature = "testing"))]
-    crate::testing::count_synchronisation();
-    let flat = tensors
-        .iter()
-        .map(|t| t.to_dtype(dtype)?.flatten_all())
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    // f64 exists on the CPU even where the device (Metal) has none.
-    let host = Tensor::cat(&flat, 0)?.to_device(&Device::Cpu)?;
-    Ok(host.to_dtype(DType::F64)?.to_vec1()?)
 }
 
 /// ⟨x, y⟩ over all tensors, read on the host.

@@ -15,7 +15,7 @@
 use candle_core::{Result, Tensor, Var, backprop::GradStore};
 use candle_nn::Optimizer;
 
-use super::{Around, Rule, Slot, for_each, gradients, slots};
+use super::{Around, Notes, Rule, Slot, for_each, forget, gradients, remembered, slots};
 use crate::{
     error::check,
     kernels::Scalar,
@@ -211,6 +211,18 @@ impl Rule for Adam {
                 kernels.adam((&config, t), param.var(), gradient, memory, beside)
             },
         )
+    }
+
+    fn notes(&self) -> Notes {
+        Notes {
+            steps: self.t,
+            remembered: remembered(&self.slots),
+        }
+    }
+
+    fn take_back(&mut self, notes: &Notes) {
+        self.t = notes.steps;
+        forget(&mut self.slots, &notes.remembered);
     }
 
     fn momentum(&mut self) -> Vec<Option<&mut Tensor>> {

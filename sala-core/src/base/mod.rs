@@ -21,7 +21,7 @@ use candle_core::{Tensor, backprop::GradStore};
 
 use crate::{
     error::{Error, Result},
-    kernels::{self, Beside, Fast, Pull, Scalar},
+    kernels::{self, Beside, Fast, Guard, Pull, Scalar},
     params::{Param, ParamSet},
 };
 
@@ -32,6 +32,8 @@ pub(crate) struct Around<'a> {
     pub(crate) from: Option<&'a [Tensor]>,
     /// Pull these slow weights by α towards the result.
     pub(crate) pull: Option<(&'a mut [Tensor], f64, Fast)>,
+    /// Do all of it only under this condition.
+    pub(crate) guard: Option<&'a Guard>,
 }
 
 impl<'a> Around<'a> {
@@ -61,12 +63,26 @@ pub(crate) trait Rule {
     /// it pulls.
     fn step_around(&mut self, gradients: &[Tensor], around: Around) -> Result<Vec<Scalar>>;
 
+    /// What the host notes in a step.
+    fn notes(&self) -> Notes;
+
+    /// Returns to the notes of before a step that the device has not made.
+    fn take_back(&mut self, notes: &Notes);
+
     /// The momentum (first moment) of each parameter, `None` before there is any.
     fn momentum(&mut self) -> Vec<Option<&mut Tensor>>;
 
     fn weight_decay(&self) -> f64;
 
     fn set_weight_decay(&mut self, decay: f64);
+}
+
+/// What a rule knows on the host: its number of steps, where it counts them, and which parameters it remembers
+/// something of.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    steps: u64,
+    remembered: Vec<bool>,
 }
 
 /// The base as a built-in one, if it is.
@@ -141,6 +157,18 @@ fn slots<S>(params: &ParamSet) -> Vec<Slot<S>> {
         .collect()
 }
 
+/// Which slots have a memory.
+fn remembered<S>(slots: &[Slot<S>]) -> Vec<bool> {
+    slots.iter().map(|slot| slot.memory.is_some()).collect()
+}
+
+/// Forgets what only a step that was taken back remembers.
+fn forget<S>(slots: &mut [Slot<S>], remembered: &[bool]) {
+    for (slot, _) in slots.iter_mut().zip(remembered).filter(|(_, r)| !**r) {
+        slot.memory = None;
+    }
+}
+
 /// The gradient of each slot's parameter, or an error that names the first one without: a base
 /// neither skips a parameter silently nor starts a step that it cannot finish.
 fn gradients<S>(slots: &[Slot<S>], grads: &GradStore) -> candle_core::Result<Vec<Tensor>> {
@@ -168,7 +196,7 @@ fn for_each<S: Send>(
     + Send
     + Sync,
 ) -> Result<Vec<Scalar>> {
-    kernels::run(gradients, |kernels| {
+    kernels::run_under(around.guard, gradients, |kernels| {
         let mut sums = Vec::new();
         for ((slot, gradient), beside) in slots.iter_mut().zip(gradients).zip(around.each()) {
             let kernels = kernels.of(slot.param.var());

@@ -17,7 +17,7 @@
 use candle_core::{Result, Tensor, Var, backprop::GradStore};
 use candle_nn::Optimizer;
 
-use super::{Around, Rule, Slot, for_each, gradients, slots};
+use super::{Around, Notes, Rule, Slot, for_each, forget, gradients, remembered, slots};
 use crate::{
     error::check,
     kernels::Scalar,
@@ -208,6 +208,17 @@ impl Rule for Sgd {
                 kernels.sgd(&config, param.var(), gradient, memory, beside)
             },
         )
+    }
+
+    fn notes(&self) -> Notes {
+        Notes {
+            steps: 0,
+            remembered: remembered(&self.slots),
+        }
+    }
+
+    fn take_back(&mut self, notes: &Notes) {
+        forget(&mut self.slots, &notes.remembered);
     }
 
     fn momentum(&mut self) -> Vec<Option<&mut Tensor>> {

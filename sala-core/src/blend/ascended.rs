@@ -14,6 +14,10 @@ impl Blend for Ascended {
         self.stable
     }
 
+    fn is_plain(&self) -> bool {
+        !self.stable
+    }
+
     fn climbed(&mut self, direction: &Direction, _: f64, gradients: &mut Gradients) -> Result<()> {
         if self.stable && gradients.norm() > 0.0 {
             gradients.scale(direction.norm / gradients.norm())?;

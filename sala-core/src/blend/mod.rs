@@ -48,6 +48,11 @@ pub trait Blend {
         false
     }
 
+    /// Whether [`Blend::climbed`] leaves g' as it is, so that nothing but the update waits for its norm.
+    fn is_plain(&self) -> bool {
+        false
+    }
+
     /// Turns g', given in `gradients`, into the descent gradient. `dot` is ⟨g, g'⟩ if g was kept, else 0.
     ///
     /// # Errors

@@ -121,7 +121,7 @@ where
         match outcome {
             Ok(Outcome::Perturbed) => Ok(Progress::Perturbed),
             Ok(Outcome::MicroBatch) => Ok(Progress::MicroBatch(self.begin()?)),
-            Ok(Outcome::Ready(passes)) => Ok(Progress::Done(self.update(passes)?)),
+            Ok(Outcome::Ready(passes)) => Ok(Progress::Done(self.update(*passes)?)),
             Err(error) => {
                 self.abandon();
                 Err(error)
@@ -132,15 +132,14 @@ where
     fn update(&mut self, mut passes: Passes) -> Result<StepReport> {
         self.climb.put_back(&mut passes)?;
         let step = self.descent.next_step();
-        let grad_norm = passes.gradients.norm();
-        self.descent.update(passes.gradients, None, None)?;
+        let updated = self.descent.update(passes.taken, None, None)?;
         let report = StepReport {
             step,
-            loss: passes.loss,
+            loss: passes.loss.unwrap_or(updated.loss),
             evaluations: passes.evaluations,
             ascent: passes.ascent,
             gap: None,
-            grad_norm,
+            grad_norm: updated.grad_norm,
         };
         trace::done(&report);
         Ok(report)

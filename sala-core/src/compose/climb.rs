@@ -7,7 +7,7 @@ use crate::{
     blend::{Blend, Direction},
     displaced::{Displaced, Saved},
     error::{Error, Result, check},
-    gradients::{Gradients, Read, Unread},
+    gradients::{Checked, Read, Taken, Unread},
     kernels::Scalar,
     memory::Memory,
     objective::{Evaluation, Pass},
@@ -19,10 +19,10 @@ use crate::{
 
 /// What the passes of one step gave.
 pub(crate) struct Passes {
-    /// Loss of the first pass, the mean over micro-batches.
-    pub(crate) loss: f64,
+    /// Loss of the first pass, the mean over micro-batches; `None` where the only pass has it.
+    pub(crate) loss: Option<f64>,
     /// Gradients for the update.
-    pub(crate) gradients: Gradients,
+    pub(crate) taken: Taken,
     /// Cost in gradient evaluations of a whole batch.
     pub(crate) evaluations: f64,
     /// Whether the gradients come from perturbed weights.
@@ -38,7 +38,7 @@ pub(crate) enum Outcome {
     /// The next micro-batch is wanted.
     MicroBatch,
     /// All gradients are there; the weights can be put back and updated.
-    Ready(Passes),
+    Ready(Box<Passes>),
 }
 
 /// How to climb, and where in a step we are.
@@ -228,10 +228,8 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             }
             Stage::Begun(pass, Some(displaced)) => {
                 let unread = Unread::collect(params, pass, evaluation)?;
-                let Read {
-                    loss, gradients, ..
-                } = unread.read(params, Vec::new())?;
-                self.finish((loss, 1.0, true), gradients, None, Some(displaced))
+                let (numbers, taken) = ((None, 1.0, true), Taken::Unread(unread));
+                self.finish(params, numbers, taken, None, Some(displaced))
             }
             Stage::Begun(pass, None) => self.clean(params, pass, evaluation),
             climbed @ Stage::Climbed { .. } => {
@@ -264,11 +262,14 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             others.extend(along.squares.iter().cloned());
         }
         let Read {
+            checked,
+            mut others,
+        } = unread.read(params, others)?;
+        let Checked {
             loss,
             gradients,
             squares,
-            mut others,
-        } = unread.read(params, others)?;
+        } = checked;
         let along = others.split_off(weights);
         let squares = if along.is_empty() { squares } else { along };
         let displaced = self.perturb(params, lr, ascent, gradients.tensors(), &squares, &others)?;
@@ -296,12 +297,15 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             others.extend(vector::squared_norms(addition)?);
             others.extend(vector::dots(addition, unread.tensors())?);
         }
+        let numbers = (None, 1.0, false);
+        if others.is_empty() && self.perturbation.memory().is_none() {
+            return self.finish(params, numbers, Taken::Unread(unread), None, None);
+        }
         let Read {
-            loss,
-            mut gradients,
+            mut checked,
             others,
-            ..
         } = unread.read(params, others)?;
+        let gradients = &mut checked.gradients;
         let at_weights = self
             .perturbation
             .memory()
@@ -309,9 +313,9 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         if !others.is_empty() {
             let (squares, dots) = others.split_at(params.len());
             let numbers = (vector::norm_of(squares), dots.iter().sum());
-            self.blend.between(numbers, &mut gradients)?;
+            self.blend.between(numbers, gradients)?;
         }
-        self.finish((loss, 1.0, false), gradients, at_weights, None)
+        self.finish(params, numbers, Taken::Checked(checked), at_weights, None)
     }
 
     /// Takes the second gradient. An error leaves the step to be abandoned.
@@ -328,60 +332,88 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             }
         };
         let unread = Unread::collect(params, Pass::Perturbed, evaluation)?;
+        let numbers = (Some(loss), 1.0 + self.direction_fraction, true);
+        if self.blend.is_plain() && self.perturbation.memory().is_none() {
+            let taken = Taken::Unread(unread);
+            return self.finish(params, numbers, taken, None, Some(displaced));
+        }
         let dots = if self.blend.keeps_direction() {
             vector::dots(&direction.tensors, unread.tensors())?
         } else {
             Vec::new()
         };
         let Read {
-            mut gradients,
+            mut checked,
             others,
-            ..
         } = unread.read(params, dots)?;
         let dot = others.iter().sum();
-        self.blend.climbed(&direction, dot, &mut gradients)?;
+        self.blend
+            .climbed(&direction, dot, &mut checked.gradients)?;
         let at_weights = Some(direction.tensors).filter(|t| !t.is_empty());
-        let evaluations = 1.0 + self.direction_fraction;
-        let numbers = (loss, evaluations, true);
-        self.finish(numbers, gradients, at_weights, Some(displaced))
+        let taken = Taken::Checked(checked);
+        self.finish(params, numbers, taken, at_weights, Some(displaced))
     }
 
     /// Adds one micro-batch, or is done with the only one.
     fn finish(
         &mut self,
-        (loss, evaluations, ascent): (f64, f64, bool),
-        gradients: Gradients,
+        params: &ParamSet,
+        (loss, evaluations, ascent): (Option<f64>, f64, bool),
+        mut taken: Taken,
         at_weights: Option<Vec<Tensor>>,
         displaced: Option<Displaced>,
     ) -> Result<Outcome> {
-        let mut passes = Passes {
+        if self.micro_batches > 1 {
+            let checked = taken.check(params)?;
+            let numbers = (loss.unwrap_or(checked.loss), evaluations, ascent);
+            return self.add(numbers, checked, displaced);
+        }
+        if self.perturbation.memory().is_some() {
+            let checked = taken.check(params)?;
+            let descent = checked.gradients.tensors();
+            self.perturbation.remember(at_weights.as_deref(), descent)?;
+            taken = Taken::Checked(checked);
+        }
+        Ok(Outcome::Ready(Box::new(Passes {
             loss,
-            gradients,
+            taken,
             evaluations,
             ascent,
             displaced,
-        };
-        if self.micro_batches == 1 {
-            let (at_weights, descent) = (at_weights.as_deref(), passes.gradients.tensors());
-            self.perturbation.remember(at_weights, descent)?;
-            return Ok(Outcome::Ready(passes));
+        })))
+    }
+
+    /// Adds one micro-batch; after the last one the passes are those of all.
+    fn add(
+        &mut self,
+        (loss, evaluations, ascent): (f64, f64, bool),
+        mut checked: Checked,
+        displaced: Option<Displaced>,
+    ) -> Result<Outcome> {
+        if let Some(displaced) = displaced {
+            self.saved = displaced.put_back()?;
         }
-        self.put_back(&mut passes)?;
+        let gradients = checked.gradients.tensors();
         let mut tally = match self.tally.take() {
             Some(tally) => tally,
-            None => Tally::new(passes.gradients.tensors())?,
+            None => Tally::new(gradients)?,
         };
-        tally.add(1.0 / self.micro_batches as f64, &passes)?;
+        let share = 1.0 / self.micro_batches as f64;
+        tally.add(share, (loss, evaluations), gradients)?;
         if tally.count < self.micro_batches {
             self.tally = Some(tally);
             return Ok(Outcome::MicroBatch);
         }
-        (passes.loss, passes.evaluations) = (tally.loss, tally.evaluations);
         let squares = vector::read_scalars(vector::squared_norms(&tally.sum)?)?;
-        passes
-            .gradients
-            .replace(tally.sum, vector::norm_of(&squares));
-        Ok(Outcome::Ready(passes))
+        let norm = vector::norm_of(&squares);
+        checked.gradients.replace(tally.sum, norm);
+        Ok(Outcome::Ready(Box::new(Passes {
+            loss: Some(tally.loss),
+            taken: Taken::Checked(checked),
+            evaluations: tally.evaluations,
+            ascent,
+            displaced: None,
+        })))
     }
 
     /// Puts displaced weights back.
@@ -478,10 +510,15 @@ impl Tally {
         })
     }
 
-    fn add(&mut self, share: f64, passes: &Passes) -> Result<()> {
+    fn add(
+        &mut self,
+        share: f64,
+        (loss, evaluations): (f64, f64),
+        gradients: &[Tensor],
+    ) -> Result<()> {
         self.count += 1;
-        self.loss += share * passes.loss;
-        self.evaluations += share * passes.evaluations;
-        vector::accumulate(&mut self.sum, passes.gradients.tensors(), share)
+        self.loss += share * loss;
+        self.evaluations += share * evaluations;
+        vector::accumulate(&mut self.sum, gradients, share)
     }
 }

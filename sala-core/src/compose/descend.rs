@@ -7,8 +7,8 @@ use crate::{
     base::{self, Around},
     clip::Clip,
     error::{Error, Result, check},
-    gradients::{Gradients, Unread},
-    kernels::{Fast, Scalar},
+    gradients::{Checked, Guarded, Taken, Unread},
+    kernels::{Fast, Guard, Scalar},
     minimizer::{Minimizer, Progress, StepReport},
     objective::{Evaluation, Pass},
     params::ParamSet,
@@ -75,21 +75,84 @@ impl<B: Optimizer + 'static> Descend<B> {
         base::check_settings(&self.base, &self.params)
     }
 
-    /// Updates the weights, from the slow weights and with a pull of them if so asked; the step is then
-    /// done. Yields the parts of ‖θ − φ₀‖² of a pull.
+    /// Checks loss and gradients and updates the weights, from the slow weights and with a pull of them if so
+    /// asked; the step is then done. After an error weights and state are as before.
     pub(crate) fn update(
         &mut self,
-        mut gradients: Gradients,
+        taken: Taken,
         from: Option<&SlowWeights>,
         pull: Option<Pulled>,
-    ) -> Result<Vec<Scalar>> {
+    ) -> Result<Updated> {
+        let updated = match self.guard(taken, pull.as_ref())? {
+            Ok(guarded) => self.update_under(guarded, from, pull),
+            Err(taken) => {
+                let checked = taken.check(&self.params)?;
+                self.update_with(checked, from, pull)
+            }
+        }?;
+        self.steps += 1;
+        Ok(updated)
+    }
+
+    /// Leaves it to the device whether to update, where it can decide that and the base is one that can take back
+    /// what it notes of a step.
+    fn guard(
+        &self,
+        taken: Taken,
+        pull: Option<&Pulled>,
+    ) -> Result<std::result::Result<Guarded, Taken>> {
+        let Taken::Unread(unread) = taken else {
+            return Ok(Err(taken));
+        };
+        let rule = base::as_rule(&self.base).is_some_and(|r| base::trains(r, &self.params));
+        // The first synchronisation makes slow weights, which nothing takes back.
+        if !rule || pull.is_some_and(|(slow, ..)| slow.tensors().is_none()) {
+            return Ok(Err(Taken::Unread(unread)));
+        }
+        Ok(unread.guarded(self.clip)?.map_err(Taken::Unread))
+    }
+
+    /// Has the update made if the device finds loss and gradients finite, and looks at them meanwhile.
+    fn update_under(
+        &mut self,
+        guarded: Guarded,
+        from: Option<&SlowWeights>,
+        pull: Option<Pulled>,
+    ) -> Result<Updated> {
+        let params = &self.params;
+        let Some(rule) = base::as_rule_mut(&mut self.base) else {
+            let what = "an update that the device decides on";
+            return Err(Error::ForeignBase { what });
+        };
+        let notes = rule.notes();
+        let (gradients, guard) = guarded.parts();
+        let pulled = step_rule(rule, params, gradients, (from, pull, Some(guard)))?;
+        params.publish_under(Some(guard))?;
+        match guarded.check(params) {
+            Ok(checked) => Ok(Updated::new(&checked, pulled)),
+            Err(error) => {
+                rule.take_back(&notes);
+                Err(error)
+            }
+        }
+    }
+
+    /// Updates with what has been checked.
+    fn update_with(
+        &mut self,
+        checked: Checked,
+        from: Option<&SlowWeights>,
+        pull: Option<Pulled>,
+    ) -> Result<Updated> {
+        let mut updated = Updated::new(&checked, Vec::new());
+        let mut gradients = checked.gradients;
         if let Some(clip) = self.clip {
             gradients.clip(clip)?;
         }
         let params = &self.params;
         let rule = base::as_rule_mut(&mut self.base).filter(|rule| base::trains(*rule, params));
-        let squares = if let Some(rule) = rule {
-            step_rule(rule, params, gradients.tensors(), from, pull)?
+        updated.pulled = if let Some(rule) = rule {
+            step_rule(rule, params, gradients.tensors(), (from, pull, None))?
         } else {
             if let Some(slow) = from {
                 slow.copy_to(params)?;
@@ -101,8 +164,7 @@ impl<B: Optimizer + 'static> Descend<B> {
             }
         };
         params.publish()?;
-        self.steps += 1;
-        Ok(squares)
+        Ok(updated)
     }
 
     /// As [`Descend::update`], on gradients that nobody has checked, for candle's own trait.
@@ -111,7 +173,7 @@ impl<B: Optimizer + 'static> Descend<B> {
         let rule = base::as_rule_mut(&mut self.base).filter(|rule| base::trains(*rule, params));
         if let Some(rule) = rule {
             let gradients = rule.gather(store)?;
-            step_rule(rule, params, &gradients, None, pull)?;
+            step_rule(rule, params, &gradients, (None, pull, None))?;
         } else {
             self.base.step(store)?;
             if let Some((slow, alpha, fast)) = pull {
@@ -124,10 +186,29 @@ impl<B: Optimizer + 'static> Descend<B> {
     }
 
     /// Loss and gradients of a clean pass.
-    pub(crate) fn take(&self, evaluation: Evaluation) -> Result<(f64, Gradients)> {
+    pub(crate) fn take(&self, evaluation: Evaluation) -> Result<Taken> {
         let unread = Unread::collect(&self.params, Pass::Clean, evaluation)?;
-        let read = unread.read(&self.params, Vec::new())?;
-        Ok((read.loss, read.gradients))
+        Ok(Taken::Unread(unread))
+    }
+}
+
+/// What an update yields.
+pub(crate) struct Updated {
+    /// Of the pass whose gradients updated the weights.
+    pub(crate) loss: f64,
+    /// ‖g‖₂ before clipping.
+    pub(crate) grad_norm: f64,
+    /// The parts of ‖θ − φ₀‖² of a pull.
+    pub(crate) pulled: Vec<Scalar>,
+}
+
+impl Updated {
+    fn new(checked: &Checked, pulled: Vec<Scalar>) -> Self {
+        Self {
+            loss: checked.loss,
+            grad_norm: checked.gradients.norm(),
+            pulled,
+        }
     }
 }
 
@@ -139,20 +220,24 @@ fn step_rule(
     rule: &mut dyn base::Rule,
     params: &ParamSet,
     gradients: &[Tensor],
-    from: Option<&SlowWeights>,
-    pull: Option<Pulled>,
+    (from, pull, guard): (Option<&SlowWeights>, Option<Pulled>, Option<&Guard>),
 ) -> Result<Vec<Scalar>> {
     let from = from.and_then(SlowWeights::tensors);
     match pull {
         // The first synchronisation makes the slow weights, so it cannot be within the step.
         Some((slow, alpha, fast)) if slow.tensors().is_none() => {
-            rule.step_around(gradients, Around { from, pull: None })?;
+            let around = Around {
+                from,
+                pull: None,
+                guard,
+            };
+            rule.step_around(gradients, around)?;
             slow.pull(params, alpha, fast)
         }
         pull => {
             let pull =
                 pull.and_then(|(slow, alpha, fast)| Some((slow.tensors_mut()?, alpha, fast)));
-            rule.step_around(gradients, Around { from, pull })
+            rule.step_around(gradients, Around { from, pull, guard })
         }
     }
 }
@@ -173,16 +258,15 @@ impl<B: Optimizer + 'static> Minimizer for Descend<B> {
 
     fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
         self.check_base()?;
-        let (loss, gradients) = self.take(evaluation)?;
-        let grad_norm = gradients.norm();
-        self.update(gradients, None, None)?;
+        let taken = self.take(evaluation)?;
+        let updated = self.update(taken, None, None)?;
         let report = StepReport {
             step: self.steps,
-            loss,
+            loss: updated.loss,
             evaluations: 1.0,
             ascent: false,
             gap: None,
-            grad_norm,
+            grad_norm: updated.grad_norm,
         };
         trace::done(&report);
         Ok(Progress::Done(report))

@@ -44,6 +44,7 @@ use crate::{
     blend::{Ascended, Blend},
     clip::Clip,
     error::{Result, check},
+    gradients::Taken,
     kernels::{Fast, Scalar},
     minimizer::{Minimizer, Progress, StepReport, passes_on_to},
     objective::{Evaluation, Pass},
@@ -187,7 +188,7 @@ where
         match outcome {
             Ok(Outcome::Perturbed) => Ok(Progress::Perturbed),
             Ok(Outcome::MicroBatch) => Ok(Progress::MicroBatch(self.begin()?)),
-            Ok(Outcome::Ready(passes)) => Ok(Progress::Done(self.update(passes)?)),
+            Ok(Outcome::Ready(passes)) => Ok(Progress::Done(self.update(*passes)?)),
             Err(error) => {
                 self.abandon();
                 Err(error)
@@ -200,32 +201,36 @@ where
         let step = self.descent.next_step();
         let ends = step.is_multiple_of(self.k);
         let pulls = (step + 1).is_multiple_of(self.k);
-        let grad_norm = passes.gradients.norm();
+        if self.slow.is_in_params() || (ends && pulls) {
+            // What follows moves weights before the update, and nothing would move them back.
+            passes.taken = Taken::Checked(passes.taken.check(self.descent.params())?);
+        }
         let from_slow = self.gather(&mut passes)? || (ends && !self.near);
         if from_slow && pulls {
             // k = 1: the slow weights cannot be read and pulled in one sweep.
             self.slow.copy_to(self.descent.params())?;
         }
-        if pulls {
+        let updated = if pulls {
             // The pull cannot copy back as it goes: whether to is known when it is done.
             let pull = Some((&mut self.slow, self.alpha, Fast::Stay));
-            let pulled = self.descent.update(passes.gradients, None, pull)?;
+            let updated = self.descent.update(passes.taken, None, pull)?;
             let weight_squares = self.climb.weight_squares(self.descent.params())?;
-            self.decide(step, &pulled, weight_squares)?;
+            self.decide(step, &updated.pulled, weight_squares)?;
             if self.near {
                 self.slow.move_into(self.descent.params())?;
             }
+            updated
         } else {
             let from = Some(&self.slow).filter(|_| from_slow);
-            self.descent.update(passes.gradients, from, None)?;
-        }
+            self.descent.update(passes.taken, from, None)?
+        };
         let report = StepReport {
             step,
-            loss: passes.loss,
+            loss: passes.loss.unwrap_or(updated.loss),
             evaluations: passes.evaluations,
             ascent: passes.ascent,
             gap: Some(self.gap),
-            grad_norm,
+            grad_norm: updated.grad_norm,
         };
         trace::done(&report);
         Ok(report)

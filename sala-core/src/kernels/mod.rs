@@ -209,6 +209,52 @@ impl Choice {
     }
 }
 
+/// A condition of updates that their device decides, so that nobody waits between the numbers it depends on
+/// and the updates: all numbers are finite.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    #[cfg(any(feature = "cuda", sala_emulated))]
+    judged: batch::Judged,
+    #[cfg(not(any(feature = "cuda", sala_emulated)))]
+    never: std::convert::Infallible,
+}
+
+impl Guard {
+    /// On a loss and squared norms, f64 in this order, where their device can decide. Gradients of guarded updates
+    /// are multiplied by min(1, limit / √Σ squares).
+    #[cfg_attr(
+        not(any(feature = "cuda", sala_emulated)),
+        allow(clippy::unnecessary_wraps, reason = "nothing is asked of a device")
+    )]
+    pub(crate) fn new(numbers: &Tensor, limit: f64) -> crate::Result<Option<Self>> {
+        #[cfg(any(feature = "cuda", sala_emulated))]
+        {
+            let mut session = Session::new(choice()?);
+            session.prepare(numbers, None)?;
+            let judge = |batch: &batch::Batch| batch.judge(numbers, limit);
+            let judged = session.batches.first().map(judge).transpose()?;
+            Ok(judged.map(|judged| Self { judged }))
+        }
+        #[cfg(not(any(feature = "cuda", sala_emulated)))]
+        {
+            let _ = (numbers, limit);
+            Ok(None)
+        }
+    }
+
+    /// The numbers on the host. Waits for them, and not for the updates.
+    pub(crate) fn numbers(self) -> crate::Result<Vec<f64>> {
+        #[cfg(any(feature = "cuda", sala_emulated))]
+        {
+            #[cfg(any(test, feature = "testing"))]
+            crate::testing::count_synchronisation();
+            Ok(self.judged.numbers.receive()?)
+        }
+        #[cfg(not(any(feature = "cuda", sala_emulated)))]
+        match self.never {}
+    }
+}
+
 /// The implementations that the updates of one [`run`] use.
 pub(crate) struct Session {
     choice: Choice,
@@ -226,19 +272,26 @@ impl Session {
         }
     }
 
-    /// Gets ready for updates on this tensor's device.
+    /// Gets ready for updates on this tensor's device, under a guard of the same device if there is one.
     #[cfg(any(feature = "cuda", sala_emulated))]
-    fn prepare(&mut self, tensor: &Tensor) {
+    fn prepare(&mut self, tensor: &Tensor, guard: Option<&Guard>) -> Result<()> {
         if self.batches.iter().any(|batch| batch.serves(tensor)) {
-            return;
+            return Ok(());
         }
-        match self.choice {
+        let batch = match self.choice {
             #[cfg(feature = "cuda")]
-            Choice::Auto => self.batches.extend(batch::Batch::on_card(tensor.device())),
+            Choice::Auto => batch::Batch::on_card(tensor.device()),
             #[cfg(sala_emulated)]
-            Choice::Emulated => self.batches.push(batch::Batch::emulated()),
-            _ => {}
+            Choice::Emulated => Some(batch::Batch::emulated()),
+            _ => None,
+        };
+        if let Some(mut batch) = batch {
+            if let Some(guard) = guard {
+                batch.obey(&guard.judged)?;
+            }
+            self.batches.push(batch);
         }
+        Ok(())
     }
 
     /// The implementation for a tensor.
@@ -355,6 +408,17 @@ pub(crate) fn run<'a, R: Send>(
     tensors: impl IntoIterator<Item = &'a Tensor>,
     work: impl FnOnce(&Session) -> crate::Result<R> + Send,
 ) -> crate::Result<R> {
+    run_under(None, tensors, work)
+}
+
+/// As [`run`], of updates that are carried out only if what the guard depends on is finite.
+pub(crate) fn run_under<'a, R: Send>(
+    guard: Option<&Guard>,
+    tensors: impl IntoIterator<Item = &'a Tensor>,
+    work: impl FnOnce(&Session) -> crate::Result<R> + Send,
+) -> crate::Result<R> {
+    #[cfg(not(any(feature = "cuda", sala_emulated)))]
+    let _ = guard;
     let choice = choice()?;
     #[cfg_attr(
         not(any(feature = "cuda", sala_emulated)),
@@ -367,7 +431,7 @@ pub(crate) fn run<'a, R: Send>(
             elements += tensor.elem_count();
         }
         #[cfg(any(feature = "cuda", sala_emulated))]
-        session.prepare(tensor);
+        session.prepare(tensor, guard)?;
     }
     let done = if !parallel() || elements <= cpu::CHUNK {
         work(&session)

@@ -12,7 +12,7 @@ use candle_nn::VarMap;
 
 use crate::{
     error::{Error, Result},
-    kernels,
+    kernels::{self, Guard},
     state::{State, StateReader},
 };
 
@@ -351,11 +351,17 @@ impl ParamSet {
 
     /// Brings the model's variables up to date with their master copies.
     pub(crate) fn publish(&self) -> Result<()> {
+        self.publish_under(None)
+    }
+
+    /// As [`ParamSet::publish`], of copies that were updated under a guard.
+    pub(crate) fn publish_under(&self, guard: Option<&Guard>) -> Result<()> {
         let params = self.params.iter();
         let published: Vec<_> = params
             .filter_map(|p| p.published.as_ref().map(|to| (to, &p.var)))
             .collect();
-        kernels::run(published.iter().map(|(to, _)| to.as_tensor()), |kernels| {
+        let to = published.iter().map(|(to, _)| to.as_tensor());
+        kernels::run_under(guard, to, |kernels| {
             for (to, master) in &published {
                 kernels.of(to).assign(to, master)?;
             }

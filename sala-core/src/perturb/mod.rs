@@ -40,7 +40,7 @@ pub trait Perturbation {
     fn ascent(&self, params: &ParamSet, gradients: &[Tensor]) -> Result<Option<Ascent>>;
 
     /// Learns from a step that has succeeded: the gradient at the unperturbed weights, if one was
-    /// taken, and the gradient that updates them.
+    /// taken, and the gradient that updates them. Called where there is a [`Perturbation::memory`].
     ///
     /// # Errors
     /// Those of candle's operations.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     displaced::{Displaced, Saved},
     error::{Error, Result},
-    gradients::{Read, Unread},
+    gradients::{Checked, Taken, Unread},
     kernels::{self, Scalar},
     objective::{Evaluation, Objective, Pass},
     params::ParamSet,
@@ -253,10 +253,10 @@ impl<'a> Surface<'a> {
     }
 
     /// Loss and gradient where the parameters are; of one micro-batch, or of all.
-    pub(super) fn gradient_here(&mut self, part: Option<usize>) -> Result<Read> {
+    pub(super) fn gradient_here(&mut self, part: Option<usize>) -> Result<Checked> {
         let evaluation = self.evaluate(part)?;
         let unread = Unread::collect(&self.params, Pass::Probe, evaluation)?;
-        unread.read(&self.params, Vec::new())
+        Taken::Unread(unread).check(&self.params)
     }
 
     /// What the objective returns where the parameters are.

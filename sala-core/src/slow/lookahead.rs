@@ -218,21 +218,20 @@ impl<B: Optimizer + 'static> Minimizer for Lookahead<B> {
     fn first_step(&mut self, evaluation: Evaluation) -> Result<Progress> {
         self.descent.check_base()?;
         let step = self.descent.next_step();
-        let (loss, gradients) = self.descent.take(evaluation)?;
-        let grad_norm = gradients.norm();
+        let taken = self.descent.take(evaluation)?;
         let ends = self.ends_cycle(step);
         let pull = ends.then_some((&mut self.slow, self.config.alpha, Fast::Return));
-        self.descent.update(gradients, None, pull)?;
+        let updated = self.descent.update(taken, None, pull)?;
         if ends {
             self.treat_momentum()?;
         }
         let report = StepReport {
             step,
-            loss,
+            loss: updated.loss,
             evaluations: 1.0,
             ascent: false,
             gap: None,
-            grad_norm,
+            grad_norm: updated.grad_norm,
         };
         trace::done(&report);
         Ok(Progress::Done(report))

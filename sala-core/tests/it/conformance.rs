@@ -7,10 +7,11 @@ use sala_core::{
     Clip, Minimizer, ParamSet, ParamsAsam, ParamsFriendlySam, ParamsGsam, ParamsLookahead,
     ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSamEvery, ParamsSgd, Pass, Sam, Sgd,
     catalogue::{Base, Method, build},
+    kernels::with_choice,
     testing::{SCALAR, TRAJECTORY_F32, TRAJECTORY_F64, assert_same_bits, values},
 };
 
-use crate::methods::{Problem, bases, combinations};
+use crate::methods::{Problem, bases, combinations, forms};
 
 /// The weights after some steps of a method.
 fn run(dtype: DType, base: &Base, method: &Method, steps: usize) -> Vec<Tensor> {
@@ -136,18 +137,27 @@ fn frozen_parameters_stay_and_are_not_perturbed() {
 
 #[test]
 fn clipping_bounds_the_update_and_reports_the_norm_before_it() {
-    let w = Var::new(&[30f64, 40.0], &Device::Cpu).unwrap();
-    let params = ParamSet::new([("w", w.clone())]).unwrap();
-    let base = Base::Sgd(ParamsSgd {
-        lr: 1.0,
-        ..Default::default()
-    });
-    let mut optimizer = build(params, &base, &Method::Base, Some(Clip::Norm(5.0))).unwrap();
-    let report = optimizer.step(&mut |_: Pass| w.sqr()?.sum_all()).unwrap();
-    SCALAR.assert("norm before clipping", report.grad_norm, 100.0);
-    // The gradient (60, 80) becomes (3, 4).
-    SCALAR.assert("first weight", values(&w)[0], 27.0);
-    SCALAR.assert("second weight", values(&w)[1], 36.0);
+    let step = |clip| {
+        let w = Var::new(&[30f64, 40.0], &Device::Cpu).unwrap();
+        let params = ParamSet::new([("w", w.clone())]).unwrap();
+        let base = Base::Sgd(ParamsSgd {
+            lr: 1.0,
+            ..Default::default()
+        });
+        let mut optimizer = build(params, &base, &Method::Base, Some(clip)).unwrap();
+        let report = optimizer.step(&mut |_: Pass| w.sqr()?.sum_all()).unwrap();
+        SCALAR.assert("norm before clipping", report.grad_norm, 100.0);
+        values(&w)
+    };
+    for form in forms() {
+        // The gradient (60, 80) becomes (3, 4), or (60, 70).
+        let by_norm = with_choice(form, || step(Clip::Norm(5.0)));
+        SCALAR.assert("first weight", by_norm[0], 27.0);
+        SCALAR.assert("second weight", by_norm[1], 36.0);
+        let by_value = with_choice(form, || step(Clip::Value(70.0)));
+        SCALAR.assert("first weight", by_value[0], -30.0);
+        SCALAR.assert("second weight", by_value[1], -30.0);
+    }
 }
 
 #[test]

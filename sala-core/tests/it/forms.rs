@@ -9,7 +9,7 @@ use sala_core::{
     testing::{SCALAR, TRAJECTORY_F64, assert_same_bits, synchronisations, values},
 };
 
-use crate::methods::{Problem, bases, combinations, methods};
+use crate::methods::{Problem, bases, combinations, forms, methods};
 
 /// One step in two phases, as a loop without closures would take it.
 fn two_phases(problem: &Problem, optimizer: &mut dyn Minimizer) -> sala_core::StepReport {
@@ -371,6 +371,12 @@ fn micro_batches_that_do_not_fit_are_errors() {
 // Catches a scale that reaches the weights, the loss or the report, and a state that an overflow changes.
 #[test]
 fn a_scaled_loss_takes_the_same_steps_and_an_overflow_takes_none() {
+    for form in forms() {
+        with_choice(form, scaled_steps_are_those_of_the_loss);
+    }
+}
+
+fn scaled_steps_are_those_of_the_loss() {
     for (name, base, method) in combinations() {
         let (one, two) = (Problem::new(DType::F64), Problem::new(DType::F64));
         let mut plain = build(one.params(), &base, &method, Some(Clip::Norm(0.7))).unwrap();
@@ -485,25 +491,29 @@ fn the_scale_grows_after_so_many_good_steps_falls_to_its_least_and_then_errs() {
 // Catches a read that a step could do without: on an accelerator each one stalls.
 #[test]
 fn a_step_waits_for_the_device_once_a_pass_once_a_pull_and_once_for_a_momentum() {
-    with_choice(Choice::Composed, || {
-        let (_, base) = bases().remove(0);
-        for (name, method) in methods() {
-            let problem = Problem::new(DType::F32);
-            let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
-            for step in 1..=12 {
-                let mut allowed = 0;
-                let before = synchronisations();
-                optimizer
-                    .step(&mut |pass: Pass| {
-                        // The pass itself, and the norm of a momentum that no gradient comes with.
-                        allowed += if pass == Pass::Displaced { 2 } else { 1 };
-                        problem.loss(pass)
-                    })
-                    .unwrap();
-                let k = if name == "sala-k1" { 1 } else { 3 };
-                allowed += u64::from(name.starts_with("sala") && (step + 1) % k == 0);
-                assert_eq!(synchronisations() - before, allowed, "{name}, step {step}");
-            }
+    with_choice(Choice::Composed, count_waits);
+    #[cfg(sala_emulated)]
+    with_choice(Choice::Emulated, count_waits);
+}
+
+fn count_waits() {
+    let (_, base) = bases().remove(0);
+    for (name, method) in methods() {
+        let problem = Problem::new(DType::F32);
+        let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
+        for step in 1..=12 {
+            let mut allowed = 0;
+            let before = synchronisations();
+            optimizer
+                .step(&mut |pass: Pass| {
+                    // The pass itself, and the norm of a momentum that no gradient comes with.
+                    allowed += if pass == Pass::Displaced { 2 } else { 1 };
+                    problem.loss(pass)
+                })
+                .unwrap();
+            let k = if name == "sala-k1" { 1 } else { 3 };
+            allowed += u64::from(name.starts_with("sala") && (step + 1) % k == 0);
+            assert_eq!(synchronisations() - before, allowed, "{name}, step {step}");
         }
-    });
+    }
 }

@@ -1,9 +1,19 @@
 //! Every method of the catalogue over both bases, and a problem for tests that hold for all of them.
 
 use candle_core::{Device, Tensor, Var};
-use sala_core::{ParamSet, Pass};
+use sala_core::{ParamSet, Pass, kernels::Choice};
 
 pub use sala_core::testing::methods::{bases, combinations, methods};
+
+/// The forms in which updates are made: by the processor at once, and, where they were compiled, by the kernels for
+/// graphics cards, which decide by themselves whether to.
+pub fn forms() -> Vec<Choice> {
+    vec![
+        Choice::Auto,
+        #[cfg(sala_emulated)]
+        Choice::Emulated,
+    ]
+}
 
 /// Least squares of a two-layer tanh network with fixed weights as its start: small, not convex, and
 /// without a random number.

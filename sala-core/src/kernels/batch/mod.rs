@@ -10,6 +10,9 @@
 //! depends on which block runs first, so the same run gives the same bits. They stay on the card until
 //! [`vector`](crate::vector) reads them, with the others that a decision needs, in one synchronisation.
 //!
+//! Launches can obey a verdict of the card ([`Batch::judge`]), so that an update need not wait until the host has read
+//! whether the gradients are finite: blocks return at once if they are not.
+//!
 //! The element-wise updates round as `cpu` does: each operation once, no fused multiply-add. Weights of half precision
 //! are computed in f32 and rounded as they are stored.
 //!
@@ -19,12 +22,15 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(sala_emulated)]
-mod emulated;
+pub(super) mod emulated;
 mod place;
 pub(super) mod record;
 mod table;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use candle_core::{DType, Device, Error, Result, Tensor, Var, bail};
 
@@ -40,8 +46,25 @@ const THREADS: u32 = 256;
 
 /// What runs kernels.
 trait Card: Send + Sync {
-    /// Queues a kernel, which takes three addresses.
-    fn launch(&self, kernel: &str, blocks: u32, arguments: [u64; 3]) -> Result<()>;
+    /// Queues a kernel, which takes four addresses or numbers.
+    fn launch(&self, kernel: &str, blocks: u32, arguments: [u64; 4]) -> Result<()>;
+
+    /// Has f64 numbers sent to the host, without waiting for them.
+    fn send(&self, numbers: &Tensor) -> Result<Box<dyn Sent>>;
+}
+
+/// Numbers on their way to the host.
+pub(super) trait Sent: Send + Sync + fmt::Debug {
+    /// Waits for them, and not for what was queued since.
+    fn receive(self: Box<Self>) -> Result<Vec<f64>>;
+}
+
+/// A condition of updates that the card decides, and the numbers that it decides by.
+#[derive(Debug)]
+pub(super) struct Judged {
+    /// As `device/multi_tensor.cu` writes it.
+    verdict: Tensor,
+    pub(super) numbers: Box<dyn Sent>,
 }
 
 /// The updates recorded for one device.
@@ -51,6 +74,8 @@ pub(super) struct Batch {
     recorder: Mutex<Recorder>,
     /// Launch each job as it comes.
     eager: bool,
+    /// Address of the verdict that launches obey; 0 for none.
+    verdict: u64,
 }
 
 impl Batch {
@@ -73,7 +98,33 @@ impl Batch {
             card,
             recorder: Mutex::default(),
             eager: false,
+            verdict: 0,
         }
+    }
+
+    /// Has all launches depend on what the card decides, which must live until the last of them is queued.
+    pub(super) fn obey(&mut self, judged: &Judged) -> Result<()> {
+        self.verdict = place(&judged.verdict)?.start;
+        Ok(())
+    }
+
+    /// Has the card decide whether all numbers are finite and, taking those after the first one as squared norms, by
+    /// which factor the norm of all comes down to `limit`.
+    pub(super) fn judge(&self, numbers: &Tensor, limit: f64) -> Result<Judged> {
+        let verdict = Tensor::zeros(2, DType::F64, &self.device)?;
+        let arguments = [
+            place(numbers)?.start,
+            numbers.elem_count() as u64,
+            limit.to_bits(),
+            place(&verdict)?.start,
+        ];
+        // Before what depends on the verdict, so that they arrive while that is done.
+        let sent = self.card.send(numbers)?;
+        self.card.launch("judge", 1, arguments)?;
+        Ok(Judged {
+            verdict,
+            numbers: sent,
+        })
     }
 
     /// Launches each job as it comes, for tests that look at what one does.
@@ -123,15 +174,15 @@ impl Batch {
         let [jobs_at, blocks_at, firsts_at] = table.addresses(place(&words)?.start);
         if blocks > 0 {
             let name = format!("{}_{}", kernel.rule, kernel.dtype);
-            self.card
-                .launch(&name, blocks, [jobs_at, blocks_at, partial_at])?;
+            let arguments = [jobs_at, blocks_at, partial_at, self.verdict];
+            self.card.launch(&name, blocks, arguments)?;
         }
         if kernel.sums {
             let totals = zeros(jobs.len())?;
             let count = u32::try_from(jobs.len()).map_err(Error::wrap)?;
             let totals_at = place(&totals)?.start;
-            self.card
-                .launch("total", count, [partial_at, firsts_at, totals_at])?;
+            let arguments = [partial_at, firsts_at, totals_at, 0];
+            self.card.launch("total", count, arguments)?;
             // Nobody else sets it: the launch was taken from the recorder.
             let _ = sums.set(totals);
         }
@@ -234,6 +285,7 @@ impl Batch {
             }
             None => None,
         };
+        job.by[10] = 1.0;
         let operands = [
             Some(weights.as_tensor()),
             Some(gradient),

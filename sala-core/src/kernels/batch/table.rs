@@ -28,12 +28,12 @@ pub(super) struct Job {
     pub(super) at: [u64; 6],
     pub(super) len: usize,
     /// Constants.
-    pub(super) by: [f64; 10],
+    pub(super) by: [f64; 11],
     pub(super) flags: u64,
 }
 
 /// Words of a job: its fields one after the other.
-const JOB: usize = 18;
+const JOB: usize = 19;
 
 impl Job {
     fn words(&self) -> [u64; JOB] {
@@ -41,10 +41,10 @@ impl Job {
         let mut words = [0; JOB];
         words[..6].copy_from_slice(&self.at);
         words[6] = self.len as u64;
-        for (word, x) in words[7..17].iter_mut().zip(self.by) {
+        for (word, x) in words[7..18].iter_mut().zip(self.by) {
             *word = x.to_bits();
         }
-        words[17] = self.flags | if aligned { flag::ALIGNED } else { 0 };
+        words[18] = self.flags | if aligned { flag::ALIGNED } else { 0 };
         words
     }
 
@@ -148,13 +148,13 @@ mod tests {
         };
         let words = job.words();
         assert_eq!(words[..7], [16, 32, 0, 64, 0, 96, 7]);
-        assert_eq!(f64::from_bits(words[16]).to_bits(), 9f64.to_bits());
-        assert_eq!(words[17], flag::ALIGNED | flag::COUPLED | flag::RETURN);
+        assert_eq!(f64::from_bits(words[17]).to_bits(), 10f64.to_bits());
+        assert_eq!(words[18], flag::ALIGNED | flag::COUPLED | flag::RETURN);
         let shifted = Job {
             at: [16, 36, 0, 0, 0, 0],
             ..job
         };
-        assert_eq!(shifted.words()[17], flag::COUPLED | flag::RETURN);
+        assert_eq!(shifted.words()[18], flag::COUPLED | flag::RETURN);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The fused kernels against the composed form, at every length where a loop could go wrong.
 
 mod choice;
+#[cfg(sala_emulated)]
+mod guarded;
 mod memory;
 #[cfg(sala_emulated)]
 mod recorded;

@@ -7,11 +7,19 @@ struct Block {
     uint32_t job, chunk;
 };
 
+// What `judge` has found out: whether updates are to be carried out, and the factor of gradients.
+struct Verdict {
+    double finite, factor;
+};
+
 // Elements that are not there are loaded as zeros, so sums need no case for the last ones.
 template <class Rule>
-INLINE void run_block(const Job *jobs, const Block *blocks, double *partial, double *sums, uint32_t block) {
+INLINE void run_block(const Job *jobs, const Block *blocks, double *partial, const Verdict *verdict, double *sums,
+                      uint32_t block) {
+    if (verdict && verdict->finite == 0.0) return;
     // A copy: what is stored in the loop could be the table, for all that the compiler knows.
-    const Job job = jobs[blocks[block].job];
+    Job job = jobs[blocks[block].job];
+    if (verdict) job.by[10] *= verdict->factor;
     const uint64_t start = blocks[block].chunk * CHUNK;
     const uint64_t end = start + CHUNK < job.len ? start + CHUNK : job.len;
     EACH_THREAD(t) {
@@ -43,6 +51,19 @@ INLINE void run_total(const double *partial, const uint64_t *first, double *tota
     }
 }
 
+// Whether numbers, a loss and squared norms, are finite, and the factor that brings the norm to a limit: the operations
+// of `gradients.rs` and `clip.rs` in their order, by one thread.
+INLINE void run_judge(const double *numbers, uint64_t count, double limit, Verdict *verdict) {
+    double sum = 0.0, finite = 1.0;
+    for (uint64_t i = 0; i < count; i++) {
+        if (!(numbers[i] - numbers[i] == 0.0)) finite = 0.0;
+        if (i > 0) sum += numbers[i];
+    }
+    const double norm = sqrt(sum);
+    verdict->finite = finite;
+    verdict->factor = norm > limit ? limit / norm : 1.0;
+}
+
 // Each rule for each type of weights.
 #define EVERY_TYPE(KERNEL, name, Rule)                                                                       \
     KERNEL(name##_f32, Rule<float>)                                                                          \
@@ -66,16 +87,22 @@ INLINE void run_total(const double *partial, const uint64_t *first, double *tota
 
 #ifdef SALA_EMULATED
 
-// Runs the kernel of this name with three addresses; 0 if there is none of that name.
-extern "C" int sala_emulate(const char *name, uint32_t grid, uint64_t a, uint64_t b, uint64_t c) {
+// Runs the kernel of this name with four addresses or numbers; 0 if there is none of that name.
+extern "C" int sala_emulate(const char *name, uint32_t grid, uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
     double sums[THREADS];
 #define RUN(kernel, Rule)                                                                                    \
     if (strcmp(name, #kernel) == 0) {                                                                        \
         for (uint32_t block = 0; block < grid; block++)                                                      \
-            run_block<Rule>((const Job *)a, (const Block *)b, (double *)c, sums, block);                     \
+            run_block<Rule>((const Job *)a, (const Block *)b, (double *)c, (const Verdict *)d, sums, block); \
         return 1;                                                                                            \
     }
     EVERY_KERNEL(RUN)
+    if (strcmp(name, "judge") == 0) {
+        double limit;
+        memcpy(&limit, &c, sizeof limit);
+        run_judge((const double *)a, b, limit, (Verdict *)d);
+        return 1;
+    }
     if (strcmp(name, "total") != 0) return 0;
     for (uint32_t job = 0; job < grid; job++)
         run_total((const double *)a, (const uint64_t *)b, (double *)c, sums, job);
@@ -86,16 +113,21 @@ extern "C" int sala_emulate(const char *name, uint32_t grid, uint64_t a, uint64_
 
 #define DEFINE(kernel, Rule)                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                    \
-        kernel(const Job *jobs, const Block *blocks, double *partial) {                                      \
+        kernel(const Job *jobs, const Block *blocks, double *partial, const Verdict *verdict) {              \
         __shared__ double sums[THREADS];                                                                     \
-        run_block<Rule>(jobs, blocks, partial, sums, blockIdx.x);                                            \
+        run_block<Rule>(jobs, blocks, partial, verdict, sums, blockIdx.x);                                   \
     }
 EVERY_KERNEL(DEFINE)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    total(const double *partial, const uint64_t *first, double *totals) {
+    total(const double *partial, const uint64_t *first, double *totals, const Verdict *) {
     __shared__ double sums[THREADS];
     run_total(partial, first, totals, sums, blockIdx.x);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    judge(const double *numbers, uint64_t count, double limit, Verdict *verdict) {
+    if (threadIdx.x == 0) run_judge(numbers, count, limit, verdict);
 }
 
 #endif

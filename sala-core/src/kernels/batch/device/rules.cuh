@@ -11,7 +11,7 @@
 struct Job {
     uint64_t at[6];
     uint64_t len;
-    double by[10];
+    double by[11];
     uint64_t flags;
 };
 
@@ -74,13 +74,13 @@ template <class T> INLINE T pulled(T slow, T fast, T alpha, double &sum) {
 
 // The elements of a job from `at` on, `count` of them: each rule yields its part of the job's sum.
 
-// Weights, gradient, two buffers, the weights to start from, slow weights; by[9] is alpha.
+// Weights, gradient, two buffers, the weights to start from, slow weights; by[9] is alpha, by[10] the gradient's factor.
 template <class S, template <class> class Rule> struct Step {
     using T = typename Computed<S>::Type;
 
     static INLINE double run(const Job &job, uint64_t at, int count) {
         const Rule<T> rule(job);
-        const T alpha = (T)job.by[9];
+        const T alpha = (T)job.by[9], factor = (T)job.by[10];
         const bool aligned = job.flags & ALIGNED;
         S *weights = array<S>(job, 0) + at;
         const T *gradient = array<T>(job, 1) + at, *from = array<T>(job, 4);
@@ -97,7 +97,7 @@ template <class S, template <class> class Rule> struct Step {
         double sum = 0.0;
         for (int i = 0; i < WIDTH; i++) {
             T before = from ? start.at[i] : wide(w.at[i]);
-            narrow(rule.step(before, g.at[i], b.at[i], v.at[i]), w.at[i]);
+            narrow(rule.step(before, g.at[i] * factor, b.at[i], v.at[i]), w.at[i]);
             if (slow) {
                 phi.at[i] = pulled(phi.at[i], wide(w.at[i]), alpha, sum);
                 if (job.flags & RETURN) narrow(phi.at[i], w.at[i]);

@@ -1,0 +1,98 @@
+//! Updates that the device makes only if what they depend on is finite.
+
+use super::*;
+use crate::{
+    Clip, Descend, Minimizer, ParamsLookahead, Pass,
+    kernels::{Guard, batch::emulated::log, run_under},
+    slow::Lookahead,
+};
+
+/// A step with a pull of weights of this type under a guard on `numbers`; yields weights, buffer, slow weights and
+/// Σ (θ − φ₀)².
+fn step(dtype: DType, numbers: Option<(&[f64], f64)>, factor: f64) -> (Var, [Tensor; 2], f64) {
+    const LEN: usize = 5 * 16_384 + 17;
+    with_choice(Choice::Emulated, || {
+        let guard = numbers.map(|(numbers, limit)| {
+            let numbers = Tensor::new(numbers, &Device::Cpu).unwrap();
+            Guard::new(&numbers, limit).unwrap().unwrap()
+        });
+        let w = var(LEN, 0.1, dtype);
+        let wide = crate::kernels::wide_dtype(dtype);
+        let gradient = (wave(LEN, 0.7, wide) * factor).unwrap();
+        let mut buffer = Some(wave(LEN, 0.4, wide));
+        let mut slow = wave(LEN, 0.2, wide);
+        let sum = run_under(guard.as_ref(), [w.as_tensor()], |session| {
+            let pull = Some(Pull {
+                slow: &mut slow,
+                alpha: 0.8,
+                fast: Fast::Return,
+            });
+            let beside = Beside { from: None, pull };
+            let kernels = session.of(&w);
+            Ok(kernels.sgd(&sgd_configs()[4], &w, &gradient, &mut buffer, beside)?)
+        });
+        let sum = number(sum.unwrap().unwrap());
+        (w, [buffer.unwrap(), slow], sum)
+    })
+}
+
+// Catches a verdict that is not obeyed, or by one block only; and a norm that the loss counts in.
+#[test]
+fn updates_are_made_where_all_numbers_are_finite_and_with_the_factor_of_the_clip() {
+    for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
+        let assert_same = |numbers, limit, factor| {
+            let (w, others, sum) = step(dtype, Some((numbers, limit)), 1.0);
+            let (wanted, wanted_others, wanted_sum) = step(dtype, None, factor);
+            assert_same_bits("weights", &w, &wanted);
+            assert_same_bits("momentum", &others[0], &wanted_others[0]);
+            assert_same_bits("slow", &others[1], &wanted_others[1]);
+            assert_eq!(sum.to_bits(), wanted_sum.to_bits());
+        };
+        assert_same(&[1e9, 9.0, 16.0], f64::INFINITY, 1.0);
+        assert_same(&[1e9, 9.0, 16.0], 5.0, 1.0);
+        assert_same(&[-1e9, 9.0, 16.0], 2.5, 0.5);
+        let before = |phase, dtype| wave(5 * 16_384 + 17, phase, dtype);
+        let wide = crate::kernels::wide_dtype(dtype);
+        for bad in [
+            [f64::NAN, 9.0, 16.0],
+            [1.0, f64::INFINITY, 16.0],
+            [1.0, 9.0, f64::NEG_INFINITY],
+        ] {
+            let (w, others, _) = step(dtype, Some((&bad, 2.5)), 1.0);
+            assert_same_bits("weights", &w, &before(0.1, dtype));
+            assert_same_bits("momentum", &others[0], &before(0.4, wide));
+            assert_same_bits("slow", &others[1], &before(0.2, wide));
+        }
+    }
+}
+
+// Catches a host that looks at the gradients' norms before it asks for the update: the card would have nothing to do
+// meanwhile.
+#[test]
+fn an_update_is_queued_before_the_host_waits_for_what_it_depends_on() {
+    with_choice(Choice::Emulated, || {
+        let w = var(40, 0.1, DType::F32);
+        let params = ParamSet::new([("w", w.clone())]).unwrap();
+        let base = || Sgd::new(&params, ParamsSgd::default()).unwrap();
+        let lookahead = ParamsLookahead {
+            k: 1,
+            ..Default::default()
+        };
+        let clip = Clip::Norm(0.1);
+        let mut plain = Descend::new(params.clone(), base())
+            .with_clip(clip)
+            .unwrap();
+        let mut pulls = Lookahead::new(params.clone(), base(), lookahead).unwrap();
+        let mut loss = |_: Pass| w.sqr()?.sum_all();
+        for (optimizer, rest) in [
+            (&mut plain as &mut dyn Minimizer, &["receive"][..]),
+            (&mut pulls, &["total", "receive"]),
+        ] {
+            log::take();
+            optimizer.step(&mut loss).unwrap();
+            let mut wanted = vec!["squared_norm_f32", "total", "judge", "sgd_f32"];
+            wanted.extend(rest);
+            assert_eq!(log::take(), wanted);
+        }
+    });
+}
