@@ -103,9 +103,19 @@ template <> struct Computed<double> {
 };
 
 // Neighbouring elements, moved by one instruction where memory is aligned to 16 bytes.
-template <class S> struct alignas(sizeof(S) * WIDTH < 16 ? sizeof(S) * WIDTH : 16) Pack {
-    S at[WIDTH];
+template <class S, int W = WIDTH> struct alignas(sizeof(S) * W < 16 ? sizeof(S) * W : 16) Pack {
+    S at[W];
 };
+
+template <int W, class S> INLINE Pack<S, W> load(const S *from) {
+    return *reinterpret_cast<const Pack<S, W> *>(from);
+}
+
+template <class S, int W> INLINE void store(S *to, const Pack<S, W> &pack) {
+    *reinterpret_cast<Pack<S, W> *>(to) = pack;
+}
+
+// As many of them as there are, or where they are not aligned.
 
 template <class S> INLINE Pack<S> load(const S *from, int count, bool aligned) {
     if (aligned && count == WIDTH) return *reinterpret_cast<const Pack<S> *>(from);

@@ -12,7 +12,7 @@ struct Verdict {
     double finite, factor;
 };
 
-// Elements that are not there are loaded as zeros, so sums need no case for the last ones.
+// A block's chunk, packs of elements at a time where addresses allow that.
 template <class Rule>
 INLINE void run_block(const Job *jobs, const Block *blocks, double *partial, const Verdict *verdict, double *sums,
                       uint32_t block) {
@@ -25,7 +25,13 @@ INLINE void run_block(const Job *jobs, const Block *blocks, double *partial, con
     EACH_THREAD(t) {
         double sum = 0.0;
         for (uint64_t at = start + (uint64_t)t * WIDTH; at < end; at += (uint64_t)THREADS * WIDTH) {
-            sum += Rule::run(job, at, end - at < WIDTH ? (int)(end - at) : WIDTH);
+            if ((job.flags & ALIGNED) && end - at >= WIDTH) {
+                sum += Rule::template run<WIDTH>(job, at);
+                continue;
+            }
+            const uint64_t last = end - at < WIDTH ? end : at + WIDTH;
+#pragma unroll 1
+            for (uint64_t i = at; i < last; i++) sum += Rule::template run<1>(job, i);
         }
         sums[t] = sum;
     }
@@ -111,8 +117,15 @@ extern "C" int sala_emulate(const char *name, uint32_t grid, uint64_t a, uint64_
 
 #else
 
+// Blocks that a multiprocessor is to hold, so that enough loads are on their way. SGD in 32 bits fits into the registers
+// of five; the others would move registers through memory.
+template <class Rule> constexpr int RESIDENT = 1;
+template <> constexpr int RESIDENT<SgdStep<float>> = 5;
+template <> constexpr int RESIDENT<SgdStep<Bf16>> = 5;
+template <> constexpr int RESIDENT<SgdStep<F16>> = 5;
+
 #define DEFINE(kernel, Rule)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT<Rule>)                                    \
         kernel(const Job *jobs, const Block *blocks, double *partial, const Verdict *verdict) {              \
         __shared__ double sums[THREADS];                                                                     \
         run_block<Rule>(jobs, blocks, partial, verdict, sums, blockIdx.x);                                   \

@@ -1,4 +1,4 @@
-// The updates of one element, and of the elements that a thread takes at once.
+// The updates of one element, and of the W elements beside each other that a thread takes at once: WIDTH or 1.
 //
 // The equations are explained in `base/` and `slow/weights.rs`; `loops.rs` has the same operations in the same order
 // for the processor. Constants arrive as f64 and are rounded to the type of the computation.
@@ -28,6 +28,7 @@ template <class S> INLINE S *array(const Job &job, int which) {
 
 // b <- momentum b + undamped d; w <- shrink w - lr d'.
 template <class T> struct Sgd {
+    static constexpr bool TWICE = false; // one buffer
     T lr, decay, shrink, momentum, undamped;
     bool coupled, first, nesterov, buffered;
 
@@ -48,6 +49,7 @@ template <class T> struct Sgd {
 
 // m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- shrink w - step m / (unbias sqrt(v) + eps).
 template <class T> struct Adam {
+    static constexpr bool TWICE = true;
     T decay, shrink, keep1, take1, keep2, take2, unbias, eps, size;
     bool coupled;
 
@@ -72,41 +74,43 @@ template <class T> INLINE T pulled(T slow, T fast, T alpha, double &sum) {
     return slow + difference * alpha;
 }
 
-// The elements of a job from `at` on, `count` of them: each rule yields its part of the job's sum.
+// The elements of a job from `at` on: each rule yields its part of the job's sum.
 
 // Weights, gradient, two buffers, the weights to start from, slow weights; by[9] is alpha, by[10] the gradient's factor.
 template <class S, template <class> class Rule> struct Step {
     using T = typename Computed<S>::Type;
 
-    static INLINE double run(const Job &job, uint64_t at, int count) {
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
         const Rule<T> rule(job);
         const T alpha = (T)job.by[9], factor = (T)job.by[10];
-        const bool aligned = job.flags & ALIGNED;
         S *weights = array<S>(job, 0) + at;
-        const T *gradient = array<T>(job, 1) + at, *from = array<T>(job, 4);
-        T *first = array<T>(job, 2), *second = array<T>(job, 3), *slow = array<T>(job, 5);
-        Pack<S> w = {};
-        Pack<T> g = load(gradient, count, aligned), b = {}, v = {}, start = {}, phi = {};
-        if (from)
-            start = load(from + at, count, aligned);
-        else
-            w = load(weights, count, aligned);
-        if (first) b = load(first + at, count, aligned);
-        if (second) v = load(second + at, count, aligned);
-        if (slow) phi = load(slow + at, count, aligned);
+        const T *from = array<T>(job, 4);
+        T *first = array<T>(job, 2), *second = Rule<T>::TWICE ? array<T>(job, 3) : nullptr;
+        T *slow = array<T>(job, 5);
+        Pack<T, W> w, b = {}, v = {}, phi = {};
+        if (from) {
+            w = load<W>(from + at);
+        } else {
+            const Pack<S, W> stored = load<W>(weights);
+            for (int i = 0; i < W; i++) w.at[i] = wide(stored.at[i]);
+        }
+        const Pack<T, W> g = load<W>(array<T>(job, 1) + at);
+        if (first) b = load<W>(first + at);
+        if (second) v = load<W>(second + at);
+        if (slow) phi = load<W>(slow + at);
         double sum = 0.0;
-        for (int i = 0; i < WIDTH; i++) {
-            T before = from ? start.at[i] : wide(w.at[i]);
-            narrow(rule.step(before, g.at[i] * factor, b.at[i], v.at[i]), w.at[i]);
+        Pack<S, W> to;
+        for (int i = 0; i < W; i++) {
+            narrow(rule.step(w.at[i], g.at[i] * factor, b.at[i], v.at[i]), to.at[i]);
             if (slow) {
-                phi.at[i] = pulled(phi.at[i], wide(w.at[i]), alpha, sum);
-                if (job.flags & RETURN) narrow(phi.at[i], w.at[i]);
+                phi.at[i] = pulled(phi.at[i], wide(to.at[i]), alpha, sum);
+                if (job.flags & RETURN) narrow(phi.at[i], to.at[i]);
             }
         }
-        store(weights, w, count, aligned);
-        if (first) store(first + at, b, count, aligned);
-        if (second) store(second + at, v, count, aligned);
-        if (slow) store(slow + at, phi, count, aligned);
+        store(weights, to);
+        if (first) store(first + at, b);
+        if (second) store(second + at, v);
+        if (slow) store(slow + at, phi);
         return sum;
     }
 };
@@ -115,22 +119,21 @@ template <class S> struct AdamStep : Step<S, Adam> {};
 
 // x: the sum of squares.
 template <class S> struct SquaredNorm {
-    static INLINE double run(const Job &job, uint64_t at, int count) {
-        Pack<S> x = load(array<const S>(job, 0) + at, count, job.flags & ALIGNED);
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
+        Pack<S, W> x = load<W>(array<const S>(job, 0) + at);
         double sum = 0.0;
-        for (int i = 0; i < WIDTH; i++) sum += (double)wide(x.at[i]) * (double)wide(x.at[i]);
+        for (int i = 0; i < W; i++) sum += (double)wide(x.at[i]) * (double)wide(x.at[i]);
         return sum;
     }
 };
 
 // x, y: the sum of products.
 template <class S> struct Dot {
-    static INLINE double run(const Job &job, uint64_t at, int count) {
-        const bool aligned = job.flags & ALIGNED;
-        Pack<S> x = load(array<const S>(job, 0) + at, count, aligned);
-        Pack<S> y = load(array<const S>(job, 1) + at, count, aligned);
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
+        Pack<S, W> x = load<W>(array<const S>(job, 0) + at);
+        Pack<S, W> y = load<W>(array<const S>(job, 1) + at);
         double sum = 0.0;
-        for (int i = 0; i < WIDTH; i++) sum += (double)wide(x.at[i]) * (double)wide(y.at[i]);
+        for (int i = 0; i < W; i++) sum += (double)wide(x.at[i]) * (double)wide(y.at[i]);
         return sum;
     }
 };
@@ -139,13 +142,12 @@ template <class S> struct Dot {
 template <class S> struct Accumulate {
     using T = typename Computed<S>::Type;
 
-    static INLINE double run(const Job &job, uint64_t at, int count) {
-        const bool aligned = job.flags & ALIGNED;
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
         const T factor = (T)job.by[0];
         S *to = array<S>(job, 0) + at;
-        Pack<S> sum = load(to, count, aligned), x = load(array<const S>(job, 1) + at, count, aligned);
-        for (int i = 0; i < WIDTH; i++) narrow(wide(sum.at[i]) + wide(x.at[i]) * factor, sum.at[i]);
-        store(to, sum, count, aligned);
+        Pack<S, W> sum = load<W>(to), x = load<W>(array<const S>(job, 1) + at);
+        for (int i = 0; i < W; i++) narrow(wide(sum.at[i]) + wide(x.at[i]) * factor, sum.at[i]);
+        store(to, sum);
         return 0.0;
     }
 };
@@ -154,20 +156,19 @@ template <class S> struct Accumulate {
 template <class S> struct Adaptive {
     using T = typename Computed<S>::Type;
 
-    static INLINE double run(const Job &job, uint64_t at, int count) {
-        const bool aligned = job.flags & ALIGNED;
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
         const T eta = (T)job.by[0];
-        Pack<S> w = load(array<const S>(job, 0) + at, count, aligned);
-        Pack<T> g = load(array<const T>(job, 2) + at, count, aligned), d = {};
+        Pack<S, W> w = load<W>(array<const S>(job, 0) + at);
+        Pack<T, W> g = load<W>(array<const T>(job, 2) + at), d = {};
         double sum = 0.0;
-        for (int i = 0; i < WIDTH; i++) {
+        for (int i = 0; i < W; i++) {
             T magnitude = wide(w.at[i]);
             magnitude = (magnitude < 0 ? -magnitude : magnitude) + eta;
             T scaled = magnitude * g.at[i];
             d.at[i] = magnitude * scaled;
             sum += (double)scaled * (double)scaled;
         }
-        store(array<T>(job, 1) + at, d, count, aligned);
+        store(array<T>(job, 1) + at, d);
         return sum;
     }
 };
@@ -176,22 +177,20 @@ template <class S> struct Adaptive {
 template <class S> struct Offset {
     using T = typename Computed<S>::Type;
 
-    static INLINE double run(const Job &job, uint64_t at, int count) {
-        const bool aligned = job.flags & ALIGNED;
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
         const T scale = (T)job.by[0];
-        Pack<S> w = load(array<const S>(job, 1) + at, count, aligned);
-        Pack<T> d = load(array<const T>(job, 2) + at, count, aligned);
-        for (int i = 0; i < WIDTH; i++) narrow(wide(w.at[i]) + d.at[i] * scale, w.at[i]);
-        store(array<S>(job, 0) + at, w, count, aligned);
+        Pack<S, W> w = load<W>(array<const S>(job, 1) + at);
+        Pack<T, W> d = load<W>(array<const T>(job, 2) + at);
+        for (int i = 0; i < W; i++) narrow(wide(w.at[i]) + d.at[i] * scale, w.at[i]);
+        store(array<S>(job, 0) + at, w);
         return 0.0;
     }
 };
 
 // Destination, source of the same type.
 template <class S> struct Assign {
-    static INLINE double run(const Job &job, uint64_t at, int count) {
-        const bool aligned = job.flags & ALIGNED;
-        store(array<S>(job, 0) + at, load(array<const S>(job, 1) + at, count, aligned), count, aligned);
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
+        store(array<S>(job, 0) + at, load<W>(array<const S>(job, 1) + at));
         return 0.0;
     }
 };
@@ -200,24 +199,22 @@ template <class S> struct Assign {
 template <class S> struct Round {
     using T = typename Computed<S>::Type;
 
-    static INLINE double run(const Job &job, uint64_t at, int count) {
-        const bool aligned = job.flags & ALIGNED;
-        Pack<T> from = load(array<const T>(job, 1) + at, count, aligned);
-        Pack<S> to = {};
-        for (int i = 0; i < WIDTH; i++) narrow(from.at[i], to.at[i]);
-        store(array<S>(job, 0) + at, to, count, aligned);
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
+        Pack<T, W> from = load<W>(array<const T>(job, 1) + at);
+        Pack<S, W> to = {};
+        for (int i = 0; i < W; i++) narrow(from.at[i], to.at[i]);
+        store(array<S>(job, 0) + at, to);
         return 0.0;
     }
 };
 
 // Two arrays change places.
 template <class S> struct Swap {
-    static INLINE double run(const Job &job, uint64_t at, int count) {
-        const bool aligned = job.flags & ALIGNED;
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
         S *a = array<S>(job, 0) + at, *b = array<S>(job, 1) + at;
-        Pack<S> from_a = load(a, count, aligned), from_b = load(b, count, aligned);
-        store(a, from_b, count, aligned);
-        store(b, from_a, count, aligned);
+        Pack<S, W> from_a = load<W>(a), from_b = load<W>(b);
+        store(a, from_b);
+        store(b, from_a);
         return 0.0;
     }
 };
@@ -226,20 +223,19 @@ template <class S> struct Swap {
 template <class S> struct Pull {
     using T = typename Computed<S>::Type;
 
-    static INLINE double run(const Job &job, uint64_t at, int count) {
-        const bool aligned = job.flags & ALIGNED;
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
         const T alpha = (T)job.by[9];
         S *weights = array<S>(job, 0) + at;
         T *slow = array<T>(job, 1) + at;
-        Pack<S> w = load(weights, count, aligned);
-        Pack<T> phi = load(slow, count, aligned);
+        Pack<S, W> w = load<W>(weights);
+        Pack<T, W> phi = load<W>(slow);
         double sum = 0.0;
-        for (int i = 0; i < WIDTH; i++) {
+        for (int i = 0; i < W; i++) {
             phi.at[i] = pulled(phi.at[i], wide(w.at[i]), alpha, sum);
             narrow(phi.at[i], w.at[i]);
         }
-        store(slow, phi, count, aligned);
-        if (job.flags & RETURN) store(weights, w, count, aligned);
+        store(slow, phi);
+        if (job.flags & RETURN) store(weights, w);
         return sum;
     }
 };
