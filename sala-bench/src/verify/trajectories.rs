@@ -1,10 +1,10 @@
 //! Fifty steps of every method of the catalogue over both bases, against the composed updates on the CPU in
-//! the same dtype; half precision with f32 masters.
+//! the same dtype; half precision with f32 masters. Before two of them a step fails, which is to change nothing.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, Var};
 use sala_core::{
-    Clip, ParamSet, Pass,
+    Clip, Error, ParamSet, Pass, Resumable,
     catalogue::{Base, Method, build},
     testing::{Tolerance, methods::combinations, read},
 };
@@ -18,6 +18,8 @@ use super::{
 };
 
 const STEPS: usize = 50;
+/// Steps before which one fails: the first, before there is a momentum, and one among the others.
+const FAILURES: [usize; 2] = [1, 27];
 /// Elements of the large variable: more than a block of threads has, and odd.
 const LARGE: usize = 4099;
 /// Moves the large variable so slowly that it does not decide alone how far the weights go.
@@ -85,6 +87,9 @@ impl Run {
         let mut optimizer = build(params, base, method, Some(Clip::Norm(CLIP)))?;
         let (mut losses, mut climbs) = (vec![], vec![]);
         for step in 1..=STEPS {
+            if FAILURES.contains(&step) {
+                fail(optimizer.as_mut(), &problem)?;
+            }
             let report = optimizer.step(&mut |pass: Pass| problem.loss(pass));
             let report = report.with_context(|| format!("step {step}"))?;
             losses.push(report.loss);
@@ -98,6 +103,22 @@ impl Run {
             climbs,
         })
     }
+}
+
+/// A step that is not made because its last pass is not finite.
+fn fail(optimizer: &mut dyn Resumable, problem: &Problem) -> Result<()> {
+    let outcome = optimizer.step(&mut |pass: Pass| {
+        let loss = problem.loss(pass)?;
+        match pass {
+            Pass::Direction { .. } => Ok(loss),
+            _ => loss * f64::NAN,
+        }
+    });
+    ensure!(
+        matches!(outcome, Err(Error::NonFinite { .. })),
+        "a loss that is not a number must be an error of the step, got {outcome:?}"
+    );
+    Ok(())
 }
 
 fn compare(got: &Path, wanted: &Path, tolerance: Tolerance) -> Verdict {
