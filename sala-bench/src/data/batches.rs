@@ -12,7 +12,7 @@ use sala_models::{
 use super::{Split, augment::Shares};
 
 /// Bytes of images that may stay on a graphics card, which networks want for themselves; CIFAR's are 150 million.
-const MOST_ON_CARD: usize = 4 << 30;
+const MOST_ON_CARD: u64 = 4 << 30;
 
 /// Mean and standard deviation of the pixels of each channel, on the scale from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
@@ -223,14 +223,19 @@ fn on_card(
 ) -> Result<Option<ImageSet>> {
     let bytes = images.len() * split.shape().iter().product::<usize>();
     // Where there is no kernel for them they need not be copied together.
-    if bytes > MOST_ON_CARD || !ImageSet::fits(device)? {
+    if bytes as u64 > MOST_ON_CARD || !ImageSet::fits(device)? {
         return Ok(None);
     }
     let mut pixels = Vec::with_capacity(bytes);
     for &number in images {
         pixels.extend_from_slice(split.pixels(number)?);
     }
-    Ok(ImageSet::new(pixels, split.shape(), tables, device)?)
+    let set = ImageSet::new(pixels, split.shape(), tables, device);
+    Ok(set.unwrap_or_else(|error| {
+        // The most likely reason is that others use the card's memory.
+        tracing::warn!(%error, bytes, "the images cannot stay on the graphics card: batches are made by the processor");
+        None
+    }))
 }
 
 /// The targets of a batch.
