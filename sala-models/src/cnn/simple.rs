@@ -7,6 +7,7 @@ use super::parts::{conv, norm};
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_probability, check_sizes},
+    kernels::graph::composed,
     ops::{BatchNorm, Conv2d, Dropout, ImageFormat, Linear, Pool2d},
 };
 
@@ -162,8 +163,11 @@ impl Network for SimpleCnn {
             x = pool.max(&activated)?;
         }
         // The classifier's weights, and dropout's masks, are in the order (C, H, W).
-        let x = self.format.to_channels_first(&x)?;
-        let features = self.dropout.forward(&x.flatten_from(1)?, mode)?;
+        let format = self.format;
+        let flat = composed("flatten", &[&x], move |x| {
+            format.to_channels_first(&x[0])?.flatten_from(1)
+        })?;
+        let features = self.dropout.forward(&flat, mode)?;
         self.classifier.forward(&features)
     }
 }

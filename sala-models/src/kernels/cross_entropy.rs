@@ -21,7 +21,7 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Shape, Tensor, bail};
 
 use super::{
     access,
@@ -31,7 +31,7 @@ use super::{
     rows::{self, max, powers, sum_by},
 };
 
-/// The mean over the rows that have a target, of contiguous `logits (rows, classes)` of f32 or f64.
+/// The mean over the rows that have a target, of contiguous `logits (…, classes)` of f32 or f64.
 /// There is at least one.
 pub(crate) fn of_classes(
     logits: &Tensor,
@@ -45,7 +45,7 @@ pub(crate) fn of_classes(
     }
 }
 
-/// The mean over all rows, of contiguous `logits` and `targets`, both `(rows, classes)` of f32 or f64.
+/// The mean over all rows, of contiguous `logits` and `targets`, both `(…, classes)` of f32 or f64.
 pub(crate) fn of_distributions(
     logits: &Tensor,
     targets: &Tensor,
@@ -73,6 +73,8 @@ struct Entropy<T> {
     targets: Vec<Option<u32>>,
     smoothing: f64,
     classes: usize,
+    /// That of the logits.
+    shape: Shape,
     /// N.
     counted: f64,
     differentiated: bool,
@@ -83,7 +85,8 @@ struct Entropy<T> {
 
 impl<T: Functions> Entropy<T> {
     fn new(logits: &Tensor, targets: Vec<Option<u32>>, smoothing: f64) -> Result<Self> {
-        let (rows, classes) = logits.dims2()?;
+        let classes = logits.dim(D::Minus1)?;
+        let rows = logits.elem_count() / classes;
         let counted = if targets.is_empty() {
             rows
         } else {
@@ -93,6 +96,7 @@ impl<T: Functions> Entropy<T> {
             targets,
             smoothing,
             classes,
+            shape: logits.shape().clone(),
             counted: counted as f64,
             differentiated: logits.track_op(),
             gradient: OnceLock::new(),
@@ -117,7 +121,7 @@ impl<T: Functions> Entropy<T> {
         if self.differentiated {
             let piece = count * classes;
             let dx = pieces::filled_beside(x.len(), piece, &mut rows, count, work);
-            let dx = access::tensor(dx, (rows.len(), classes))?;
+            let dx = access::tensor(dx, &self.shape)?;
             // Set once, as below: an operation runs forward once.
             self.gradient.get_or_init(|| dx);
         } else {

@@ -7,7 +7,7 @@
 //! The lookups are sorted by row, those of one row staying in their order, and the table is cut into pieces
 //! of rows. So no two threads meet in a row, and each row's sum runs in the order of the lookups.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Shape, Tensor};
 
 use super::{
     access,
@@ -17,14 +17,21 @@ use super::{
     rows::{self},
 };
 
-/// The rows of a contiguous f32 or f64 `table (entries, size)`: `(indices, size)`. All indices are below
+/// The rows of a contiguous f32 or f64 `table (entries, size)`, as a tensor of this shape. All indices are below
 /// the number of entries.
-pub(crate) fn embedding(table: &Tensor, indices: Vec<u32>) -> Result<Tensor> {
-    graph::apply(Lookup { indices }, &[table])
+pub(crate) fn embedding(
+    table: &Tensor,
+    indices: Vec<u32>,
+    shape: impl Into<Shape>,
+) -> Result<Tensor> {
+    let shape = shape.into();
+    graph::apply(Lookup { indices, shape }, &[table])
 }
 
 struct Lookup {
     indices: Vec<u32>,
+    /// That of the result.
+    shape: Shape,
 }
 
 impl Lookup {
@@ -65,7 +72,7 @@ impl Operation for Lookup {
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let table = inputs[0];
         let (_, size) = table.dims2()?;
-        let shape = (self.indices.len(), size);
+        let shape = &self.shape;
         Ok(match table.dtype() {
             DType::F64 => access::tensor(self.rows(&access::view::<f64>(table)?, size), shape)?,
             _ => access::tensor(self.rows(&access::view::<f32>(table)?, size), shape)?,

@@ -89,20 +89,14 @@ impl CrossEntropy {
         }
         let epsilon = self.label_smoothing;
         let card = card::serving(logits)?;
-        let matrix = |t: &Tensor| t.reshape(((), classes))?.contiguous();
-        let wide = || {
-            logits
-                .to_dtype(accumulator(logits.dtype()))?
-                .reshape(((), classes))
-        };
+        let wide = || logits.to_dtype(accumulator(logits.dtype()));
         if targets.dtype().is_float() {
             self.check_distributions(logits, targets)?;
             if let Some(card) = card {
-                let (rows, targets) = (matrix(logits)?, matrix(targets)?);
+                let (rows, targets) = (logits.contiguous()?, targets.contiguous()?);
                 return card::cross_entropy::of_distributions(card, &rows, &targets, epsilon);
             }
-            let rows = wide()?;
-            return self.of_distributions(&rows, targets);
+            return self.of_distributions(&wide()?, targets, classes);
         }
         let leading = &logits.dims()[..logits.rank() - 1];
         if targets.dims() != leading {
@@ -111,7 +105,7 @@ impl CrossEntropy {
         }
         if let Some(card) = card {
             check_integers(OP, "targets", targets)?;
-            let (rows, ignored) = (matrix(logits)?, self.ignore_index);
+            let (rows, ignored) = (logits.contiguous()?, self.ignore_index);
             return card::cross_entropy::of_classes(card, &rows, targets, ignored, epsilon);
         }
         self.of_classes(&wide()?, targets, classes)
@@ -132,19 +126,26 @@ impl CrossEntropy {
         }
     }
 
-    fn of_distributions(&self, rows: &Tensor, targets: &Tensor) -> Result<Tensor> {
-        let (count, classes) = rows.dims2()?;
+    /// `logits` and `targets (…, classes)`, as below.
+    fn of_distributions(
+        &self,
+        logits: &Tensor,
+        targets: &Tensor,
+        classes: usize,
+    ) -> Result<Tensor> {
         let epsilon = self.label_smoothing;
-        let targets = targets.to_dtype(rows.dtype())?.reshape((count, classes))?;
-        if kernels::fast(rows)? {
-            return fast::of_distributions(&rows.contiguous()?, &targets.contiguous()?, epsilon);
+        let targets = targets.to_dtype(logits.dtype())?;
+        if kernels::fast(logits)? {
+            return fast::of_distributions(&logits.contiguous()?, &targets.contiguous()?, epsilon);
         }
+        let rows = &logits.reshape(((), classes))?;
+        let (count, targets) = (rows.dim(0)?, targets.reshape(((), classes))?);
         let smoothed = targets.affine(1.0 - epsilon, epsilon / classes as f64)?;
         let total = (smoothed * log_softmax(rows, D::Minus1)?)?.sum_all()?;
         total.affine(-1.0 / count as f64, 0.0)
     }
 
-    fn of_classes(&self, rows: &Tensor, targets: &Tensor, classes: usize) -> Result<Tensor> {
+    fn of_classes(&self, logits: &Tensor, targets: &Tensor, classes: usize) -> Result<Tensor> {
         let class = |index| -> Result<Option<u32>> {
             if Some(index) == self.ignore_index {
                 return Ok(None);
@@ -157,10 +158,11 @@ impl CrossEntropy {
             let wanted = "at least one that is not ignore_index";
             return Err(refuse(OP, "targets", wanted, "none"));
         }
-        if kernels::fast(rows)? {
-            return fast::of_classes(&rows.contiguous()?, targets, self.label_smoothing);
+        if kernels::fast(logits)? {
+            return fast::of_classes(&logits.contiguous()?, targets, self.label_smoothing);
         }
-        self.composed_of_classes(rows, &targets, classes)
+        let rows = logits.reshape(((), classes))?;
+        self.composed_of_classes(&rows, &targets, classes)
     }
 
     /// `targets` are the classes of the rows that count.

@@ -41,15 +41,13 @@ pub fn embedding(table: &Tensor, indices: &Tensor) -> Result<Tensor> {
     let &[entries, size] = table.dims() else {
         return Err(refuse_shape(OP, "table", "of shape (entries, size)", table));
     };
-    let mut dims = indices.dims().to_vec();
-    dims.push(size);
+    let dims = [indices.dims(), &[size]].concat();
     if let Some(card) = card::serving(table)? {
         check_integers(OP, "indices", indices)?;
         if indices.elem_count() == 0 {
             return Err(refuse_shape(OP, "indices", "at least one index", indices));
         }
-        let y = card::embedding::embedding(card, &table.contiguous()?, indices)?;
-        return y.reshape(dims);
+        return card::embedding::embedding(card, &table.contiguous()?, indices);
     }
     let rows = read_indices(OP, "indices", indices)?
         .into_iter()
@@ -60,11 +58,11 @@ pub fn embedding(table: &Tensor, indices: &Tensor) -> Result<Tensor> {
     }
     let values = table.to_dtype(accumulator(table.dtype()))?.contiguous()?;
     let y = if kernels::fast(&values)? {
-        fast::embedding(&values, rows)?
+        fast::embedding(&values, rows, dims)?
     } else {
-        composed(&values, rows)?
+        composed(&values, rows)?.reshape(dims)?
     };
-    y.reshape(dims)?.to_dtype(table.dtype())
+    y.to_dtype(table.dtype())
 }
 
 fn composed(table: &Tensor, rows: Vec<u32>) -> Result<Tensor> {

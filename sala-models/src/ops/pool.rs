@@ -26,6 +26,7 @@ use super::{
 };
 use crate::kernels::{
     self, card,
+    graph::reshaped,
     pool::{MAX_PLACES, Window, Windows},
 };
 
@@ -438,14 +439,14 @@ pub fn global_avg_pool2d(x: &Tensor, format: ImageFormat) -> Result<Tensor> {
     if let Some(card) = card::serving(x)? {
         let mean = |x: &Tensor| card::pool::mean(card, x, on_card(height, 1), on_card(width, 1));
         let means = on_channels_last(x, format, mean)?;
-        return means.reshape((x.dim(0)?, x.dim(format.channel())?));
+        return reshaped(&means, (x.dim(0)?, x.dim(format.channel())?));
     }
     let values = x.to_dtype(accumulator(x.dtype()))?;
     let y = if kernels::fast(&values)? {
         let values = values.contiguous()?;
         let whole = |size| covering(size, 1).collect();
         let means = Windows::new(&values, format, whole(height), whole(width))?.mean(&values)?;
-        means.reshape((x.dim(0)?, x.dim(format.channel())?))?
+        reshaped(&means, (x.dim(0)?, x.dim(format.channel())?))?
     } else {
         format
             .to_channels_first(&values)?

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
+    kernels::graph::composed,
     ops::{Dropout, Embedding, LayerNorm, Linear},
 };
 
@@ -314,8 +315,9 @@ impl Embeddings {
             Some(types) => self.types.forward(types)?,
             None => self.types.weight().narrow(0, 0, 1)?,
         };
-        let places = positions.broadcast_add(&types)?;
-        let sum = words.broadcast_add(&places)?;
+        let sum = composed("embeddings", &[&words, &positions, &types], |parts| {
+            parts[0].broadcast_add(&parts[1].broadcast_add(&parts[2])?)
+        })?;
         self.dropout.forward(&self.norm.forward(&sum)?, mode)
     }
 }
@@ -389,7 +391,7 @@ impl TokenNetwork for BertClassifier {
         let hidden = self.bert.forward(tokens, mode)?;
         let pooled = self.pooling.of(&hidden, tokens)?;
         let pooled = match &self.pooler {
-            Some(pooler) => pooler.forward(&pooled)?.tanh()?,
+            Some(pooler) => tanh(&pooler.forward(&pooled)?)?,
             None => pooled,
         };
         self.classifier
@@ -406,5 +408,12 @@ impl Network for BertClassifier {
 
 /// The first token's features, `(B, T, H)` to `(B, H)`.
 pub(super) fn first(hidden: &Tensor) -> Result<Tensor> {
-    hidden.narrow(1, 0, 1)?.squeeze(1)
+    composed("first", &[hidden], |hidden| {
+        hidden[0].narrow(1, 0, 1)?.squeeze(1)
+    })
+}
+
+/// Of the features that a classifier looks at.
+pub(super) fn tanh(x: &Tensor) -> Result<Tensor> {
+    composed("tanh", &[x], |x| x[0].tanh())
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
+    kernels::graph::composed,
     ops::{Dropout, Embedding, LayerNorm, Linear, relu},
 };
 
@@ -183,7 +184,10 @@ impl DistilBert {
         tokens.check("DistilBert", self.longest)?;
         let words = self.words.forward(&tokens.ids)?;
         let length = tokens.ids.dim(1)?;
-        let sum = words.broadcast_add(&self.positions.weight().narrow(0, 0, length)?)?;
+        let positions = self.positions.weight().narrow(0, 0, length)?;
+        let sum = composed("embeddings", &[&words, &positions], |parts| {
+            parts[0].broadcast_add(&parts[1])
+        })?;
         let mut x = self.dropout.forward(&self.norm.forward(&sum)?, mode)?;
         let mask = tokens.key_mask()?;
         for layer in &self.layers {

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
+    kernels::graph::composed,
     ops::{Dropout, Embedding, LayerNorm, Linear, add},
 };
 
@@ -173,7 +174,10 @@ impl TokenNetwork for Gpt2 {
         tokens.check("Gpt2", self.longest)?;
         let words = self.words.forward(&tokens.ids)?;
         let length = tokens.ids.dim(1)?;
-        let sum = words.broadcast_add(&self.positions.weight().narrow(0, 0, length)?)?;
+        let positions = self.positions.weight().narrow(0, 0, length)?;
+        let sum = composed("embeddings", &[&words, &positions], |parts| {
+            parts[0].broadcast_add(&parts[1])
+        })?;
         let mut x = self.dropout.forward(&sum, mode)?;
         let mask = tokens.key_mask()?;
         for layer in &self.layers {

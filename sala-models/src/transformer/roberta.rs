@@ -5,7 +5,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{
-    bert::{Bert, BertConfig, Pooling, Positions},
+    bert::{Bert, BertConfig, Pooling, Positions, tanh},
     parts::{dropout, linear},
     tokens::{TokenNetwork, Tokens},
 };
@@ -144,7 +144,7 @@ impl TokenNetwork for RobertaClassifier {
         let hidden = self.encoder.forward(tokens, mode)?;
         let pooled = self.pooling.of(&hidden, tokens)?;
         let x = self.dropout[0].forward(&pooled, mode)?;
-        let x = self.dense.forward(&x)?.tanh()?;
+        let x = tanh(&self.dense.forward(&x)?)?;
         self.out.forward(&self.dropout[1].forward(&x, mode)?)
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::{Error, Mode, ops::CrossEntropy};
+use crate::{Error, Mode, kernels::graph::composed, ops::CrossEntropy};
 
 /// A batch of texts as token ids, `(B, T)`.
 ///
@@ -91,12 +91,17 @@ impl Tokens {
     /// The mean of `hidden (B, T, H)` over the tokens of each text, `(B, H)`.
     pub(super) fn mean(&self, hidden: &Tensor) -> Result<Tensor> {
         let Some(mask) = &self.mask else {
-            return hidden.mean(1);
+            return composed("mean", &[hidden], |hidden| hidden[0].mean(1));
         };
         let counts = mask.ne(0u32)?.to_dtype(hidden.dtype())?;
-        let sum = hidden.broadcast_mul(&counts.unsqueeze(2)?)?.sum(1)?;
-        // A text without tokens has the mean 0, not NaN.
-        sum.broadcast_div(&counts.sum_keepdim(1)?.maximum(1.0)?)
+        composed("mean", &[hidden, &counts], |inputs| {
+            let [hidden, counts] = inputs else {
+                candle_core::bail!("mean: wanted features and counts");
+            };
+            let sum = hidden.broadcast_mul(&counts.unsqueeze(2)?)?.sum(1)?;
+            // A text without tokens has the mean 0, not NaN.
+            sum.broadcast_div(&counts.sum_keepdim(1)?.maximum(1.0)?)
+        })
     }
 }
 
@@ -152,7 +157,9 @@ pub fn next_token_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
         }
         .into());
     }
-    let said = logits.narrow(1, 0, length - 1)?;
+    let said = composed("next_token", &[logits], move |logits| {
+        logits[0].narrow(1, 0, length - 1)
+    })?;
     let followed = labels.narrow(1, 1, length - 1)?;
     let loss = CrossEntropy {
         ignore_index: Some(-100),

@@ -4,12 +4,12 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::{Call, Card, computed, embedding::readable, rows::Rows};
 use crate::kernels::graph::{self, Input, Operation};
 
-/// The mean over the rows of contiguous `logits (rows, classes)` whose target, an integer, is not `ignored`; NaN if
+/// The mean over the rows of contiguous `logits (…, classes)` whose target, an integer, is not `ignored`; NaN if
 /// there are none or another one is not a class.
 pub(crate) fn of_classes(
     card: Card,
@@ -23,7 +23,7 @@ pub(crate) fn of_classes(
     graph::apply(op, &[logits])
 }
 
-/// The mean over all rows, of contiguous `logits` and `targets`, both `(rows, classes)`; targets have the dtype of the
+/// The mean over all rows, of contiguous `logits` and `targets`, both `(…, classes)`; targets have the dtype of the
 /// logits or the one that those are computed in.
 pub(crate) fn of_distributions(
     card: Card,
@@ -105,7 +105,7 @@ impl Operation for Entropy {
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let logits = inputs[0];
-        let rows = logits.dim(0)?;
+        let rows = logits.elem_count() / logits.dim(D::Minus1)?;
         let wide = computed(logits.dtype());
         let targets = (self.classes.as_ref())
             .map(|(classes, _)| classes)

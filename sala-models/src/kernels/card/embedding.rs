@@ -15,7 +15,7 @@ const FEW: usize = 1024;
 /// Columns of a block that adds up slopes; `device/lookup.cuh` has the same number.
 const COLUMNS: usize = 1024;
 
-/// The rows of a contiguous `table (entries, size)` at `indices`, which are integers: `(indices, size)`. A row for an
+/// The rows of a contiguous `table (entries, size)` at `indices`, which are integers of any shape: `(…, size)`. A row for an
 /// index that is not below `entries` is NaN.
 pub(crate) fn embedding(card: Card, table: &Tensor, indices: &Tensor) -> Result<Tensor> {
     let (indices, kind) = readable(indices)?;
@@ -98,7 +98,7 @@ impl Operation for Lookup {
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
         let table = inputs[0];
         let (entries, size) = table.dims2()?;
-        let shape = (self.indices.elem_count(), size);
+        let shape = [self.indices.dims(), &[size]].concat();
         let y = self.card.empty(shape, table.dtype())?;
         let tensors = [Some(table), Some(&self.indices), Some(&y)];
         self.each_lookup("lookup", (size, entries), table.dtype(), &tensors)?;
@@ -107,6 +107,7 @@ impl Operation for Lookup {
 
     fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let dims = inputs[0].value.dims2()?;
+        let dy = &dy.reshape(((), dims.1))?;
         let sums = if dims.0 <= FEW {
             self.by_product(dims.0, dy)
         } else {

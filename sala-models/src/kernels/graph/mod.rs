@@ -17,21 +17,26 @@
 //! Where a value is used by an operation of candle, its gradient arrives from there and goes into the same
 //! inbox. So the two kinds mix freely, and the gradients are those of candle's graph.
 //!
-//! The parameters remain: their gradients have to reach candle's [`GradStore`], unless [`backward`] collects
-//! them.
+//! The parameters remain: their gradients have to reach candle's [`GradStore`](candle_core::backprop::GradStore), unless
+//! [`backward`] collects them. It also goes from application to application by itself where candle has no operation
+//! between them, so that no token is touched.
 
+mod backward;
+mod composed;
 mod tokens;
 
 use std::{
-    cell::RefCell,
     collections::HashMap,
     mem,
     sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use candle_core::{Result, Tensor, TensorId, backprop::GradStore, bail};
+use candle_core::{Result, Tensor, TensorId, bail};
 
 use super::sum::sum;
+pub use backward::backward;
+use backward::collect;
+pub(crate) use composed::{composed, reshaped};
 use tokens::{Value, nothing, token};
 
 /// An operation. It is made for one application, so it may keep in itself what its backward needs.
@@ -170,8 +175,8 @@ impl Inbox {
 enum Recipient {
     /// The operation whose result it is.
     Application(Arc<Application>),
-    /// candle: the input is a parameter, or the result of one of candle's operations.
-    Candle(Arc<Inbox>),
+    /// candle: the input, which is here, is a parameter, or the result of one of candle's operations.
+    Candle(Tensor, Arc<Inbox>),
     /// Several inputs, that share a token.
     Joined,
 }
@@ -181,14 +186,14 @@ impl Recipient {
         static NONE: LazyLock<Inbox> = LazyLock::new(Inbox::default);
         match self {
             Self::Application(application) => &application.inbox,
-            Self::Candle(inbox) => inbox,
+            Self::Candle(_, inbox) => inbox,
             Self::Joined => &NONE,
         }
     }
 
     /// What candle is told to be the gradient of `argument`.
     fn answer(&self, argument: &Tensor) -> Result<Option<Tensor>> {
-        let Self::Candle(inbox) = self else {
+        let Self::Candle(_, inbox) = self else {
             return nothing(argument.device()).map(Some);
         };
         let gradient = inbox.take()?;
@@ -214,7 +219,7 @@ impl Source {
             },
             None => Self {
                 argument: input.clone(),
-                recipient: Recipient::Candle(Arc::default()),
+                recipient: Recipient::Candle(input.clone(), Arc::default()),
             },
         }
     }
@@ -249,63 +254,6 @@ impl Drop for Entry {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-thread_local! {
-    /// Gradients of parameters by id, while [`backward`] runs on this thread.
-    static COLLECTED: RefCell<Option<HashMap<TensorId, Vec<Tensor>>>> = const { RefCell::new(None) };
-}
-
-/// Keeps the gradient of a parameter, or gives it back if nobody collects.
-fn collect(parameter: &Tensor, gradient: Tensor) -> Option<Tensor> {
-    COLLECTED.with_borrow_mut(|collected| match collected {
-        Some(collected) => {
-            collected.entry(parameter.id()).or_default().push(gradient);
-            None
-        }
-        None => Some(gradient),
-    })
-}
-
-/// The gradients of a scalar `loss`, as [`Tensor::backward`] yields them, but faster: gradients of
-/// parameters that come from an operation of this crate go into the result as they are, without candle's
-/// zeros and sums before, which cost as much time as the update of a simple optimizer.
-///
-/// Any graph may be given, with operations of candle among those of this crate.
-///
-/// # Errors
-/// Those of [`Tensor::backward`].
-///
-/// ```
-/// use candle_core::{DType, Device, Tensor, Var};
-/// use sala_models::{backward, ops};
-///
-/// let weight = Var::ones((3, 2), DType::F32, &Device::Cpu)?;
-/// let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
-/// let loss = ops::linear(&x, &weight, None)?.sum_all()?;
-/// let gradients = backward(&loss)?;
-/// let of_weight = gradients.get(&weight).ok_or("no gradient")?;
-/// assert_eq!(of_weight.to_vec2::<f32>()?, [[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub fn backward(loss: &Tensor) -> Result<GradStore> {
-    struct Restore(Option<HashMap<TensorId, Vec<Tensor>>>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            COLLECTED.set(self.0.take());
-        }
-    }
-    let restore = Restore(COLLECTED.replace(Some(HashMap::new())));
-    let mut gradients = loss.backward()?;
-    let collected = COLLECTED.take().unwrap_or_default();
-    drop(restore);
-    for (id, mut parts) in collected {
-        parts.extend(gradients.get_id(id).cloned());
-        if let Some(sum) = sum(parts)? {
-            gradients.insert_id(id, sum);
-        }
-    }
-    Ok(gradients)
 }
 
 #[cfg(test)]

@@ -197,6 +197,27 @@ impl CustomOp3 for Visit {
     }
 }
 
+/// A scalar whose gradient, whatever it is, makes this the gradient of the argument.
+pub(super) struct Seed(pub(super) Tensor);
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(token_value())
+    }
+
+    fn cuda_fwd(&self, a: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        token_on_card(a)
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
 /// From a token to the value: where operations of candle take it up.
 pub(super) struct Value {
     pub(super) held: Mutex<Option<Tensor>>,

@@ -1,0 +1,336 @@
+//! The backward pass of a graph whose operations are mostly of this crate.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use candle_core::{Result, Tensor, TensorId, backprop::GradStore};
+
+use super::{Application, RESULTS, Recipient, lock, tokens::Seed};
+use crate::kernels::sum::sum;
+
+thread_local! {
+    /// Gradients of parameters, while [`backward`] runs on this thread.
+    static COLLECTED: RefCell<Option<Parts>> = const { RefCell::new(None) };
+}
+
+/// Gradients of tensors that are to be added, by id.
+type Parts = HashMap<TensorId, Vec<Tensor>>;
+
+/// Keeps the gradient of a parameter, or gives it back if nobody collects.
+pub(super) fn collect(parameter: &Tensor, gradient: Tensor) -> Option<Tensor> {
+    COLLECTED.with_borrow_mut(|collected| match collected {
+        Some(collected) => {
+            collected.entry(parameter.id()).or_default().push(gradient);
+            None
+        }
+        None => Some(gradient),
+    })
+}
+
+/// The gradients of a scalar `loss`, as [`Tensor::backward`] yields them, but faster: gradients of
+/// parameters that come from an operation of this crate go into the result as they are, without candle's
+/// zeros and sums before, which cost as much time as the update of a simple optimizer. Where all that is between the
+/// loss and the operations nearest to the parameters is of this crate, candle's walk through the graph is saved, too, with
+/// its zero and sum for each operation, which are launches on a graphics card.
+///
+/// Any graph may be given, with operations of candle among those of this crate.
+///
+/// # Errors
+/// Those of [`Tensor::backward`].
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor, Var};
+/// use sala_models::{backward, ops};
+///
+/// let weight = Var::ones((3, 2), DType::F32, &Device::Cpu)?;
+/// let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
+/// let loss = ops::linear(&x, &weight, None)?.sum_all()?;
+/// let gradients = backward(&loss)?;
+/// let of_weight = gradients.get(&weight).ok_or("no gradient")?;
+/// assert_eq!(of_weight.to_vec2::<f32>()?, [[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn backward(loss: &Tensor) -> Result<GradStore> {
+    let (mut gradients, parts) = match Order::of(loss) {
+        Some(order) => order.differentiate(loss)?,
+        None => by_candle(loss)?,
+    };
+    for (id, mut parts) in parts {
+        parts.extend(gradients.get_id(id).cloned());
+        if let Some(sum) = sum(parts)? {
+            gradients.insert_id(id, sum);
+        }
+    }
+    Ok(gradients)
+}
+
+/// candle's walk, and the gradients of parameters that were kept aside.
+fn by_candle(loss: &Tensor) -> Result<(GradStore, Parts)> {
+    struct Restore(Option<Parts>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            COLLECTED.set(self.0.take());
+        }
+    }
+    let restore = Restore(COLLECTED.replace(Some(HashMap::new())));
+    let gradients = loss.backward()?;
+    let collected = COLLECTED.take().unwrap_or_default();
+    drop(restore);
+    Ok((gradients, collected))
+}
+
+/// Applications in the order in which candle would come to their tokens: each before those whose results it takes.
+#[derive(Default)]
+struct Order {
+    applications: Vec<Arc<Application>>,
+    seen: HashSet<*const Application>,
+}
+
+impl Order {
+    /// Those that a loss depends on; nothing where candle has operations between them, which only candle can
+    /// differentiate.
+    fn of(loss: &Tensor) -> Option<Self> {
+        let last = lock(&RESULTS).get(&loss.id()).map(|(_, a)| Arc::clone(a))?;
+        let mut order = Self::default();
+        if !order.enter(&last) {
+            return None;
+        }
+        order.applications.reverse();
+        Some(order)
+    }
+
+    /// Adds an application after all that it depends on. Tells whether nothing of candle is between them.
+    fn enter(&mut self, application: &Arc<Application>) -> bool {
+        if !self.seen.insert(Arc::as_ptr(application)) {
+            return true;
+        }
+        for recipient in in_order_of_tokens(&application.recipients) {
+            let known = match recipient {
+                Recipient::Application(source) => self.enter(source),
+                Recipient::Candle(input, _) => input.is_variable() || stands_alone(input),
+                Recipient::Joined => true,
+            };
+            if !known {
+                return false;
+            }
+        }
+        self.applications.push(Arc::clone(application));
+        true
+    }
+
+    /// From application to application, and then through what candle made of parameters alone.
+    fn differentiate(self, loss: &Tensor) -> Result<(GradStore, Parts)> {
+        let (mut parts, mut inputs) = (Parts::new(), Vec::<(Tensor, Vec<Tensor>)>::new());
+        if let Some(last) = self.applications.first() {
+            last.inbox.put(loss.ones_like()?.contiguous()?);
+        }
+        for application in &self.applications {
+            application.differentiate()?;
+            for recipient in &application.recipients {
+                let Recipient::Candle(input, inbox) = recipient else {
+                    continue;
+                };
+                let Some(gradient) = inbox.take()? else {
+                    continue;
+                };
+                if input.is_variable() {
+                    parts.entry(input.id()).or_default().push(gradient);
+                    continue;
+                }
+                match inputs.iter_mut().find(|(t, _)| t.id() == input.id()) {
+                    Some((_, known)) => known.push(gradient),
+                    None => inputs.push((input.clone(), vec![gradient])),
+                }
+            }
+        }
+        let mut gradients = GradStore::default();
+        for (input, of_input) in inputs {
+            if let Some(gradient) = sum(of_input)? {
+                gradients.extend(input.apply_op1(Seed(gradient))?.backward()?)?;
+            }
+        }
+        Ok((gradients, parts))
+    }
+}
+
+/// Whether a result of candle's was made without this crate's operations.
+fn stands_alone(result: &Tensor) -> bool {
+    let results = lock(&RESULTS);
+    let mut nodes = result.sorted_nodes().into_iter();
+    !nodes.any(|node| results.contains_key(&node.id()))
+}
+
+/// Recipients in the order in which candle comes to the arguments of a token: where there are more than three, some are
+/// those of tokens that join them. Gradients that meet are added in this order.
+fn in_order_of_tokens(recipients: &[Recipient]) -> Vec<&Recipient> {
+    let mut groups: Vec<Vec<&Recipient>> = recipients.iter().map(|r| vec![r]).collect();
+    while groups.len() > 3 {
+        let rest = groups.split_off(3);
+        let joined = std::mem::replace(&mut groups, rest).concat();
+        groups.push(joined);
+    }
+    groups.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+
+    use super::*;
+    use crate::{
+        Mode, Network, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
+        cnn::{ResNet, ResNetConfig},
+        kernels::graph::composed,
+        ops::{CrossEntropy, add, gelu, layer_norm, linear},
+        transformer::{BertClassifier, BertConfig, Pooling, Vit, VitConfig},
+    };
+
+    #[cfg(sala_emulated)]
+    use crate::kernels::{Choice, with_choice};
+
+    fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        CrossEntropy::default().forward(logits, targets)
+    }
+
+    fn wave(shape: &[usize], pace: f64) -> Var {
+        let count = shape.iter().product::<usize>();
+        let values = (0..count).map(|i| (pace * (i as f64 + 1.0)).sin());
+        let values = Tensor::from_iter(values, &Device::Cpu).unwrap();
+        Var::from_tensor(&values.reshape(shape).unwrap()).unwrap()
+    }
+
+    /// A loss of both kinds of operations: one result that four operations use, a parameter that is used
+    /// by candle and twice here, an operation with four inputs, and candle's own before and after ours where asked for.
+    fn loss(w: &[Var; 4], before: bool, between: bool) -> Tensor {
+        let x = wave(&[3, 4], 0.3).as_detached_tensor();
+        let first = if before {
+            (w[0].tanh().unwrap() * w[3].as_tensor()).unwrap()
+        } else {
+            w[0].as_tensor().clone()
+        };
+        let h = linear(&x, &first, Some(&w[1])).unwrap();
+        let h = if between { h.tanh().unwrap() } else { h };
+        let parts = [&h, &h, w[2].as_tensor(), w[1].as_tensor()];
+        let joined = composed("joined", &parts, |p| {
+            ((&p[0] * &p[1])?.broadcast_mul(&p[2])?).broadcast_add(&p[3])
+        });
+        let normed = layer_norm(&joined.unwrap(), &w[2], Some(&w[1]), 1e-5).unwrap();
+        let sum = add(&gelu(&h).unwrap(), &add(&normed, &h).unwrap()).unwrap();
+        let targets = Tensor::new(&[0u32, 2, 1], &Device::Cpu).unwrap();
+        cross_entropy(&linear(&sum, &first, None).unwrap(), &targets).unwrap()
+    }
+
+    // Catches gradients that are lost, added in another order or counted twice.
+    #[test]
+    fn gradients_have_the_bits_of_candles_walk_whoever_goes() {
+        let w = [
+            wave(&[4, 4], 1.3),
+            wave(&[4], 0.7),
+            wave(&[4], 0.9),
+            wave(&[4, 4], 2.1),
+        ];
+        for (before, between) in [(false, false), (true, false), (false, true), (true, true)] {
+            let loss = loss(&w, before, between);
+            assert_eq!(Order::of(&loss).is_none(), between);
+            let (wanted, parts) = by_candle(&loss).unwrap();
+            assert!(!parts.is_empty());
+            // Twice: what one leaves in the graph must not show in the next.
+            for _ in 0..2 {
+                let got = backward(&loss).unwrap();
+                let plain = loss.backward().unwrap();
+                for (i, var) in w.iter().enumerate().take(if before { 4 } else { 3 }) {
+                    let [got, plain] = [&got, &plain].map(|g| {
+                        let values = g.get(var).unwrap().flatten_all().unwrap();
+                        values.to_vec1::<f64>().unwrap()
+                    });
+                    let mut kept = parts.get(&var.id()).cloned().unwrap_or_default();
+                    kept.extend(wanted.get(var).cloned());
+                    let wanted = sum(kept).unwrap().unwrap().flatten_all().unwrap();
+                    assert_eq!(got, wanted.to_vec1::<f64>().unwrap(), "{i}");
+                    for (got, plain) in got.iter().zip(&plain) {
+                        assert!((got - plain).abs() <= 1e-14 + 1e-12 * plain.abs(), "{i}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a network's loss is differentiated without candle's walk.
+    fn goes_alone(
+        (dtype, x): (DType, &Tensor),
+        build: impl Fn(&VarStore, Rng) -> Box<dyn Network>,
+    ) -> bool {
+        let store = VarStore::new(0, dtype, &Device::Cpu);
+        let network = build(&store, Rng::new(0));
+        let logits = network.forward(x, Mode::train(0)).unwrap();
+        let targets = Tensor::zeros(x.dim(0).unwrap(), DType::U32, &Device::Cpu).unwrap();
+        Order::of(&cross_entropy(&logits, &targets).unwrap()).is_some()
+    }
+
+    // Catches an operation of candle's that comes into a network: every token would cost two launches on a card again.
+    #[test]
+    fn networks_are_differentiated_without_candles_walk() {
+        assert_alone(DType::F32);
+        #[cfg(sala_emulated)]
+        with_choice(Choice::Emulated, || {
+            assert_alone(DType::F32);
+            assert_alone(DType::BF16);
+        });
+    }
+
+    fn assert_alone(dtype: DType) {
+        let images = wave(&[2, 3, 8, 8], 0.1).to_dtype(dtype).unwrap();
+        let texts = Tensor::new(&[[1u32, 2, 3], [4, 5, 6]], &Device::Cpu).unwrap();
+        let resnet = ResNetConfig {
+            stem_width: 4,
+            widths: [4, 4, 8, 8],
+            ..ResNetConfig::resnet18()
+        };
+        let simple = SimpleCnnConfig {
+            image_size: 8,
+            in_channels: 3,
+            ..SimpleCnnConfig::default()
+        };
+        let vit = VitConfig {
+            image_size: 8,
+            patch_size: 4,
+            hidden_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            intermediate_size: 16,
+            ..VitConfig::default()
+        };
+        let bert = |pooling| BertConfig {
+            pooling,
+            vocab_size: 8,
+            hidden_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            intermediate_size: 16,
+            ..BertConfig::default()
+        };
+        let alone = [
+            goes_alone((dtype, &images), |store, _| {
+                Box::new(ResNet::new(&resnet, store.builder()).unwrap())
+            }),
+            goes_alone((dtype, &images), |store, rng| {
+                Box::new(SimpleCnn::new(&simple, store.builder(), rng).unwrap())
+            }),
+            goes_alone((dtype, &images), |store, rng| {
+                Box::new(Vit::new(&vit, store.builder(), rng).unwrap())
+            }),
+            goes_alone((dtype, &texts), |store, rng| {
+                let config = bert(Pooling::First);
+                Box::new(BertClassifier::new(&config, store.builder(), rng).unwrap())
+            }),
+            goes_alone((dtype, &texts), |store, rng| {
+                let config = bert(Pooling::Mean);
+                Box::new(BertClassifier::new(&config, store.builder(), rng).unwrap())
+            }),
+        ];
+        assert_eq!(alone, [true; 5]);
+    }
+}
