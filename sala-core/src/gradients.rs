@@ -43,9 +43,13 @@ impl Unread {
         for param in params {
             let gradient = checked(param, pass, &gradients.store)?;
             gradients.changed |= gradient.dtype() != param.model_var().dtype();
-            gradients.tensors.push(kernels::wide(&gradient)?);
+            gradients.tensors.push(gradient);
         }
-        if (scale - 1.0).abs() > 0.0 {
+        let scaled = (scale - 1.0).abs() > 0.0;
+        if scaled || !gradients.can_stay_half()? {
+            gradients.widen()?;
+        }
+        if scaled {
             gradients.multiply(1.0 / scale)?;
         }
         let squares = vector::squared_norms(&gradients.tensors)?;
@@ -57,9 +61,10 @@ impl Unread {
         })
     }
 
-    /// The gradients in the order of the parameters.
-    pub(crate) fn tensors(&self) -> &[Tensor] {
-        &self.gradients.tensors
+    /// The gradients in the order of the parameters, in a precision to compute with.
+    pub(crate) fn tensors(&mut self) -> Result<&[Tensor]> {
+        self.gradients.widen()?;
+        Ok(&self.gradients.tensors)
     }
 
     /// Reads the loss, the norms and `others` in one synchronisation, and checks that loss and
@@ -67,10 +72,11 @@ impl Unread {
     pub(crate) fn read(self, params: &ParamSet, others: Vec<Scalar>) -> Result<Read> {
         let Self {
             pass,
-            gradients,
+            mut gradients,
             loss,
             squares,
         } = self;
+        gradients.widen()?;
         let mut scalars = numbers(loss, squares);
         scalars.extend(others);
         let mut numbers = vector::read_scalars(scalars)?;
@@ -96,6 +102,7 @@ impl Unread {
             return Ok(Err(self));
         };
         if let Some(clip @ Clip::Value(_)) = clip {
+            self.gradients.widen()?;
             self.gradients.clip(clip)?;
         }
         Ok(Ok(Guarded {
@@ -186,6 +193,7 @@ pub(crate) struct Read {
 /// One gradient for each trainable parameter, of its shape, all of them finite; f32 or f64.
 #[derive(Debug)]
 pub struct Gradients {
+    /// Half precision until they are read: updates on a card take them as they are.
     tensors: Vec<Tensor>,
     /// As the objective returned them, for the model's variables.
     store: GradStore,
@@ -212,6 +220,22 @@ impl Gradients {
     pub fn scale(&mut self, factor: f64) -> Result<()> {
         self.multiply(factor)?;
         self.norm *= factor.abs();
+        Ok(())
+    }
+
+    /// Whether updates read them as they are, all in one launch.
+    fn can_stay_half(&self) -> Result<bool> {
+        let Some(first) = self.tensors.first() else {
+            return Ok(false);
+        };
+        let same = self.tensors.iter().all(|t| t.dtype() == first.dtype());
+        Ok(same && kernels::read_half(first)?)
+    }
+
+    fn widen(&mut self) -> Result<()> {
+        for tensor in &mut self.tensors {
+            *tensor = kernels::wide(tensor)?;
+        }
         Ok(())
     }
 

@@ -249,8 +249,8 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         pass: Pass,
         evaluation: Evaluation,
     ) -> Result<Outcome> {
-        let unread = Unread::collect(params, pass, evaluation)?;
-        let Some(ascent) = self.perturbation.ascent(params, unread.tensors())? else {
+        let mut unread = Unread::collect(params, pass, evaluation)?;
+        let Some(ascent) = self.perturbation.ascent(params, unread.tensors()?)? else {
             return Err(Error::Order {
                 problem: "a perturbation that takes a direction pass must give a direction",
             });
@@ -291,11 +291,11 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
     }
 
     fn clean(&mut self, params: &ParamSet, pass: Pass, evaluation: Evaluation) -> Result<Outcome> {
-        let unread = Unread::collect(params, pass, evaluation)?;
+        let mut unread = Unread::collect(params, pass, evaluation)?;
         let mut others = Vec::new();
         if let Some(addition) = self.blend.addition() {
             others.extend(vector::squared_norms(addition)?);
-            others.extend(vector::dots(addition, unread.tensors())?);
+            others.extend(vector::dots(addition, unread.tensors()?)?);
         }
         let numbers = (None, 1.0, false);
         if others.is_empty() && self.perturbation.memory().is_none() {
@@ -331,14 +331,14 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
                 return Err(no_second_pass());
             }
         };
-        let unread = Unread::collect(params, Pass::Perturbed, evaluation)?;
+        let mut unread = Unread::collect(params, Pass::Perturbed, evaluation)?;
         let numbers = (Some(loss), 1.0 + self.direction_fraction, true);
         if self.blend.is_plain() && self.perturbation.memory().is_none() {
             let taken = Taken::Unread(unread);
             return self.finish(params, numbers, taken, None, Some(displaced));
         }
         let dots = if self.blend.keeps_direction() {
-            vector::dots(&direction.tensors, unread.tensors())?
+            vector::dots(&direction.tensors, unread.tensors()?)?
         } else {
             Vec::new()
         };

@@ -164,6 +164,16 @@ pub(crate) trait Kernels: Sync {
     fn pull(&self, weights: &Var, pull: Pull) -> Result<Scalar>;
 }
 
+/// Whether the updates of a tensor's device read its gradient as it is, were it of half precision.
+pub(crate) fn read_half(gradient: &Tensor) -> crate::Result<bool> {
+    Ok(match choice()? {
+        Choice::Auto => cfg!(feature = "cuda") && gradient.device().is_cuda(),
+        #[cfg(sala_emulated)]
+        Choice::Emulated => true,
+        Choice::Composed => false,
+    })
+}
+
 /// `x` in a precision to compute with: f32 for half precision, else as it is.
 pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(wide_dtype(x.dtype()))

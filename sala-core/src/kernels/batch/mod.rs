@@ -211,6 +211,23 @@ impl Batch {
         x.to_dtype(dtype)?.contiguous()
     }
 
+    /// A gradient as steps read it: of the type that they compute in, or of half precision, of which the job is told.
+    fn gradient(&self, gradient: &Tensor, weights: &Var, job: &mut Job) -> Result<Tensor> {
+        let dtype = match gradient.dtype() {
+            half @ (DType::BF16 | DType::F16) => half,
+            _ => wide_dtype(weights.dtype()),
+        };
+        job.flags |= match dtype {
+            DType::BF16 => flag::BF16_GRADIENT,
+            DType::F16 => flag::F16_GRADIENT,
+            _ => 0,
+        };
+        if wide_dtype(dtype) != wide_dtype(weights.dtype()) {
+            fits(gradient, wide_dtype(weights.dtype()), weights)?;
+        }
+        self.operand(gradient, dtype, weights)
+    }
+
     /// Records a job of the kernel for the first operand's type, on these operands, whose addresses it gets in
     /// order; those of the numbers `writes` are written. What is read in the storage of one that is written is
     /// copied before.
@@ -346,10 +363,9 @@ impl Kernels for Batch {
         buffer: &mut Option<Tensor>,
         beside: Beside,
     ) -> Result<Option<Scalar>> {
-        let wide = wide_dtype(weights.dtype());
-        let gradient = self.operand(gradient, wide, weights)?;
-        let (decay, shrink) = decay(config.lr, config.weight_decay, config.decoupled);
         let mut job = Job::default();
+        let gradient = self.gradient(gradient, weights, &mut job)?;
+        let (decay, shrink) = decay(config.lr, config.weight_decay, config.decoupled);
         job.flags |= decay.map_or(0, |_| flag::COUPLED);
         job.flags |= if config.nesterov { flag::NESTEROV } else { 0 };
         job.flags |= if buffer.is_none() { flag::FIRST } else { 0 };
@@ -387,11 +403,10 @@ impl Kernels for Batch {
         let ParamsAdam {
             lr, beta1, beta2, ..
         } = *config;
-        let wide = wide_dtype(weights.dtype());
-        let gradient = self.operand(gradient, wide, weights)?;
+        let mut job = Job::default();
+        let gradient = self.gradient(gradient, weights, &mut job)?;
         let (decay, shrink) = decay(lr, config.weight_decay, config.decoupled);
         let t = t as f64;
-        let mut job = Job::default();
         job.flags |= decay.map_or(0, |_| flag::COUPLED);
         job.by[..9].copy_from_slice(&[
             lr / (1.0 - beta1.powf(t)),

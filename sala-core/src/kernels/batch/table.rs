@@ -19,6 +19,8 @@ pub(super) mod flag {
     pub(in super::super) const FIRST: u64 = 4;
     pub(in super::super) const NESTEROV: u64 = 8;
     pub(in super::super) const RETURN: u64 = 16;
+    pub(in super::super) const BF16_GRADIENT: u64 = 32;
+    pub(in super::super) const F16_GRADIENT: u64 = 64;
 }
 
 /// One tensor's share of a launch. What stands where depends on the rule and is written in `device/rules.cuh`.

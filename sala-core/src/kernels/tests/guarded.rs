@@ -96,3 +96,26 @@ fn an_update_is_queued_before_the_host_waits_for_what_it_depends_on() {
         }
     });
 }
+
+// Catches gradients that are written once more, in f32, for an update of f32 masters.
+#[test]
+fn masters_are_updated_by_gradients_of_half_precision() {
+    with_choice(Choice::Emulated, || {
+        let w = var(40, 0.1, DType::BF16);
+        let params = ParamSet::new([("w", w.clone())]).unwrap();
+        let params = params.with_f32_masters().unwrap();
+        let base = Sgd::new(&params, ParamsSgd::default()).unwrap();
+        let mut optimizer = Descend::new(params, base);
+        log::take();
+        optimizer.step(&mut |_: Pass| w.sqr()?.sum_all()).unwrap();
+        let wanted = [
+            "squared_norm_bf16",
+            "total",
+            "judge",
+            "sgd_f32",
+            "round_bf16",
+            "receive",
+        ];
+        assert_eq!(log::take(), wanted);
+    });
+}

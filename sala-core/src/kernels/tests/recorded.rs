@@ -129,6 +129,42 @@ fn half_precision_is_rounded_as_candle_rounds_it() {
     }
 }
 
+// Catches half precision that is read as another type, at another place or not at all.
+#[test]
+fn gradients_of_half_precision_are_read_as_they_are() {
+    let weights = |dtype| var(16_384 + 7, 0.1, dtype);
+    for half in [DType::BF16, DType::F16] {
+        let gradient = wave(16_384 + 7, 0.7, half);
+        let wide = gradient.to_dtype(DType::F32).unwrap();
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let batch = Batch::emulated();
+            let step = |g: &Tensor| {
+                let (a, b) = (weights(dtype), weights(dtype));
+                let beside = Beside::default;
+                batch
+                    .sgd(&sgd_configs()[4], &a, g, &mut None, beside())
+                    .unwrap();
+                let adam = (&ParamsAdam::default(), 1);
+                batch.adam(adam, &b, g, &mut None, beside()).unwrap();
+                batch.finish().unwrap();
+                (a, b)
+            };
+            let (got, wanted) = (step(&gradient), step(&wide));
+            assert_same_bits("SGD", &got.0, &wanted.0);
+            assert_same_bits("Adam", &got.1, &wanted.1);
+        }
+        let batch = Batch::emulated();
+        let error = batch.sgd(
+            &sgd_configs()[4],
+            &weights(DType::F64),
+            &gradient,
+            &mut None,
+            Beside::default(),
+        );
+        assert!(error.unwrap_err().to_string().contains("dtype"));
+    }
+}
+
 // Catches a tensor that is updated although another one's operands were refused.
 #[test]
 fn operands_that_do_not_fit_are_refused_before_anything_is_queued() {

@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 use candle_core::{D, Result, Shape, Tensor, bail};
 
 use super::{
-    Call, Card,
+    Card,
     product::product,
-    rows::Rows,
+    rows::swap_rows,
     softmax::{Mask, Settings},
 };
 use crate::kernels::{
@@ -71,7 +71,7 @@ impl Op {
             return x.reshape((stacks, (), x.dim(D::Minus1)?));
         }
         let size = x.dim(2)? / heads;
-        let parted = self.swapped(x, [batch, x.dim(1)?, heads, size])?;
+        let parted = swap_rows(&self.card, x, [batch, x.dim(1)?, heads, size])?;
         parted.reshape((stacks, (), size))
     }
 
@@ -82,28 +82,7 @@ impl Op {
         }
         let length = like.dims()[1];
         let size = x.dim(2)?;
-        self.swapped(x, [self.settings.batch, heads, length, size])?
-            .reshape(like)
-    }
-
-    /// `x (A, B, C, D)` as `(A, C, B, D)`.
-    fn swapped(&self, x: &Tensor, [outer, rows, columns, size]: [usize; 4]) -> Result<Tensor> {
-        if rows == 1 || columns == 1 {
-            return Ok(x.clone());
-        }
-        let y = self.card.empty(x.shape(), x.dtype())?;
-        let cut = Rows::new(outer * rows * columns, size)?;
-        let mut numbers = cut.numbers().to_vec();
-        numbers.extend([rows, columns]);
-        self.card.launch(Call {
-            kernel: "swap_rows",
-            dtype: x.dtype(),
-            blocks: cut.blocks(),
-            tensors: &[Some(x), Some(&y)],
-            numbers: &numbers,
-            factors: &[],
-        })?;
-        Ok(y)
+        swap_rows(&self.card, x, [self.settings.batch, heads, length, size])?.reshape(like)
     }
 
     fn between(&self) -> Settings<'_> {

@@ -2,6 +2,8 @@
 
 use candle_core::{D, Result, Tensor, bail};
 
+use super::{Call, Card};
+
 /// Elements that a thread takes at once, and threads of a block: `device/block.cuh` has the same numbers.
 const WIDTH: usize = 4;
 const THREADS: usize = 256;
@@ -52,4 +54,26 @@ impl Rows {
     pub(super) fn numbers(self) -> [usize; 3] {
         [self.count, self.size, self.team]
     }
+}
+
+/// `x (A, B, C, D)`, contiguous and given in any shape, as `(A, C, B, D)`.
+pub(super) fn swap_rows(card: &Card, x: &Tensor, sizes: [usize; 4]) -> Result<Tensor> {
+    let [outer, rows, columns, size] = sizes;
+    let shape = (outer, columns, rows, size);
+    if rows == 1 || columns == 1 {
+        return x.reshape(shape);
+    }
+    let y = card.empty(shape, x.dtype())?;
+    let cut = Rows::new(outer * rows * columns, size)?;
+    let mut numbers = cut.numbers().to_vec();
+    numbers.extend([rows, columns]);
+    card.launch(Call {
+        kernel: "swap_rows",
+        dtype: x.dtype(),
+        blocks: cut.blocks(),
+        tensors: &[Some(x), Some(&y)],
+        numbers: &numbers,
+        factors: &[],
+    })?;
+    Ok(y)
 }

@@ -21,6 +21,7 @@ constexpr uint64_t COUPLED = 2;   // weight decay enters the gradient
 constexpr uint64_t FIRST = 4;     // the momentum buffer holds nothing yet
 constexpr uint64_t NESTEROV = 8;
 constexpr uint64_t RETURN = 16;   // the fast weights become the pulled slow ones
+constexpr uint64_t BF16_GRADIENT = 32, F16_GRADIENT = 64; // not of the type that is computed in
 
 template <class S> INLINE S *array(const Job &job, int which) {
     return reinterpret_cast<S *>(static_cast<uintptr_t>(job.at[which]));
@@ -76,6 +77,18 @@ template <class T> INLINE T pulled(T slow, T fast, T alpha, double &sum) {
 
 // The elements of a job from `at` on: each rule yields its part of the job's sum.
 
+template <class T, class S, int W> INLINE Pack<T, W> widened(const Pack<S, W> &pack) {
+    Pack<T, W> result;
+    for (int i = 0; i < W; i++) result.at[i] = wide(pack.at[i]);
+    return result;
+}
+
+template <class T, int W> INLINE Pack<T, W> load_gradient(const Job &job, uint64_t at) {
+    if (job.flags & BF16_GRADIENT) return widened<T>(load<W>(array<const Bf16>(job, 1) + at));
+    if (job.flags & F16_GRADIENT) return widened<T>(load<W>(array<const F16>(job, 1) + at));
+    return load<W>(array<const T>(job, 1) + at);
+}
+
 // Weights, gradient, two buffers, the weights to start from, slow weights; by[9] is alpha, by[10] the gradient's factor.
 template <class S, template <class> class Rule> struct Step {
     using T = typename Computed<S>::Type;
@@ -91,10 +104,9 @@ template <class S, template <class> class Rule> struct Step {
         if (from) {
             w = load<W>(from + at);
         } else {
-            const Pack<S, W> stored = load<W>(weights);
-            for (int i = 0; i < W; i++) w.at[i] = wide(stored.at[i]);
+            w = widened<T>(load<W>(weights));
         }
-        const Pack<T, W> g = load<W>(array<T>(job, 1) + at);
+        const Pack<T, W> g = load_gradient<T, W>(job, at);
         if (first) b = load<W>(first + at);
         if (second) v = load<W>(second + at);
         if (slow) phi = load<W>(slow + at);

@@ -11,6 +11,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     Card,
+    rows::swap_rows,
     tiles::{add_bias, column_sums},
 };
 use crate::{
@@ -70,13 +71,27 @@ impl Conv {
     }
 }
 
+/// A weight `(O, I, Kh, Kw)` as `(O, Kh, Kw, I)`.
+fn channels_last(card: &Card, weight: &Tensor) -> Result<Tensor> {
+    let (outputs, inputs, rows, columns) = weight.dims4()?;
+    let last = swap_rows(card, weight, [outputs, inputs, rows * columns, 1])?;
+    last.reshape((outputs, rows, columns, inputs))
+}
+
+/// The way back.
+fn channels_first(card: &Card, weight: &Tensor) -> Result<Tensor> {
+    let (outputs, rows, columns, inputs) = weight.dims4()?;
+    let first = swap_rows(card, weight, [outputs, rows * columns, inputs, 1])?;
+    first.reshape((outputs, inputs, rows, columns))
+}
+
 impl Operation for Conv {
     fn name(&self) -> &'static str {
         "conv2d"
     }
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
-        let weight = inputs[1].permute((0, 2, 3, 1))?.contiguous()?;
+        let weight = channels_last(&self.card, inputs[1])?;
         let y = self.values(inputs[0], &weight)?;
         if let Some(bias) = inputs.get(2) {
             add_bias(&self.card, &y, bias)?;
@@ -94,7 +109,7 @@ impl Operation for Conv {
             },
             1 => {
                 let last = self.weight_gradient(&inputs[0].value, dy)?;
-                last.permute((0, 3, 1, 2))?.contiguous()
+                channels_first(&self.card, &last)
             }
             _ => column_sums(&self.card, dy, self.geometry.outputs),
         };
