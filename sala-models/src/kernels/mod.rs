@@ -41,6 +41,7 @@ pub(crate) mod graph;
 pub(crate) mod linear;
 pub(crate) mod matmul;
 pub(crate) mod norm;
+pub(crate) mod parts;
 pub(crate) mod pieces;
 pub(crate) mod pool;
 pub(crate) mod rope;

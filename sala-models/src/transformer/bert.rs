@@ -15,7 +15,10 @@ use super::{
 use crate::{
     Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
-    kernels::graph::composed,
+    kernels::{
+        graph::{composed, reshaped},
+        parts::{broadcast_sum, narrow},
+    },
     ops::{Dropout, Embedding, LayerNorm, Linear},
 };
 
@@ -315,9 +318,8 @@ impl Embeddings {
             Some(types) => self.types.forward(types)?,
             None => self.types.weight().narrow(0, 0, 1)?,
         };
-        let sum = composed("embeddings", &[&words, &positions, &types], |parts| {
-            parts[0].broadcast_add(&parts[1].broadcast_add(&parts[2])?)
-        })?;
+        let places = broadcast_sum(&[&positions, &types])?;
+        let sum = broadcast_sum(&[&words, &places])?;
         self.dropout.forward(&self.norm.forward(&sum)?, mode)
     }
 }
@@ -408,9 +410,8 @@ impl Network for BertClassifier {
 
 /// The first token's features, `(B, T, H)` to `(B, H)`.
 pub(super) fn first(hidden: &Tensor) -> Result<Tensor> {
-    composed("first", &[hidden], |hidden| {
-        hidden[0].narrow(1, 0, 1)?.squeeze(1)
-    })
+    let (batch, _, size) = hidden.dims3()?;
+    reshaped(&narrow(hidden, 1, 0, 1)?, (batch, size))
 }
 
 /// Of the features that a classifier looks at.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
-    kernels::graph::composed,
+    kernels::parts::broadcast_sum,
     ops::{Dropout, Embedding, LayerNorm, Linear, relu},
 };
 
@@ -185,9 +185,7 @@ impl DistilBert {
         let words = self.words.forward(&tokens.ids)?;
         let length = tokens.ids.dim(1)?;
         let positions = self.positions.weight().narrow(0, 0, length)?;
-        let sum = composed("embeddings", &[&words, &positions], |parts| {
-            parts[0].broadcast_add(&parts[1])
-        })?;
+        let sum = broadcast_sum(&[&words, &positions])?;
         let mut x = self.dropout.forward(&self.norm.forward(&sum)?, mode)?;
         let mask = tokens.key_mask()?;
         for layer in &self.layers {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
-    kernels::graph::composed,
+    kernels::parts::{broadcast_sum, narrow},
     ops::{Dropout, Embedding, LayerNorm, Linear, add},
 };
 
@@ -175,9 +175,7 @@ impl TokenNetwork for Gpt2 {
         let words = self.words.forward(&tokens.ids)?;
         let length = tokens.ids.dim(1)?;
         let positions = self.positions.weight().narrow(0, 0, length)?;
-        let sum = composed("embeddings", &[&words, &positions], |parts| {
-            parts[0].broadcast_add(&parts[1])
-        })?;
+        let sum = broadcast_sum(&[&words, &positions])?;
         let mut x = self.dropout.forward(&sum, mode)?;
         let mask = tokens.key_mask()?;
         for layer in &self.layers {
@@ -243,7 +241,7 @@ impl Layer {
     fn forward(&self, x: &Tensor, mask: Option<&Tensor>, mode: Mode) -> Result<Tensor> {
         let normed = self.attention_norm.forward(x)?;
         let all = self.attention.forward(&normed)?;
-        let part = |i| all.narrow(2, i * self.size, self.size);
+        let part = |i| narrow(&all, 2, i * self.size, self.size);
         let y = (self.heads).attend(&part(0)?, &part(1)?, &part(2)?, mask, mode)?;
         let y = self.projection.forward(&y)?;
         let x = add(x, &self.attention_dropout.forward(&y, mode)?)?;

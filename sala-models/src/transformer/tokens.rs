@@ -2,7 +2,11 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use crate::{Error, Mode, kernels::graph::composed, ops::CrossEntropy};
+use crate::{
+    Error, Mode,
+    kernels::parts::{narrow, token_mean},
+    ops::CrossEntropy,
+};
 
 /// A batch of texts as token ids, `(B, T)`.
 ///
@@ -91,17 +95,10 @@ impl Tokens {
     /// The mean of `hidden (B, T, H)` over the tokens of each text, `(B, H)`.
     pub(super) fn mean(&self, hidden: &Tensor) -> Result<Tensor> {
         let Some(mask) = &self.mask else {
-            return composed("mean", &[hidden], |hidden| hidden[0].mean(1));
+            return token_mean(hidden, None);
         };
         let counts = mask.ne(0u32)?.to_dtype(hidden.dtype())?;
-        composed("mean", &[hidden, &counts], |inputs| {
-            let [hidden, counts] = inputs else {
-                candle_core::bail!("mean: wanted features and counts");
-            };
-            let sum = hidden.broadcast_mul(&counts.unsqueeze(2)?)?.sum(1)?;
-            // A text without tokens has the mean 0, not NaN.
-            sum.broadcast_div(&counts.sum_keepdim(1)?.maximum(1.0)?)
-        })
+        token_mean(hidden, Some(counts))
     }
 }
 
@@ -157,9 +154,7 @@ pub fn next_token_loss(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
         }
         .into());
     }
-    let said = composed("next_token", &[logits], move |logits| {
-        logits[0].narrow(1, 0, length - 1)
-    })?;
+    let said = narrow(logits, 1, 0, length - 1)?;
     let followed = labels.narrow(1, 1, length - 1)?;
     let loss = CrossEntropy {
         ignore_index: Some(-100),

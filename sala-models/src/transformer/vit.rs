@@ -15,7 +15,10 @@ use super::{
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
-    kernels::graph::composed,
+    kernels::{
+        graph::reshaped,
+        parts::{broadcast_sum, prepend},
+    },
     ops::{Conv2d, Conv2dConfig, Dropout, ImageFormat, LayerNorm, Linear},
 };
 
@@ -247,17 +250,15 @@ impl Vit {
     /// Images of the format within to tokens `(N, patches + 1, hidden_size)`.
     fn tokens(&self, images: &Tensor) -> Result<Tensor> {
         let patches = self.projection.forward(images)?;
-        let inputs = [&patches, &self.cls_token, &self.positions];
-        let format = self.format;
-        composed("tokens", &inputs, move |inputs| {
-            let patches = match format {
-                ImageFormat::ChannelsFirst => inputs[0].flatten_from(2)?.transpose(1, 2)?,
-                ImageFormat::ChannelsLast => inputs[0].flatten(1, 2)?,
-            };
-            let (batch, _, size) = patches.dims3()?;
-            let first = inputs[1].broadcast_as((batch, 1, size))?;
-            Tensor::cat(&[&first, &patches], 1)?.broadcast_add(&inputs[2])
-        })
+        let patches = match self.format {
+            ImageFormat::ChannelsFirst => patches.flatten_from(2)?.transpose(1, 2)?,
+            ImageFormat::ChannelsLast => {
+                let (batch, rows, columns, size) = patches.dims4()?;
+                reshaped(&patches, (batch, rows * columns, size))?
+            }
+        };
+        let tokens = prepend(&self.cls_token, &patches)?;
+        broadcast_sum(&[&tokens, &self.positions])
     }
 }
 

@@ -1,0 +1,262 @@
+//! Parts of tensors and sums of tensors that repeat themselves, where networks take up and hand over features.
+//!
+//! ```text
+//! narrow       y = x[…, start .. start + len, …]      dx = dy there, 0 elsewhere
+//! broadcast    y = Σᵢ xᵢ, repeated to one shape        dxᵢ = dy, summed over what xᵢ repeats
+//! prepend      y[b] = first, rest[b]                   dfirst = Σ_b dy[b, 0],  drest = dy[:, 1 ..]
+//! mean         y[b] = Σ_t c[b, t] x[b, t] / N_b        dx[b, t] = dy[b] / N_b · c[b, t]       N_b = max(1, Σ_t c[b, t])
+//! ```
+//!
+//! candle computes them; as operations of the graph here they hand their gradients on.
+
+use candle_core::{Result, Shape, Tensor};
+
+use super::{
+    card, fast,
+    graph::{self, Input, Operation},
+};
+
+/// Whether operations like `x`'s are those of the graph here.
+fn in_graph(x: &Tensor) -> Result<bool> {
+    Ok(card::serving(x)?.is_some() || fast(x)?)
+}
+
+/// `len` elements of dimension `dim`, from `start` on.
+pub(crate) fn narrow(x: &Tensor, dim: usize, start: usize, len: usize) -> Result<Tensor> {
+    if !in_graph(x)? {
+        return x.narrow(dim, start, len);
+    }
+    graph::apply(Narrow { dim, start, len }, &[&x.contiguous()?])
+}
+
+struct Narrow {
+    dim: usize,
+    start: usize,
+    len: usize,
+}
+
+impl Operation for Narrow {
+    fn name(&self) -> &'static str {
+        "narrow"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let part = inputs[0].narrow(self.dim, self.start, self.len)?;
+        part.force_contiguous()
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let x = &inputs[0].value;
+        let after = x.dim(self.dim)? - self.start - self.len;
+        let dx = dy.pad_with_zeros(self.dim, self.start, after)?;
+        Ok(vec![Some(inputs[0].share(&dx.contiguous()?)?)])
+    }
+}
+
+/// The sum of tensors that can be repeated to one shape, from the first to the last.
+pub(crate) fn broadcast_sum(tensors: &[&Tensor]) -> Result<Tensor> {
+    let Some(first) = tensors.first() else {
+        candle_core::bail!("broadcast_sum: no tensors");
+    };
+    if !in_graph(first)? {
+        return sum(tensors);
+    }
+    let tensors = tensors.iter().map(|t| t.contiguous());
+    let tensors = tensors.collect::<Result<Vec<_>>>()?;
+    graph::apply(BroadcastSum, &tensors.iter().collect::<Vec<_>>())
+}
+
+fn sum(tensors: &[&Tensor]) -> Result<Tensor> {
+    let (first, rest) = (tensors[0].clone(), &tensors[1..]);
+    rest.iter().try_fold(first, |sum, x| sum.broadcast_add(x))
+}
+
+struct BroadcastSum;
+
+impl Operation for BroadcastSum {
+    fn name(&self) -> &'static str {
+        "broadcast_sum"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        match inputs {
+            [single] => single.force_contiguous(),
+            several => sum(several),
+        }
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let of = |input: &Input| {
+            let wanted = input.tracked.then(|| unrepeated(dy, input));
+            wanted.transpose()
+        };
+        inputs.iter().map(of).collect()
+    }
+}
+
+/// `dy` summed over what the input repeats.
+fn unrepeated(dy: &Tensor, input: &Input) -> Result<Tensor> {
+    let shape = input.value.shape();
+    if shape == dy.shape() {
+        return input.share(dy);
+    }
+    let more = dy.rank() - shape.rank();
+    let repeats = |d: &usize| *d < more || shape.dims()[d - more] < dy.dims()[*d];
+    let dims: Vec<usize> = (0..dy.rank()).filter(repeats).collect();
+    dy.sum_keepdim(dims)?
+        .reshape(Shape::clone(shape))?
+        .contiguous()
+}
+
+/// `first (1, 1, H)` in front of each of `rest (B, T, H)`.
+pub(crate) fn prepend(first: &Tensor, rest: &Tensor) -> Result<Tensor> {
+    if !in_graph(rest)? {
+        return Prepend::of(first, rest);
+    }
+    graph::apply(Prepend, &[&first.contiguous()?, &rest.contiguous()?])
+}
+
+struct Prepend;
+
+impl Prepend {
+    fn of(first: &Tensor, rest: &Tensor) -> Result<Tensor> {
+        let (batch, _, size) = rest.dims3()?;
+        let first = first.broadcast_as((batch, 1, size))?;
+        Tensor::cat(&[&first, rest], 1)
+    }
+}
+
+impl Operation for Prepend {
+    fn name(&self) -> &'static str {
+        "prepend"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        Self::of(inputs[0], inputs[1])?.contiguous()
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let length = inputs[1].value.dim(1)?;
+        let first = dy.narrow(1, 0, 1)?.sum_keepdim(0)?;
+        let rest = dy.narrow(1, 1, length)?.force_contiguous()?;
+        Ok(vec![Some(first.contiguous()?), Some(rest)])
+    }
+}
+
+/// The mean of `hidden (B, T, H)` over the tokens that count, by 0 or 1 in `counts (B, T)`, or all: `(B, H)`. A text
+/// without tokens has the mean 0, not NaN.
+pub(crate) fn token_mean(hidden: &Tensor, counts: Option<Tensor>) -> Result<Tensor> {
+    let op = TokenMean { counts };
+    if !in_graph(hidden)? {
+        return op.of(hidden);
+    }
+    graph::apply(op, &[&hidden.contiguous()?])
+}
+
+struct TokenMean {
+    counts: Option<Tensor>,
+}
+
+impl TokenMean {
+    fn of(&self, hidden: &Tensor) -> Result<Tensor> {
+        let Some(counts) = &self.counts else {
+            return hidden.mean(1);
+        };
+        let sum = hidden.broadcast_mul(&counts.unsqueeze(2)?)?.sum(1)?;
+        sum.broadcast_div(&Self::total(counts)?)
+    }
+
+    fn total(counts: &Tensor) -> Result<Tensor> {
+        counts.sum_keepdim(1)?.maximum(1.0)
+    }
+}
+
+impl Operation for TokenMean {
+    fn name(&self) -> &'static str {
+        "token_mean"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        self.of(inputs[0])?.contiguous()
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let shape = inputs[0].value.shape();
+        let dx = match &self.counts {
+            None => {
+                let each = (dy / inputs[0].value.dim(1)? as f64)?.unsqueeze(1)?;
+                each.broadcast_as(shape)?.contiguous()?
+            }
+            Some(counts) => {
+                let each = dy.broadcast_div(&Self::total(counts)?)?.unsqueeze(1)?;
+                each.broadcast_mul(&counts.unsqueeze(2)?)?
+            }
+        };
+        Ok(vec![Some(dx)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+    use sala_core::testing::SCALAR;
+
+    use super::*;
+    use crate::{
+        backward,
+        kernels::{Choice, with_choice},
+    };
+
+    fn wave(shape: &[usize], pace: f64) -> Tensor {
+        let count = shape.iter().product::<usize>();
+        let values = (0..count).map(|i| (pace * (i as f64 + 1.0)).sin());
+        let values = Tensor::from_iter(values, &Device::Cpu).unwrap();
+        values.reshape(shape).unwrap()
+    }
+
+    /// Compares a value and the gradients of its inputs with those of candle's own operations.
+    fn check(shapes: &[&[usize]], f: impl Fn(&[&Tensor]) -> Result<Tensor>) {
+        let run = |choice| {
+            with_choice(choice, || {
+                let vars = shapes.iter().zip(1..);
+                let vars: Vec<Var> = vars
+                    .map(|(shape, i)| Var::from_tensor(&wave(shape, f64::from(i))).unwrap())
+                    .collect();
+                let inputs: Vec<&Tensor> = vars.iter().map(Var::as_tensor).collect();
+                let y = f(&inputs).unwrap();
+                let loss = (&y * wave(y.dims(), 0.7)).unwrap().sum_all().unwrap();
+                let gradients = backward(&loss).unwrap();
+                let of = |var: &Var| gradients.get(var).unwrap().clone();
+                let mut all = vec![y.detach()];
+                all.extend(vars.iter().map(of));
+                all
+            })
+        };
+        let wanted = run(Choice::Composed);
+        let forms = [
+            Choice::Auto,
+            #[cfg(sala_emulated)]
+            Choice::Emulated,
+        ];
+        for form in forms {
+            for (i, (got, wanted)) in run(form).iter().zip(&wanted).enumerate() {
+                SCALAR.assert_tensors(&format!("{form:?}, tensor {i}"), got, wanted);
+            }
+        }
+    }
+
+    // Catches a gradient at other places, in another shape, or that leaves out what is repeated.
+    #[test]
+    fn gradients_are_those_of_candles_operations() {
+        check(&[&[2, 5, 3]], |x| narrow(x[0], 1, 1, 3));
+        check(&[&[2, 5, 3]], |x| narrow(x[0], 1, 0, 5));
+        check(&[&[2, 4, 3], &[4, 3]], broadcast_sum);
+        check(&[&[4, 3], &[2, 4, 3], &[1, 1, 3]], broadcast_sum);
+        check(&[&[1, 3], &[4, 1]], broadcast_sum);
+        check(&[&[2, 3]], broadcast_sum);
+        check(&[&[1, 1, 3], &[2, 4, 3]], |x| prepend(x[0], x[1]));
+        check(&[&[2, 4, 3]], |x| token_mean(x[0], None));
+        let counts = Tensor::new(&[[1f64, 1.0, 0.0, 1.0], [0.0; 4]], &Device::Cpu).unwrap();
+        check(&[&[2, 4, 3]], |x| token_mean(x[0], Some(counts.clone())));
+    }
+}
