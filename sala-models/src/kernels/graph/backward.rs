@@ -185,7 +185,9 @@ mod tests {
         cnn::{ResNet, ResNetConfig},
         kernels::graph::composed,
         ops::{CrossEntropy, add, gelu, layer_norm, linear},
-        transformer::{BertClassifier, BertConfig, Pooling, Vit, VitConfig},
+        transformer::{
+            BertClassifier, BertConfig, Gpt2, Gpt2Config, Pooling, Vit, VitConfig, next_token_loss,
+        },
     };
 
     #[cfg(sala_emulated)]
@@ -332,5 +334,17 @@ mod tests {
             }),
         ];
         assert_eq!(alone, [true; 5]);
+        let gpt2 = Gpt2Config {
+            vocab_size: 8,
+            n_embd: 8,
+            n_layer: 2,
+            n_head: 2,
+            ..Gpt2Config::default()
+        };
+        let store = VarStore::new(0, dtype, &Device::Cpu);
+        let gpt2 = Gpt2::new(&gpt2, store.builder(), Rng::new(0)).unwrap();
+        let logits = gpt2.forward(&texts, Mode::train(0)).unwrap();
+        let loss = next_token_loss(&logits, &texts).unwrap();
+        assert!(Order::of(&loss).is_some());
     }
 }
