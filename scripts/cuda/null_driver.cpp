@@ -150,12 +150,12 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
 
 int cuLaunchKernel(void *function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *,
                    void **arguments, void **) {
+    if (!driver().counting) return 0;
     Function &f = *(Function *)function;
     for (int i = 0; f.module == Module::Operations && i < OF_OPERATION; i++)
         driver().look_up(((const uint64_t *)arguments[0])[i], f.name.c_str());
     for (int i = 0; f.module == Module::Updates && i < OF_UPDATE; i++)
         driver().look_up(*(const uint64_t *)arguments[i], f.name.c_str());
-    if (!driver().counting) return 0;
     std::lock_guard<std::mutex> guard(driver().mutex);
     driver().calls["launch"]++;
     f.launches++;
