@@ -16,6 +16,7 @@
 #define EACH_THREAD(t) for (int t = 0; t < THREADS; t++)
 #define MEET()
 #define INLINE inline
+#define ROLLED
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -23,6 +24,7 @@
 #define EACH_THREAD(t) for (int t = threadIdx.x, once = 1; once; once = 0)
 #define MEET() __syncthreads()
 #define INLINE __device__ __forceinline__
+#define ROLLED _Pragma("unroll 1")
 #endif
 
 // Threads of a block, elements that a thread takes at once, elements of a block. `table.rs` has the same numbers.

@@ -30,8 +30,7 @@ INLINE void run_block(const Job *jobs, const Block *blocks, double *partial, con
                 continue;
             }
             const uint64_t last = end - at < WIDTH ? end : at + WIDTH;
-#pragma unroll 1
-            for (uint64_t i = at; i < last; i++) sum += Rule::template run<1>(job, i);
+            ROLLED for (uint64_t i = at; i < last; i++) sum += Rule::template run<1>(job, i);
         }
         sums[t] = sum;
     }
