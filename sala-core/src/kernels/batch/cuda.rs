@@ -30,8 +30,8 @@ impl Card for CudaDevice {
             block_dim: (THREADS, 1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: every kernel takes four numbers of 8 bytes. Addresses among them and the addresses in the table belong to tensors on this
-        // card that live until the work is queued; memory is freed in the order of the same stream.
+        // SAFETY: every kernel takes four numbers of 8 bytes. Addresses among them and in the table belong to tensors on
+        // this card that live until the work is queued; memory is freed in the order of the same stream.
         unsafe { call.launch(shape) }.w()?;
         Ok(())
     }
