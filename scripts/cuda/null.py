@@ -22,9 +22,9 @@ FUNCTION = re.compile(r"^(?:int|size_t) (\w+)\(", re.MULTILINE)
 HEAD = "#include <stddef.h>\n#include <stdlib.h>\n#include <string.h>\n"
 MAKE = "int {}(void **made) {{ return *made = malloc(16), 0; }}\n"
 
-# What cuDNN answers to a search for an algorithm, the first one: cudnnConvolution*AlgoPerf_t.
-ALGORITHM = """
-struct Found { int algorithm, status; float time; size_t memory; int deterministic, math, reserved[3]; };
+# What cuDNN answers to a search for an algorithm: cudnnConvolution*AlgoPerf_t, once.
+FOUND = "struct Found { int algorithm, status; float time; size_t memory; int deterministic, math, reserved[3]; };"
+SEARCH = """
 int NAME(void *h, void *a, void *b, void *c, void *d, int asked, int *count, struct Found *found) {
     memset(found, 0, sizeof *found);
     found->algorithm = found->deterministic = 1;
@@ -39,8 +39,8 @@ ANSWERS = {
     "curand": MAKE.format("curandCreateGenerator"),
     "cublas": MAKE.format("cublasCreate_v2"),
     "cudnn": "".join(map(MAKE.format, CUDNN))
-    + ALGORITHM.replace("NAME", SEARCHES[0])
-    + "".join("".join(ALGORITHM.split("\n", 2)[2:]).replace("NAME", name) for name in SEARCHES[1:])
+    + FOUND
+    + "".join(SEARCH.replace("NAME", name) for name in SEARCHES)
     + "size_t cudnnGetVersion(void) { return 91000; }\n",
 }
 

@@ -33,6 +33,10 @@ struct Function {
     long launches = 0;
 };
 
+void complain(const char *where, uint64_t at) {
+    fprintf(stderr, "null driver: %s is told %llx, which is nobody's\n", where, (unsigned long long)at);
+}
+
 struct Driver {
     // Without a log nothing is counted and looked up, so that the time of the host is its own.
     const bool counting = getenv("NULL_CUDA_LOG");
@@ -75,7 +79,7 @@ struct Driver {
         if (!counting) return;
         std::lock_guard<std::mutex> guard(mutex);
         calls["free"]++;
-        if (at && !live.erase(at)) fprintf(stderr, "null driver: %llx is freed and was not allocated\n", (unsigned long long)at);
+        if (at && !live.erase(at)) complain("a free", at);
     }
 
     void look_up(uint64_t at, const char *where) {
@@ -88,7 +92,7 @@ struct Driver {
             if (at < first + bytes || (at == first && bytes == 0)) return;
         }
         dead++;
-        fprintf(stderr, "null driver: %s is told %llx, which is nobody's\n", where, (unsigned long long)at);
+        complain(where, at);
     }
 };
 

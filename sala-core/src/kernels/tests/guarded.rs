@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Clip, Descend, Minimizer, ParamsLookahead, Pass,
+    Clip, Descend, Evaluation, Minimizer, ParamsLookahead, Pass,
     kernels::{Guard, batch::emulated::log, run_under},
     slow::Lookahead,
 };
@@ -93,6 +93,31 @@ fn an_update_is_queued_before_the_host_waits_for_what_it_depends_on() {
             let mut wanted = vec!["squared_norm_f32", "total", "judge", "sgd_f32"];
             wanted.extend(rest);
             assert_eq!(log::take(), wanted);
+        }
+    });
+}
+
+// Catches a factor of the loss that is taken off in half precision, where small gradients become zero.
+#[test]
+fn small_gradients_of_half_precision_outlive_the_factor_of_their_loss() {
+    with_choice(Choice::Emulated, || {
+        let w = Var::ones(4, DType::F16, &Device::Cpu).unwrap();
+        let params = ParamSet::new([("w", w.clone())]).unwrap();
+        let params = params.with_f32_masters().unwrap();
+        let config = ParamsSgd {
+            lr: 1e6,
+            ..Default::default()
+        };
+        let mut optimizer = Descend::new(params.clone(), Sgd::new(&params, config).unwrap());
+        // The gradient 2⁻²⁶ is below f16's smallest number, 2⁻²⁴.
+        let loss = (w.sum_all().unwrap() * 2f64.powi(-10)).unwrap();
+        let mut evaluation = Evaluation::of_scaled_loss(loss, 1.0).unwrap();
+        evaluation.scale = 2f64.powi(16);
+        optimizer.begin().unwrap();
+        let _ = optimizer.first_step(evaluation).unwrap();
+        let wanted = 1.0 - 1e6 * 2f64.powi(-26);
+        for got in values(params.vars()[0].as_tensor()) {
+            FUSED_F32.assert("master", got, wanted);
         }
     });
 }

@@ -184,7 +184,7 @@ mod tests {
         Mode, Network, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
         cnn::{ResNet, ResNetConfig},
         kernels::graph::composed,
-        ops::{CrossEntropy, add, gelu, layer_norm, linear},
+        ops::{CrossEntropy, add, gelu, gelu_tanh, layer_norm, linear, relu, silu},
         transformer::{
             BertClassifier, BertConfig, Gpt2, Gpt2Config, Pooling, Vit, VitConfig, next_token_loss,
         },
@@ -205,7 +205,7 @@ mod tests {
     }
 
     /// A loss of both kinds of operations: one result that four operations use, a parameter that is used
-    /// by candle and twice here, an operation with four inputs, and candle's own before and after ours where asked for.
+    /// by candle and twice here, an operation with five inputs, and candle's own before and after ours where asked for.
     fn loss(w: &[Var; 4], before: bool, between: bool) -> Tensor {
         let x = wave(&[3, 4], 0.3).as_detached_tensor();
         let first = if before {
@@ -215,9 +215,13 @@ mod tests {
         };
         let h = linear(&x, &first, Some(&w[1])).unwrap();
         let h = if between { h.tanh().unwrap() } else { h };
-        let parts = [&h, &h, w[2].as_tensor(), w[1].as_tensor()];
+        // Five operations that use one result, whose gradients meet there in the order of the tokens.
+        let normed = layer_norm(&h, &w[2], Some(&w[1]), 1e-5).unwrap();
+        let parts = [gelu(&h), silu(&h), gelu_tanh(&h), relu(&h)].map(Result::unwrap);
+        let parts = [&parts[0], &parts[1], &parts[2], &normed, &parts[3]];
         let joined = composed("joined", &parts, |p| {
-            ((&p[0] * &p[1])?.broadcast_mul(&p[2])?).broadcast_add(&p[3])
+            let products = ((&p[0] * &p[1])? + (&p[2] * &p[3])?)?;
+            products.broadcast_add(&p[4])
         });
         let normed = layer_norm(&joined.unwrap(), &w[2], Some(&w[1]), 1e-5).unwrap();
         let sum = add(&gelu(&h).unwrap(), &add(&normed, &h).unwrap()).unwrap();
