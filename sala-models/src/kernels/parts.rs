@@ -4,6 +4,8 @@
 //! narrow       y = x[…, start .. start + len, …]      dx = dy there, 0 elsewhere
 //! broadcast    y = Σᵢ xᵢ, repeated to one shape        dxᵢ = dy, summed over what xᵢ repeats
 //! prepend      y[b] = first, rest[b]                   dfirst = Σ_b dy[b, 0],  drest = dy[:, 1 ..]
+//! product      y = a b                                 da = dy b,  db = dy a
+//! heads        y[b, h, t] = x[b, t, h], and back       dx[b, t, h] = dy[b, h, t]
 //! mean         y[b] = Σ_t c[b, t] x[b, t] / N_b        dx[b, t] = dy[b] / N_b · c[b, t]       N_b = max(1, Σ_t c[b, t])
 //! ```
 //!
@@ -12,7 +14,8 @@
 use candle_core::{Result, Shape, Tensor};
 
 use super::{
-    card, fast,
+    card::{self, Card, rows::swap_rows},
+    fast,
     graph::{self, Input, Operation},
 };
 
@@ -196,6 +199,99 @@ impl Operation for TokenMean {
     }
 }
 
+/// `a b`, element by element, of tensors of one shape.
+pub(crate) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !in_graph(a)? {
+        return a * b;
+    }
+    graph::apply(Product, &[&a.contiguous()?, &b.contiguous()?])
+}
+
+struct Product;
+
+impl Operation for Product {
+    fn name(&self) -> &'static str {
+        "product"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0] * inputs[1]
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let of = |input: &Input, other: &Input| {
+            let wanted = input.tracked.then(|| dy * &other.value);
+            wanted.transpose()
+        };
+        let (a, b) = (&inputs[0], &inputs[1]);
+        Ok(vec![of(a, b)?, of(b, a)?])
+    }
+}
+
+/// The features `(B, T, heads · size)` of each token as `(B, heads, T, size)`.
+pub(crate) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, length, features) = x.dims3()?;
+    let size = features / heads;
+    let shape = (batch, heads, length, size);
+    swapped(x, [batch, length, heads, size], shape.into())
+}
+
+/// The way back, from `(B, heads, T, size)` to `(B, T, heads · size)`.
+pub(crate) fn join_heads(x: &Tensor) -> Result<Tensor> {
+    let (batch, heads, length, size) = x.dims4()?;
+    let shape = (batch, length, heads * size);
+    swapped(x, [batch, heads, length, size], shape.into())
+}
+
+fn swapped(x: &Tensor, sizes: [usize; 4], shape: Shape) -> Result<Tensor> {
+    let swap = Swap {
+        card: card::serving(x)?,
+        sizes,
+        shape,
+    };
+    if !in_graph(x)? {
+        return x.reshape(&sizes[..])?.transpose(1, 2)?.reshape(&swap.shape);
+    }
+    graph::apply(swap, &[&x.contiguous()?])
+}
+
+/// `(A, B, C, D)` to `(A, C, B, D)`, in whatever shapes these are given and wanted.
+struct Swap {
+    card: Option<Card>,
+    sizes: [usize; 4],
+    shape: Shape,
+}
+
+impl Swap {
+    fn of(&self, x: &Tensor, sizes: [usize; 4], shape: &Shape) -> Result<Tensor> {
+        let y = match &self.card {
+            // Where nothing moves, this is `x`.
+            Some(card) if sizes[1] > 1 && sizes[2] > 1 => swap_rows(card, x, sizes)?,
+            _ => {
+                let swapped = x.reshape(&sizes[..])?.transpose(1, 2)?;
+                swapped.force_contiguous()?
+            }
+        };
+        y.reshape(shape)
+    }
+}
+
+impl Operation for Swap {
+    fn name(&self) -> &'static str {
+        "swap"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        self.of(inputs[0], self.sizes, &self.shape)
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let [a, b, c, d] = self.sizes;
+        let dx = self.of(dy, [a, c, b, d], inputs[0].value.shape())?;
+        Ok(vec![Some(dx)])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Var};
@@ -255,6 +351,10 @@ mod tests {
         check(&[&[1, 3], &[4, 1]], broadcast_sum);
         check(&[&[2, 3]], broadcast_sum);
         check(&[&[1, 1, 3], &[2, 4, 3]], |x| prepend(x[0], x[1]));
+        check(&[&[2, 3], &[2, 3]], |x| product(x[0], x[1]));
+        check(&[&[2, 4, 6]], |x| split_heads(x[0], 3));
+        check(&[&[2, 1, 6]], |x| split_heads(x[0], 3));
+        check(&[&[2, 3, 4, 2]], |x| join_heads(x[0]));
         check(&[&[2, 4, 3]], |x| token_mean(x[0], None));
         let counts = Tensor::new(&[[1f64, 1.0, 0.0, 1.0], [0.0; 4]], &Device::Cpu).unwrap();
         check(&[&[2, 4, 3]], |x| token_mean(x[0], Some(counts.clone())));

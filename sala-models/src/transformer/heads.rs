@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use crate::{
     Mode,
+    kernels::parts::{join_heads, split_heads},
     ops::{Attention, Dropout, Rope},
 };
 
@@ -43,17 +44,9 @@ impl Heads {
         let Some(rope) = &self.rope else {
             return attention.forward_packed(q, k, v, (self.queries, self.keys), mask);
         };
-        let q = rope.forward(&self.cut(q, self.queries)?, 0)?;
-        let k = rope.forward(&self.cut(k, self.keys)?, 0)?;
-        let v = self.cut(v, self.keys)?;
-        let y = attention.forward(&q, &k, &v, mask)?;
-        y.transpose(1, 2)?.flatten_from(2)
-    }
-
-    /// `(B, T, heads · size)` to `(B, heads, T, size)`.
-    fn cut(&self, x: &Tensor, heads: usize) -> Result<Tensor> {
-        let (batch, length, _) = x.dims3()?;
-        x.reshape((batch, length, heads, self.size))?
-            .transpose(1, 2)
+        let q = rope.forward(&split_heads(q, self.queries)?, 0)?;
+        let k = rope.forward(&split_heads(k, self.keys)?, 0)?;
+        let v = split_heads(v, self.keys)?;
+        join_heads(&attention.forward(&q, &k, &v, mask)?)
     }
 }

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
+    kernels::parts::product,
     ops::{Embedding, Linear, RmsNorm, Rope, RopePairs, add},
 };
 
@@ -305,7 +306,7 @@ impl Layer {
         let x = add(x, &self.output.forward(&y)?)?;
         let normed = self.norm.forward(&x)?;
         let gate = self.activation.apply(&self.gate.forward(&normed)?)?;
-        let inner = (gate * self.up.forward(&normed)?)?;
+        let inner = product(&gate, &self.up.forward(&normed)?)?;
         add(&x, &self.down.forward(&inner)?)
     }
 }

@@ -28,7 +28,7 @@ pub(crate) mod norm;
 pub(crate) mod pool;
 mod product;
 pub(crate) mod rope;
-mod rows;
+pub(crate) mod rows;
 pub(crate) mod softmax;
 pub(crate) mod sum;
 mod tiles;

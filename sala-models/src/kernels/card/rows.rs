@@ -57,7 +57,7 @@ impl Rows {
 }
 
 /// `x (A, B, C, D)`, contiguous and given in any shape, as `(A, C, B, D)`.
-pub(super) fn swap_rows(card: &Card, x: &Tensor, sizes: [usize; 4]) -> Result<Tensor> {
+pub(crate) fn swap_rows(card: &Card, x: &Tensor, sizes: [usize; 4]) -> Result<Tensor> {
     let [outer, rows, columns, size] = sizes;
     let shape = (outer, columns, rows, size);
     if rows == 1 || columns == 1 {

@@ -186,7 +186,8 @@ mod tests {
         kernels::graph::composed,
         ops::{CrossEntropy, add, gelu, gelu_tanh, layer_norm, linear, relu, silu},
         transformer::{
-            BertClassifier, BertConfig, Gpt2, Gpt2Config, Pooling, Vit, VitConfig, next_token_loss,
+            BertClassifier, BertConfig, Gpt2, Gpt2Config, Llama, LlamaConfig, Pooling, Vit,
+            VitConfig, next_token_loss,
         },
     };
 
@@ -348,6 +349,20 @@ mod tests {
         let store = VarStore::new(0, dtype, &Device::Cpu);
         let gpt2 = Gpt2::new(&gpt2, store.builder(), Rng::new(0)).unwrap();
         let logits = gpt2.forward(&texts, Mode::train(0)).unwrap();
+        let loss = next_token_loss(&logits, &texts).unwrap();
+        assert!(Order::of(&loss).is_some());
+        let llama = LlamaConfig {
+            vocab_size: 8,
+            hidden_size: 8,
+            intermediate_size: 16,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            ..LlamaConfig::default()
+        };
+        let store = VarStore::new(0, dtype, &Device::Cpu);
+        let llama = Llama::new(&llama, store.builder(), Rng::new(0)).unwrap();
+        let logits = llama.forward(&texts, Mode::train(0)).unwrap();
         let loss = next_token_loss(&logits, &texts).unwrap();
         assert!(Order::of(&loss).is_some());
     }
