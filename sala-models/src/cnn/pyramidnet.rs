@@ -21,6 +21,7 @@ use super::parts::{blocks_of_a_group, check_depth, group_stride, he_conv, head, 
 use crate::{
     Error, Mode, Network,
     error::check_sizes,
+    kernels::parts::pad,
     ops::{BatchNorm, Conv2d, ImageFormat, Linear, Pool2d, add, global_avg_pool2d},
 };
 
@@ -312,7 +313,7 @@ impl Block {
         if self.added == 0 {
             return Ok(pooled);
         }
-        pooled.pad_with_zeros(self.format.channel(), 0, self.added)
+        pad(&pooled, self.format.channel(), 0, self.added)
     }
 }
 

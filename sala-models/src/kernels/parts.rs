@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! narrow       y = x[…, start .. start + len, …]      dx = dy there, 0 elsewhere
+//! pad          y = x, and 0 around it along dim       dx = dy where x is
+//! scale        y = x s, s repeated to x's shape        dx = dy s
 //! broadcast    y = Σᵢ xᵢ, repeated to one shape        dxᵢ = dy, summed over what xᵢ repeats
 //! prepend      y[b] = first, rest[b]                   dfirst = Σ_b dy[b, 0],  drest = dy[:, 1 ..]
 //! product      y = a b                                 da = dy b,  db = dy a
@@ -53,6 +55,61 @@ impl Operation for Narrow {
         let after = x.dim(self.dim)? - self.start - self.len;
         let dx = dy.pad_with_zeros(self.dim, self.start, after)?;
         Ok(vec![Some(inputs[0].share(&dx.contiguous()?)?)])
+    }
+}
+
+/// `x` with so many zeros before and after it along dimension `dim`.
+pub(crate) fn pad(x: &Tensor, dim: usize, before: usize, after: usize) -> Result<Tensor> {
+    if !in_graph(x)? {
+        return x.pad_with_zeros(dim, before, after);
+    }
+    graph::apply(Pad { dim, before, after }, &[&x.contiguous()?])
+}
+
+struct Pad {
+    dim: usize,
+    before: usize,
+    after: usize,
+}
+
+impl Operation for Pad {
+    fn name(&self) -> &'static str {
+        "pad"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let padded = inputs[0].pad_with_zeros(self.dim, self.before, self.after)?;
+        padded.force_contiguous()
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let len = inputs[0].value.dim(self.dim)?;
+        let dx = dy.narrow(self.dim, self.before, len)?;
+        Ok(vec![Some(dx.force_contiguous()?)])
+    }
+}
+
+/// `x` times constants that are repeated to its shape.
+pub(crate) fn scale(x: &Tensor, by: &Tensor) -> Result<Tensor> {
+    if !in_graph(x)? {
+        return x.broadcast_mul(by);
+    }
+    graph::apply(Scale(by.detach()), &[&x.contiguous()?])
+}
+
+struct Scale(Tensor);
+
+impl Operation for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].broadcast_mul(&self.0)
+    }
+
+    fn backward(&self, _: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(dy.broadcast_mul(&self.0)?)])
     }
 }
 
@@ -351,6 +408,10 @@ mod tests {
         check(&[&[1, 3], &[4, 1]], broadcast_sum);
         check(&[&[2, 3]], broadcast_sum);
         check(&[&[1, 1, 3], &[2, 4, 3]], |x| prepend(x[0], x[1]));
+        check(&[&[2, 4, 3]], |x| pad(x[0], 1, 2, 1));
+        check(&[&[2, 4, 3]], |x| pad(x[0], 2, 0, 3));
+        let by = wave(&[2, 1, 1], 0.4);
+        check(&[&[2, 4, 3]], |x| scale(x[0], &by));
         check(&[&[2, 3], &[2, 3]], |x| product(x[0], x[1]));
         check(&[&[2, 4, 6]], |x| split_heads(x[0], 3));
         check(&[&[2, 1, 6]], |x| split_heads(x[0], 3));

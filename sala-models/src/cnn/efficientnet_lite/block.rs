@@ -6,6 +6,7 @@ use candle_nn::{Init, VarBuilder};
 use super::super::parts::norm;
 use crate::{
     Mode,
+    kernels::parts::{pad, scale},
     ops::{BatchNorm, Conv2d, Conv2dConfig, Dropout, ImageFormat, add, conv2d, relu6},
 };
 
@@ -85,7 +86,7 @@ impl Block {
             Some(drop_path) if mode.train && drop_path.p() > 0.0 => {
                 // One number for each image, in every format.
                 let ones = Tensor::ones((x.dim(0)?, 1, 1, 1), x.dtype(), x.device())?;
-                add(x, &y.broadcast_mul(&drop_path.forward(&ones, mode)?)?)
+                add(x, &scale(&y, &drop_path.forward(&ones, mode)?)?)
             }
             Some(_) => add(x, &y),
         }
@@ -165,8 +166,8 @@ impl Layer {
     /// its beginning.
     fn halved(&self, x: &Tensor, config: Conv2dConfig) -> Result<Tensor> {
         let (rows, columns) = config.format.spatial();
-        let (x, row) = pad(x, rows, config.padding.0)?;
-        let (x, column) = pad(&x, columns, config.padding.1)?;
+        let (x, row) = around(x, rows, config.padding.0)?;
+        let (x, column) = around(&x, columns, config.padding.1)?;
         let padding = (row, column);
         conv2d(
             &x,
@@ -178,9 +179,9 @@ impl Layer {
 }
 
 /// `x` with what an even side needs around it, and how much the convolution still has to add at both ends.
-fn pad(x: &Tensor, dim: usize, padding: usize) -> Result<(Tensor, usize)> {
+fn around(x: &Tensor, dim: usize, padding: usize) -> Result<(Tensor, usize)> {
     if x.dim(dim)? % 2 == 1 {
         return Ok((x.clone(), padding));
     }
-    Ok((x.pad_with_zeros(dim, padding - 1, padding)?, 0))
+    Ok((pad(x, dim, padding - 1, padding)?, 0))
 }

@@ -182,7 +182,10 @@ mod tests {
     use super::*;
     use crate::{
         Mode, Network, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
-        cnn::{ResNet, ResNetConfig},
+        cnn::{
+            EfficientNetLite, EfficientNetLiteConfig, PyramidNet, PyramidNetConfig, ResNet,
+            ResNetConfig,
+        },
         kernels::graph::composed,
         ops::{CrossEntropy, add, gelu, gelu_tanh, layer_norm, linear, relu, silu},
         transformer::{
@@ -319,7 +322,23 @@ mod tests {
             intermediate_size: 16,
             ..BertConfig::default()
         };
+        let pyramid = PyramidNetConfig {
+            depth: 20,
+            widening: 6,
+            ..PyramidNetConfig::default()
+        };
+        let lite = EfficientNetLiteConfig {
+            width: 0.25,
+            ..EfficientNetLiteConfig::lite0()
+        };
+        let large = wave(&[2, 3, 32, 32], 0.1).to_dtype(dtype).unwrap();
         let alone = [
+            goes_alone((dtype, &images), |store, _| {
+                Box::new(PyramidNet::new(&pyramid, store.builder()).unwrap())
+            }),
+            goes_alone((dtype, &large), |store, rng| {
+                Box::new(EfficientNetLite::new(&lite, store.builder(), rng).unwrap())
+            }),
             goes_alone((dtype, &images), |store, _| {
                 Box::new(ResNet::new(&resnet, store.builder()).unwrap())
             }),
@@ -338,7 +357,7 @@ mod tests {
                 Box::new(BertClassifier::new(&config, store.builder(), rng).unwrap())
             }),
         ];
-        assert_eq!(alone, [true; 5]);
+        assert_eq!(alone, [true; 7]);
         let gpt2 = Gpt2Config {
             vocab_size: 8,
             n_embd: 8,
