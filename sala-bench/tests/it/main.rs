@@ -273,11 +273,9 @@ fn a_comparison_killed_in_the_middle_continues_to_the_same_bits() {
     assert_eq!(place.parameters("killed"), place.parameters("whole"));
 }
 
+/// Ends a program by Ctrl-C; yields what it said.
 #[cfg(unix)]
-#[test]
-fn ctrl_c_keeps_what_is_complete_and_says_how_to_go_on() {
-    let place = Place::new(EXPERIMENT);
-    let child = start_and_wait(&place);
+fn interrupt(child: Child) -> String {
     let sent = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()
@@ -286,6 +284,15 @@ fn ctrl_c_keeps_what_is_complete_and_says_how_to_go_on() {
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{message}");
+    message
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_is_complete_and_says_how_to_go_on() {
+    let place = Place::new(EXPERIMENT);
+    let child = start_and_wait(&place);
+    let message = interrupt(child);
     assert!(message.contains("Stopped;"), "{message}");
     let summary = fs::read_to_string(place.path("killed/summary.md")).unwrap();
     assert!(summary.contains("Not all runs are complete"), "{summary}");

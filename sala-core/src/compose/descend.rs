@@ -126,15 +126,16 @@ impl<B: Optimizer + 'static> Descend<B> {
         };
         let notes = rule.notes();
         let (gradients, guard) = guarded.parts();
-        let pulled = step_rule(rule, params, gradients, (from, pull, Some(guard)))?;
-        params.publish_under(Some(guard))?;
-        match guarded.check(params) {
-            Ok(checked) => Ok(Updated::new(&checked, pulled)),
-            Err(error) => {
-                rule.take_back(&notes);
-                Err(error)
-            }
+        let queued = step_rule(rule, params, gradients, (from, pull, Some(guard)));
+        let queued = queued.and_then(|pulled| {
+            params.publish_under(Some(guard))?;
+            Ok(pulled)
+        });
+        let updated = queued.and_then(|pulled| Ok(Updated::new(&guarded.check(params)?, pulled)));
+        if updated.is_err() {
+            rule.take_back(&notes);
         }
+        updated
     }
 
     /// Updates with what has been checked.

@@ -94,7 +94,10 @@ pub(crate) fn scale(x: &Tensor, by: &Tensor) -> Result<Tensor> {
     if !in_graph(x)? {
         return x.broadcast_mul(by);
     }
-    graph::apply(Scale(by.detach()), &[&x.contiguous()?])
+    if by.track_op() {
+        candle_core::bail!("scale: factors are constants, these would get no gradient");
+    }
+    graph::apply(Scale(by.clone()), &[&x.contiguous()?])
 }
 
 struct Scale(Tensor);
@@ -417,6 +420,8 @@ mod tests {
         check(&[&[2, 1, 6]], |x| split_heads(x[0], 3));
         check(&[&[2, 3, 4, 2]], |x| join_heads(x[0]));
         check(&[&[2, 4, 3]], |x| token_mean(x[0], None));
+        let factors = Var::from_tensor(&by).unwrap();
+        assert!(scale(&wave(&[2, 4, 3], 0.3), &factors).is_err());
         let counts = Tensor::new(&[[1f64, 1.0, 0.0, 1.0], [0.0; 4]], &Device::Cpu).unwrap();
         check(&[&[2, 4, 3]], |x| token_mean(x[0], Some(counts.clone())));
     }

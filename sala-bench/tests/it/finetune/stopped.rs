@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use serde_json::Value;
@@ -72,14 +72,7 @@ fn ctrl_c_keeps_where_the_run_is() {
     let place = reviews();
     let words = "--optimizers sala --rho 0.05 --epochs 20 --checkpoint-every 3";
     let child = start_and_wait(&place, words);
-    let sent = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(sent.success());
-    let output = child.wait_with_output().unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{message}");
+    let message = crate::interrupt(child);
     assert!(message.contains("Stopped; 0 of 1 runs"), "{message}");
     succeed(&mut place.finetune("killed", words));
     succeed(&mut place.finetune("whole", words));
