@@ -333,11 +333,17 @@ pub(crate) fn loss(
 }
 
 /// Losses are sums over a batch, for which half precision is too coarse.
-fn at_least_f32(logits: &Tensor) -> candle_core::Result<Tensor> {
+pub(crate) fn at_least_f32(logits: &Tensor) -> candle_core::Result<Tensor> {
     match logits.dtype() {
         DType::F64 => Ok(logits.clone()),
         _ => logits.to_dtype(DType::F32),
     }
+}
+
+/// The value of a scalar in any precision. Not every device knows f64.
+pub(crate) fn scalar(loss: &Tensor) -> candle_core::Result<f64> {
+    let loss = loss.to_device(&Device::Cpu)?;
+    loss.to_dtype(DType::F64)?.to_scalar()
 }
 
 /// Mean loss and accuracy over a whole part.
@@ -350,9 +356,7 @@ fn evaluate(network: &dyn Network, part: &Selection, dtype: DType) -> Result<Sco
         let logits = at_least_f32(&logits)?;
         let n = images.dim(0)? as f64;
         let mean = candle_nn::loss::cross_entropy(&logits, &targets)?;
-        // Not every device knows f64.
-        let mean = mean.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-        loss += n * mean.to_scalar::<f64>()?;
+        loss += n * scalar(&mean)?;
         let hits = logits
             .argmax(D::Minus1)?
             .eq(&targets)?

@@ -58,6 +58,17 @@ pub enum Error {
         dtype: candle_core::DType,
     },
 
+    /// A variable cannot be the f32 master copy of a parameter in half precision.
+    #[error("ParamSet: the master of `{name}` must be {wanted}, got {got}")]
+    Master {
+        /// The parameter's name.
+        name: String,
+        /// dtype, shape and device that are wanted.
+        wanted: String,
+        /// Those of the variable, or `none`.
+        got: String,
+    },
+
     /// There is nothing to train.
     #[error(
         "ParamSet: no trainable parameter left ({given} variables given, {frozen} of them frozen)"

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     metrics::Metric,
     record::PLAN,
-    spec::{Base, ReportSettings, RhoScale, Running, Schedule, set::value_of},
+    spec::{Base, Device, Precision, ReportSettings, RhoScale, Running, Schedule, set::value_of},
 };
 
 /// Examples that stand at the end of the help.
@@ -25,6 +25,7 @@ Examples:
   sala-bench finetune --model models/minilm --task text-classification --train reviews.csv --test 0.2 \\
       --optimizers adamw,lookahead,sam,sala --seeds 5 --lr 5e-5 --out results/reviews
   sala-bench finetune --spec reviews.toml --early-stopping 2
+  sala-bench finetune --spec reviews.toml --device cuda --precision bf16
   sala-bench finetune --out results/reviews --resume
   sala-bench predict --model results/reviews/models/sala-seed3 --input new.csv
 
@@ -63,6 +64,12 @@ pub(crate) struct FinetuneArgs {
     /// A value in place of that in the model's config.json; can be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Where to compute: cpu, cuda, cuda:N or metal, if the program was built for it [default: cpu]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<Device>,
+    /// Numbers to compute with; the weights of bf16 have masters in f32, which start from the model's own [default: f32]
+    #[arg(long)]
+    precision: Option<Precision>,
     /// Continue what was begun in --out, with its settings
     #[arg(long, requires = "out", conflicts_with_all = ["spec", "model", "train", "fresh"])]
     resume: bool,
@@ -199,6 +206,12 @@ pub(crate) struct PredictArgs {
     /// Examples that go through the network at once
     #[arg(long, value_name = "N", default_value = "64")]
     pub(crate) batch_size: NonZero<usize>,
+    /// Where to compute: cpu, cuda, cuda:N or metal, if the program was built for it
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu)]
+    pub(crate) device: Device,
+    /// Numbers to compute with
+    #[arg(long, default_value = "f32")]
+    pub(crate) precision: Precision,
 }
 
 /// How predictions are written.
@@ -255,6 +268,8 @@ impl FinetuneArgs {
             name: last.chars().map(plain).collect(),
             description: String::new(),
             task,
+            device: Device::default(),
+            precision: Precision::default(),
             model: Model {
                 path: model.clone(),
                 pooling: None,
@@ -271,6 +286,8 @@ impl FinetuneArgs {
         replace(&mut spec.name, self.name.as_ref());
         replace(&mut spec.task, self.task.as_ref());
         replace(&mut spec.model.path, self.model.as_ref());
+        replace(&mut spec.device, self.device.as_ref());
+        replace(&mut spec.precision, self.precision.as_ref());
         if self.pooling.is_some() {
             spec.model.pooling = self.pooling;
         }

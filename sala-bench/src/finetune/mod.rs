@@ -14,7 +14,7 @@ mod spec;
 use std::{path::Path, sync::Mutex};
 
 use anyhow::Result;
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 pub(crate) use predict::predict;
 
@@ -31,14 +31,21 @@ use spec::{FineTune, Keep, Task};
 
 /// Runs what is missing of a fine-tuning in `out`, writes report and models there and prints the report.
 pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) -> Result<Outcome> {
+    let device = spec.device.open()?;
+    spec.precision.apply();
     let (model, parts) = prepare(spec)?;
     progress::say(&check(spec, &model)?);
     let spec = &pinned(spec, &model);
-    let dir = RunDir::open(out, &spec.to_toml()?, Access::alone("cpu", fresh))?;
+    let dir = RunDir::open(
+        out,
+        &spec.to_toml()?,
+        Access::alone(&spec.device.to_string(), fresh),
+    )?;
     let trainer = Trainer {
         spec,
         model: &model,
         parts: &parts,
+        device,
         lengths: parts.train.lengths(),
         data: parts.fingerprint(),
         dir: &dir,
@@ -110,7 +117,7 @@ fn prepare(spec: &FineTune) -> Result<(Model, Parts)> {
 /// Makes a network and the optimizers once, so that what does not fit is known before anything runs; says what
 /// was loaded.
 fn check(spec: &FineTune, model: &Model) -> Result<String> {
-    let (store, _, report) = model.network(0, &Device::Cpu)?;
+    let (store, _, report) = model.network(0, &Device::Cpu, DType::F32)?;
     let params = groups::params(&store, &spec.training)?;
     for optimizer in &spec.optimizers {
         registry::optimizer(optimizer, params.clone())?;

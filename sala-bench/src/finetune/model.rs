@@ -158,14 +158,15 @@ impl Model {
         Preprocessing::of(self.folder(), channels, side)
     }
 
-    /// A network with the folder's weights. A head starts afresh, from the seed, unless the folder has one
+    /// A network with the folder's weights, as `dtype`. A head starts afresh, from the seed, unless the folder has one
     /// for the very same classes.
     pub(crate) fn network(
         &self,
         seed: u64,
         device: &Device,
+        dtype: DType,
     ) -> Result<(VarStore, Built, LoadReport)> {
-        let store = VarStore::new(seed, DType::F32, device);
+        let store = VarStore::new(seed, dtype, device);
         let network = self.config.build(self.task, &store, Rng::new(seed))?;
         let weights = Weights::open(self.snapshot.weights())?;
         let has = |pattern: &str| weights.names().any(|name| matches(pattern, name));

@@ -1,23 +1,27 @@
 //! What is minimised, and how well a network does.
 
 use anyhow::{Result, ensure};
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use sala_models::{Mode, ops::cross_entropy, pretrained::Built, transformer::next_token_loss};
 
 use super::data::{Batch, Examples, Input, batches};
-use crate::metrics::{Confusion, Score};
+use crate::{
+    metrics::{Confusion, Score},
+    train::{at_least_f32, scalar},
+};
 
 /// Examples evaluated at a time, and blocks of text, whose logits are large.
 const EVALUATED: usize = 64;
 const BLOCKS_EVALUATED: usize = 8;
 
-/// Logits: `(B, classes)`, or `(B, T, vocabulary)` of a language model.
+/// Logits in f32 (f64 of a network in f64): `(B, classes)`, or `(B, T, vocabulary)` of a language model.
 pub(crate) fn logits(network: &Built, input: &Input, mode: Mode) -> candle_core::Result<Tensor> {
-    match (network, input) {
-        (Built::Tokens(network), Input::Tokens(tokens)) => network.forward_tokens(tokens, mode),
-        (Built::Images(network), Input::Images(images)) => network.forward(images, mode),
+    let logits = match (network, input) {
+        (Built::Tokens(network), Input::Tokens(tokens)) => network.forward_tokens(tokens, mode)?,
+        (Built::Images(network), Input::Images(images)) => network.forward(images, mode)?,
         _ => candle_core::bail!("a network on texts was given images, or one on images texts"),
-    }
+    };
+    at_least_f32(&logits)
 }
 
 /// The mean loss of a batch.
@@ -38,7 +42,7 @@ pub(crate) fn evaluate(
     network: &Built,
     examples: &Examples,
     classes: usize,
-    device: &Device,
+    (device, dtype): (&Device, DType),
 ) -> Result<Score> {
     ensure!(examples.len() > 0, "there is no example to evaluate");
     let size = match examples {
@@ -48,10 +52,10 @@ pub(crate) fn evaluate(
     let mut confusion = Confusion::new(classes);
     let (mut sum, mut counted) = (0.0, 0.0);
     for places in batches::in_order(&examples.lengths(), size) {
-        let batch = examples.batch(&places, device)?;
+        let batch = examples.batch(&places, device)?.in_dtype(dtype)?;
         let logits = logits(network, &batch.input, Mode::eval())?.detach();
         let loss = loss_of(&logits, &batch)?;
-        sum += batch.counted as f64 * f64::from(loss.to_scalar::<f32>()?);
+        sum += batch.counted as f64 * scalar(&loss)?;
         counted += batch.counted as f64;
         if !matches!(examples, Examples::Blocks(_)) {
             let said: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{D, Device};
+use candle_core::{D, DType, Device};
 use sala_models::{
     Mode,
     ops::softmax,
@@ -15,7 +15,7 @@ use sala_models::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::data::files;
+use crate::{data::files, train::scalar};
 
 use super::{
     args::{Format, PredictArgs},
@@ -34,12 +34,15 @@ const USUAL_LENGTH: usize = 512;
 
 /// Prints a line for each example of the input, in its order.
 pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
+    args.precision.check(args.device)?;
+    let on = (&args.device.open()?, args.precision.dtype());
+    args.precision.apply();
     let model = Model::open_trained(&args.model)?;
     let (names, examples) = match model.task() {
         Task::ImageClassification => images(args, &model)?,
         _ => texts(args, &model)?,
     };
-    let (_, network, report) = model.network(0, &Device::Cpu)?;
+    let (_, network, report) = model.network(0, on.0, on.1)?;
     ensure!(
         report.fresh.is_empty(),
         "the model {} is not trained: it lacks {}",
@@ -48,9 +51,9 @@ pub(crate) fn predict(args: &PredictArgs) -> Result<()> {
     );
     let mut out = Output::new(args.format, &model, io::stdout().lock());
     let predictions = if model.task() == Task::CausalLm {
-        losses(&network, &examples)?
+        losses(&network, &examples, on)?
     } else {
-        probabilities(&network, &examples, args.batch_size.get())?
+        probabilities(&network, &examples, args.batch_size.get(), on)?
     };
     match out.write(&names, &predictions) {
         // Whoever reads has seen enough.
@@ -134,25 +137,36 @@ fn images(args: &PredictArgs, model: &Model) -> Result<(Vec<String>, Examples)> 
 }
 
 /// The probability of each class, for every example.
-fn probabilities(network: &Built, examples: &Examples, size: usize) -> Result<Vec<Vec<f64>>> {
+fn probabilities(
+    network: &Built,
+    examples: &Examples,
+    size: usize,
+    (device, dtype): (&Device, DType),
+) -> Result<Vec<Vec<f64>>> {
     let mut all = vec![Vec::new(); examples.len()];
     for places in batches::in_order(&examples.lengths(), size) {
-        let batch = examples.batch(&places, &Device::Cpu)?;
+        let batch = examples.batch(&places, device)?.in_dtype(dtype)?;
         let logits = objective::logits(network, &batch.input, Mode::eval())?.detach();
-        let rows: Vec<Vec<f32>> = softmax(&logits, D::Minus1)?.to_vec2()?;
+        // Not every device knows f64.
+        let shares = softmax(&logits, D::Minus1)?.to_device(&Device::Cpu)?;
+        let rows: Vec<Vec<f64>> = shares.to_dtype(DType::F64)?.to_vec2()?;
         for (place, row) in places.into_iter().zip(rows) {
-            all[place] = row.into_iter().map(f64::from).collect();
+            all[place] = row;
         }
     }
     Ok(all)
 }
 
 /// The mean loss of a token of every text.
-fn losses(network: &Built, examples: &Examples) -> Result<Vec<Vec<f64>>> {
+fn losses(
+    network: &Built,
+    examples: &Examples,
+    (device, dtype): (&Device, DType),
+) -> Result<Vec<Vec<f64>>> {
     let loss = |place: usize| {
-        let batch = examples.batch(&[place], &Device::Cpu)?;
+        let batch = examples.batch(&[place], device)?.in_dtype(dtype)?;
         let loss = objective::loss(network, &batch, Mode::eval())?;
-        Ok(vec![f64::from(loss.to_scalar::<f32>()?)])
+        Ok(vec![scalar(&loss)?])
     };
     (0..examples.len()).map(loss).collect()
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Mutex};
 
 use anyhow::{Context, Result};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use sala_core::{
     Differentiated, MicroBatches, ParamSet, Pass, Resumable, StepReport,
     checkpoint::write_atomically,
@@ -25,7 +25,7 @@ use crate::{
         Maker, lock,
         run::{self, EarlyStopping, Setup, Site, Workload},
     },
-    spec::Budget,
+    spec::{Budget, Precision},
     train::mode,
 };
 
@@ -37,6 +37,7 @@ pub(crate) struct Trainer<'a> {
     pub(crate) spec: &'a FineTune,
     pub(crate) model: &'a Model,
     pub(crate) parts: &'a Parts,
+    pub(crate) device: Device,
     /// Lengths of the training examples.
     pub(crate) lengths: Vec<usize>,
     /// Fingerprint of all examples.
@@ -99,9 +100,15 @@ impl Maker for Trainer<'_> {
     }
 
     fn make(&self, site: Site<'_>) -> Result<Option<RunRecord>> {
-        let (device, training) = (Device::Cpu, &self.spec.training);
-        let (store, network, _) = self.model.network(site.seed, &device)?;
-        let params = groups::params(&store, training)?;
+        let (training, precision) = (&self.spec.training, self.spec.precision);
+        let load = |dtype| self.model.network(site.seed, &self.device, dtype);
+        let (store, network, _) = load(precision.dtype())?;
+        let mut params = groups::params(&store, training)?;
+        if precision == Precision::Bf16 {
+            // The weights as published, which bf16 rounds.
+            let (published, ..) = load(DType::F32)?;
+            params = params.with_f32_masters_of(published.trainable())?;
+        }
         let total = training.epochs * self.steps_per_epoch();
         #[expect(
             clippy::cast_possible_truncation,
@@ -125,7 +132,6 @@ impl Maker for Trainer<'_> {
                 store: store.clone(),
                 network,
                 params,
-                device,
             },
             store,
         };
@@ -147,7 +153,6 @@ struct Pretrained<'a> {
     store: VarStore,
     network: Built,
     params: ParamSet,
-    device: Device,
 }
 
 impl Workload for Pretrained<'_> {
@@ -167,7 +172,11 @@ impl Workload for Pretrained<'_> {
         );
         let in_parts = move |places: Vec<usize>| {
             let size = places.len().div_ceil(training.accumulate);
-            let batch = |places: &[usize]| trainer.parts.train.batch(places, &self.device);
+            let dtype = trainer.spec.precision.dtype();
+            let batch = move |places: &[usize]| {
+                let batch = trainer.parts.train.batch(places, &trainer.device)?;
+                Ok(batch.in_dtype(dtype)?)
+            };
             places.chunks(size).map(batch).collect()
         };
         Ok(Box::new(order.into_iter().skip(skip).map(in_parts)))
@@ -223,7 +232,9 @@ impl Workload for Pretrained<'_> {
 
 impl Pretrained<'_> {
     fn evaluate(&self, examples: &Examples) -> Result<Score> {
-        let classes = self.trainer.model.labels().len();
-        objective::evaluate(&self.network, examples, classes, &self.device)
+        let trainer = self.trainer;
+        let classes = trainer.model.labels().len();
+        let on = (&trainer.device, trainer.spec.precision.dtype());
+        objective::evaluate(&self.network, examples, classes, on)
     }
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     metrics::Metric,
     spec::{
-        Optimizer, ReportSettings, Running, Schedule, check_optimizers, check_seeds, fingerprint,
-        is_plain_name, read,
+        Device, Optimizer, Precision, ReportSettings, Running, Schedule, check_optimizers,
+        check_seeds, fingerprint, is_plain_name, read,
     },
 };
 
@@ -25,6 +25,10 @@ pub(crate) struct FineTune {
     #[serde(default)]
     pub(crate) description: String,
     pub(crate) task: Task,
+    #[serde(default, skip_serializing_if = "Device::is_cpu")]
+    pub(crate) device: Device,
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub(crate) precision: Precision,
     pub(crate) model: Model,
     pub(crate) data: Data,
     #[serde(default)]
@@ -284,6 +288,7 @@ impl FineTune {
         let length = self.data.max_length;
         ensure!(length > 1, "data.max_length must be >= 2, got {length}");
         self.training.validate()?;
+        self.precision.check(self.device)?;
         let metric = self.metric();
         ensure!(
             self.task.has(metric),
@@ -387,6 +392,7 @@ pub(crate) mod tests {
             ("pooling = \"mean\"", "pooling = \"max\"", "max"),
             ("lr = 5e-5", "lr = -1.0", "lr"),
             ("text-class", "test-class", "test-class"),
+            ("[model]", "precision = \"tf32\"\n[model]", "cuda alone"),
         ];
         for (from, to, words) in cases {
             assert!(SMALL.contains(from), "{from}");

@@ -62,7 +62,7 @@ impl fmt::Display for Device {
 }
 
 impl Device {
-    pub(super) fn is_cpu(&self) -> bool {
+    pub(crate) fn is_cpu(&self) -> bool {
         *self == Self::Cpu
     }
 
@@ -90,12 +90,12 @@ pub(crate) enum Precision {
 
 impl Precision {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-    pub(super) fn is_f32(&self) -> bool {
+    pub(crate) fn is_f32(&self) -> bool {
         *self == Self::F32
     }
 
     /// Refuses what a device does not have.
-    pub(super) fn check(self, device: Device) -> Result<()> {
+    pub(crate) fn check(self, device: Device) -> Result<()> {
         if self == Self::Tf32 && !matches!(device, Device::Cuda(_)) {
             bail!("precision: tf32 is for the device cuda alone, got `{device}`");
         }

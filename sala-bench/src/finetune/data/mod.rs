@@ -10,7 +10,7 @@ pub(crate) mod texts;
 pub(crate) mod tokenizer;
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sala_core::Pass;
 use sala_models::transformer::Tokens;
 use sha2::{Digest, Sha256};
@@ -98,6 +98,15 @@ impl Examples {
 }
 
 impl Batch {
+    /// With its images, if it has any, as `dtype`.
+    pub(crate) fn in_dtype(self, dtype: DType) -> candle_core::Result<Self> {
+        let input = match self.input {
+            Input::Images(images) => Input::Images(images.to_dtype(dtype)?),
+            tokens @ Input::Tokens(_) => tokens,
+        };
+        Ok(Self { input, ..self })
+    }
+
     /// What a pass wants of it: the first rows for a direction pass on a fraction of the batch.
     pub(crate) fn take(&self, pass: Pass) -> candle_core::Result<Self> {
         let input = match &self.input {

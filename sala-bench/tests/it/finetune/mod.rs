@@ -1,5 +1,6 @@
 //! `finetune` and `predict` as a user runs them, on models of a few thousand parameters.
 
+mod precision;
 mod stopped;
 mod tasks;
 

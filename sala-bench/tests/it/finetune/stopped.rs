@@ -11,7 +11,7 @@ use super::{Place, reviews};
 use crate::common::{succeed, wait_for};
 
 /// Starts a run that writes checkpoints, and waits until it has written another in the middle of an epoch.
-fn start_and_wait(place: &Place, words: &str) -> Child {
+pub(super) fn start_and_wait(place: &Place, words: &str) -> Child {
     let checkpoint = place.path("killed/runs/sala-seed0.checkpoint.safetensors");
     let written = || fs::metadata(&checkpoint).and_then(|m| m.modified()).ok();
     let before = written();

@@ -38,10 +38,11 @@ fn images_in_class_folders_are_learnt() {
         "resnet/preprocessor_config.json",
         r#"{"size": 32, "image_mean": [0.5, 0.5, 0.5]}"#,
     );
-    for (model, optimizers) in [("vit", "adamw"), ("resnet", "adamw,sala")] {
+    let comparisons = [("vit", "adamw", "f32"), ("resnet", "adamw,sala", "bf16")];
+    for (model, optimizers, precision) in comparisons {
         succeed(&mut place.command(&format!(
             "finetune --model {model} --task image-classification --train train --test test --epochs 15 \
-             --lr 1e-2 --rho 0.05 --batch-size 8 --optimizers {optimizers} --out out-{model}"
+             --lr 1e-2 --rho 0.05 --batch-size 8 --optimizers {optimizers} --precision {precision} --out out-{model}"
         )));
         let summary = place.json(&format!("out-{model}/summary.json"));
         for row in summary["rows"].as_array().unwrap() {
