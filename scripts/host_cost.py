@@ -5,7 +5,8 @@
 
 SALA_BENCH was built with `cuda,cudnn`, NULL is a folder that scripts/cuda/null.py made. Prints, for each workload, the
 milliseconds of the host in a forward pass and in a step (medians), and what it asks the card for in a round of `speed`,
-ten forward passes and thirteen steps: launches, memory that is set, copied and allocated. Matrix products and convolutions
+ten forward passes and thirteen steps: launches, memory that is set, copied and allocated, and uploads of more than
+64 KiB, before which the host waits for the card. Matrix products and convolutions
 come on top, as many as before: cuBLAS and cuDNN launch by themselves.
 """
 
@@ -22,6 +23,7 @@ ASKED = {
     "launches": ["launch"],
     "sets": ["set"],
     "uploads": ["upload"],
+    "that wait": ["upload that waits"],
     "downloads": ["download"],
     "copies": ["copy on the card"],
     "allocations": ["allocate"],

@@ -22,8 +22,12 @@ constexpr uint64_t FIRST = 1ull << 46;
 constexpr uint64_t ALIGNMENT = 512;
 // Tables are small; images and weights, whose bytes could be anything, are not.
 constexpr size_t TABLE = 1 << 20;
-// Addresses at the beginning of the one argument of an operation's kernel, and arguments of an update's.
-constexpr int OF_OPERATION = 10, OF_UPDATE = 4;
+// Addresses at the beginning of the one argument of an operation's kernel; arguments of an update's, of the
+// one that adds up and of the one that judges.
+constexpr int OF_OPERATION = 10, OF_UPDATE = 5, OF_TOTAL = 3, OF_JUDGE = 4;
+// More than that is uploaded from ordinary memory only after the host has waited.
+constexpr size_t AT_ONCE = 64 << 10;
+constexpr int INVALID_VALUE = 1;
 
 enum class Module : uintptr_t { Other = 1, Operations, Updates };
 
@@ -152,13 +156,19 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
     return *function = known, 0;
 }
 
-int cuLaunchKernel(void *function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *,
-                   void **arguments, void **) {
-    if (!driver().counting) return 0;
+int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned threads_x, unsigned threads_y,
+                   unsigned threads_z, unsigned, void *, void **arguments, void **) {
     Function &f = *(Function *)function;
+    for (unsigned count : {x, y, z, threads_x, threads_y, threads_z}) {
+        if (count > 0) continue;
+        fprintf(stderr, "null driver: %s is launched without a block or a thread\n", f.name.c_str());
+        return INVALID_VALUE;
+    }
+    if (!driver().counting) return 0;
     for (int i = 0; f.module == Module::Operations && i < OF_OPERATION; i++)
         driver().look_up(((const uint64_t *)arguments[0])[i], f.name.c_str());
-    for (int i = 0; f.module == Module::Updates && i < OF_UPDATE; i++)
+    const int of_update = f.name == "judge" ? OF_JUDGE : f.name == "total" ? OF_TOTAL : OF_UPDATE;
+    for (int i = 0; f.module == Module::Updates && i < of_update; i++)
         driver().look_up(*(const uint64_t *)arguments[i], f.name.c_str());
     std::lock_guard<std::mutex> guard(driver().mutex);
     driver().calls["launch"]++;
@@ -178,6 +188,7 @@ int cuMemsetD8Async(uint64_t at, unsigned char, size_t, void *) {
 int cuMemcpyDtoDAsync_v2(uint64_t, uint64_t, size_t, void *) { return driver().count("copy on the card"), 0; }
 int cuMemcpyHtoDAsync_v2(uint64_t at, const void *from, size_t bytes, void *) {
     driver().count("upload");
+    if (bytes > AT_ONCE) driver().count("upload that waits");
     driver().look_up(at, "upload");
     if (bytes % 8 == 0 && bytes < TABLE)
         for (size_t i = 0; i < bytes / 8; i++) driver().look_up(((const uint64_t *)from)[i], "a table");

@@ -176,7 +176,16 @@ pub(crate) fn read_half(gradient: &Tensor) -> crate::Result<bool> {
 
 /// `x` in a precision to compute with: f32 for half precision, else as it is.
 pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
-    x.to_dtype(wide_dtype(x.dtype()))
+    cast(x, wide_dtype(x.dtype()))
+}
+
+/// `x` in another type, without its history. candle asks a card for a launch of no block where there is no element, which
+/// is an error.
+pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if x.elem_count() == 0 && x.dtype() != dtype {
+        return Tensor::zeros(x.shape(), dtype, x.device());
+    }
+    x.to_dtype(dtype)
 }
 
 /// The precision that tensors of this type are computed in.

@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use candle_core::{DType, Var};
 
 use super::{Param, ParamSet, is_half};
-use crate::error::{Error, Result, check};
+use crate::{
+    error::{Error, Result, check},
+    kernels,
+};
 
 impl ParamSet {
     /// Multiplies the learning rate of the parameters whose name fulfils `rule` by `scale` ≥ 0, on top
@@ -151,7 +154,7 @@ impl ParamSet {
     /// ```
     pub fn with_f32_masters(self) -> Result<Self> {
         self.with_masters(|param| {
-            let value = param.var.to_dtype(DType::F32)?.detach();
+            let value = kernels::cast(&param.var, DType::F32)?.detach();
             Ok(Var::from_tensor(&value)?)
         })
     }

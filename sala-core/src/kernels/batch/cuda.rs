@@ -1,9 +1,9 @@
 //! A graphics card as what runs the kernels.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{
-    CudaDevice, CudaStorage, Result, Storage, Tensor, bail,
+    CudaDevice, CudaStorage, Result, bail,
     cuda::{
         CudaStorageSlice as Slice, WrapErr,
         cudarc::driver::{
@@ -13,16 +13,26 @@ use candle_core::{
     },
 };
 
-use super::{Card, Sent, THREADS};
+use super::{Card, Pages, Sent, THREADS};
 
 /// The kernels, which the driver compiles for the card when they are first used.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/multi_tensor.ptx"));
 
+/// Threads that find the kernels missing would each load them, and one of them unload those that another one runs.
+static LOADING: Mutex<()> = Mutex::new(());
+
+/// The state behind a lock, which is whole wherever a thread that had it panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Card for CudaDevice {
-    fn launch(&self, kernel: &str, blocks: u32, arguments: [u64; 4]) -> Result<()> {
+    fn launch(&self, kernel: &str, blocks: u32, arguments: &[u64]) -> Result<()> {
+        let loading = lock(&LOADING);
         let function = self.get_or_load_custom_func(kernel, "sala_multi_tensor", PTX)?;
+        drop(loading);
         let mut call = function.builder();
-        for argument in &arguments {
+        for argument in arguments {
             call.arg(argument);
         }
         let shape = LaunchConfig {
@@ -30,86 +40,92 @@ impl Card for CudaDevice {
             block_dim: (THREADS, 1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: every kernel takes four numbers of 8 bytes. Addresses among them and in the table belong to tensors on
-        // this card that live until the work is queued; memory is freed in the order of the same stream.
+        // SAFETY: a kernel's arguments are as many as it takes, of 8 bytes each. Addresses among them and in the table belong to
+        // tensors on this card that live until the work is queued, since memory is freed in the order of the same
+        // stream, or to memory of the host that lives until the work is done.
         unsafe { call.launch(shape) }.w()?;
         Ok(())
     }
 
-    fn send(&self, numbers: &Tensor) -> Result<Box<dyn Sent>> {
+    fn pages(&self, len: usize) -> Result<Box<dyn Pages>> {
         let stream = self.cuda_stream();
-        let (storage, layout) = numbers.storage_and_layout();
-        let (Storage::Cuda(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
-        else {
-            bail!("numbers to send to the host are in one piece on a card");
+        let context = stream.context();
+        let mut free = lock(&FREE);
+        let fits = |pages: &Pinned| pages.len() == len && pages.context() == context;
+        let known = free.iter().position(fits).map(|at| free.swap_remove(at));
+        drop(free);
+        let pinned = match known {
+            Some(pinned) => pinned,
+            // SAFETY: the memory is read after the kernel that fills it.
+            None => unsafe { context.alloc_pinned_with_flags(len, 0) }.w()?,
         };
-        let mut to = Pages::of(&stream, end - start)?;
-        let from = storage.as_cuda_slice::<f64>()?.slice(start..end);
-        stream.memcpy_dtoh(&from, &mut to.0).w()?;
-        let arrived = stream.record_event(None).w()?;
-        Ok(Box::new(OnTheWay {
-            arrived,
-            pages: Some(to),
-        }))
+        Ok(Box::new(Empty { pinned, stream }))
     }
 }
 
 /// Memory of the host that a card writes by itself: a copy to other memory would keep the host waiting.
-#[derive(Debug)]
-struct Pages(PinnedHostSlice<f64>);
+type Pinned = PinnedHostSlice<f64>;
 
-/// Those that are free. To pin memory takes longer than a step should wait.
-static FREE: Mutex<Vec<Pages>> = Mutex::new(Vec::new());
+/// What is free of it. To pin memory takes longer than a step should wait.
+static FREE: Mutex<Vec<Pinned>> = Mutex::new(Vec::new());
 
-impl Pages {
-    /// For so many numbers of the stream's card.
-    fn of(stream: &CudaStream, len: usize) -> Result<Self> {
-        let context = stream.context();
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |Self(pages): &Self| pages.len() == len && pages.context() == context;
-        if let Some(at) = free.iter().position(fits) {
-            return Ok(free.swap_remove(at));
-        }
-        drop(free);
-        // SAFETY: the memory is read after the copy that fills it.
-        let pages = unsafe { context.alloc_pinned_with_flags(len, 0) }.w()?;
-        Ok(Self(pages))
+/// Memory that no kernel was told of yet.
+struct Empty {
+    pinned: Pinned,
+    stream: Arc<CudaStream>,
+}
+
+impl Pages for Empty {
+    /// That of the host: with one address space for both, which every 64-bit system has, a card knows it too.
+    fn address(&mut self) -> Result<u64> {
+        Ok(self.pinned.as_mut_ptr().w()?.expose_provenance() as u64)
     }
 
-    fn release(self) {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        free.push(self);
+    fn sent(self: Box<Self>) -> Result<Box<dyn Sent>> {
+        let Self { pinned, stream } = *self;
+        match stream.record_event(None).w() {
+            Ok(arrived) => Ok(Box::new(OnTheWay {
+                arrived,
+                pinned: Some(pinned),
+            })),
+            Err(error) => {
+                // The card may still write there.
+                std::mem::forget(pinned);
+                Err(error)
+            }
+        }
     }
 }
 
-/// A copy that was queued, and when it is done. It is waited for also when nobody wants the numbers any more.
+/// Numbers that a kernel was queued for, and when they are there. They are waited for also when nobody wants them
+/// any more.
 #[derive(Debug)]
 struct OnTheWay {
     arrived: CudaEvent,
-    pages: Option<Pages>,
+    pinned: Option<Pinned>,
 }
 
 impl Sent for OnTheWay {
     fn receive(mut self: Box<Self>) -> Result<Vec<f64>> {
         self.arrived.synchronize().w()?;
-        let Some(pages) = self.pages.take() else {
+        let Some(pinned) = self.pinned.take() else {
             bail!("numbers that were sent once are received once");
         };
-        let numbers = pages.0.as_slice().w()?.to_vec();
-        pages.release();
+        let numbers = pinned.as_slice().w()?.to_vec();
+        lock(&FREE).push(pinned);
         Ok(numbers)
     }
 }
 
 impl Drop for OnTheWay {
     fn drop(&mut self) {
-        let Some(pages) = self.pages.take() else {
+        let Some(pinned) = self.pinned.take() else {
             return;
         };
         match self.arrived.synchronize() {
-            Ok(()) => pages.release(),
+            Ok(()) => lock(&FREE).push(pinned),
             // The card may still write there.
-            Err(_) => std::mem::forget(pages),
+            Err(_) => std::mem::forget(pinned),
         }
     }
 }

@@ -34,7 +34,7 @@ use std::{
 
 use candle_core::{DType, Device, Error, Result, Tensor, Var, bail};
 
-use super::{Beside, Fast, Kernels, Pull, Scalar, decay, wide_dtype};
+use super::{Beside, Fast, Kernels, Pull, Scalar, cast, decay, wide_dtype};
 use crate::base::{ParamsAdam, ParamsSgd};
 use place::{Place, exchange, place, storage_of};
 use record::{Kernel, Launch, Recorder};
@@ -46,11 +46,19 @@ const THREADS: u32 = 256;
 
 /// What runs kernels.
 trait Card: Send + Sync {
-    /// Queues a kernel, which takes four addresses or numbers.
-    fn launch(&self, kernel: &str, blocks: u32, arguments: [u64; 4]) -> Result<()>;
+    /// Queues a kernel on its arguments, addresses or numbers.
+    fn launch(&self, kernel: &str, blocks: u32, arguments: &[u64]) -> Result<()>;
 
-    /// Has f64 numbers sent to the host, without waiting for them.
-    fn send(&self, numbers: &Tensor) -> Result<Box<dyn Sent>>;
+    /// Memory of the host for so many f64 numbers, which kernels can write.
+    fn pages(&self, len: usize) -> Result<Box<dyn Pages>>;
+}
+
+/// Memory of the host that a kernel writes numbers to.
+trait Pages {
+    fn address(&mut self) -> Result<u64>;
+
+    /// To be called when the kernel that fills it was queued.
+    fn sent(self: Box<Self>) -> Result<Box<dyn Sent>>;
 }
 
 /// Numbers on their way to the host.
@@ -111,19 +119,21 @@ impl Batch {
     /// Has the card decide whether all numbers are finite and, taking those after the first one as squared norms, by
     /// which factor the norm of all comes down to `limit`.
     pub(super) fn judge(&self, numbers: &Tensor, limit: f64) -> Result<Judged> {
-        let verdict = Tensor::zeros(2, DType::F64, &self.device)?;
+        let verdict = self.empty(2)?;
+        let count = numbers.elem_count();
+        let mut pages = self.card.pages(count)?;
         let arguments = [
             place(numbers)?.start,
-            numbers.elem_count() as u64,
+            count as u64,
             limit.to_bits(),
             place(&verdict)?.start,
+            // The kernel sends them itself: a copy would stand between it and what depends on the verdict.
+            pages.address()?,
         ];
-        // Before what depends on the verdict, so that they arrive while that is done.
-        let sent = self.card.send(numbers)?;
-        self.card.launch("judge", 1, arguments)?;
+        self.card.launch("judge", 1, &arguments)?;
         Ok(Judged {
             verdict,
-            numbers: sent,
+            numbers: pages.sent()?,
         })
     }
 
@@ -158,35 +168,50 @@ impl Batch {
     }
 
     fn launch(&self, Launch { kernel, jobs, sums }: &Launch) -> Result<()> {
-        let table = Table::new(jobs)?;
-        let (blocks, len) = (table.blocks, table.words.len());
-        let zeros = |len: usize| Tensor::zeros(len, DType::F64, &self.device);
-        let partial = if kernel.sums {
-            Some(zeros((blocks as usize).max(1))?)
-        } else {
-            None
-        };
+        let Table { words, blocks } = Table::new(jobs)?;
+        let words = Tensor::from_slice(&words, words.len(), &self.device)?;
+        let table_at = place(&words)?.start;
+        let firsts_at = Table::first_blocks(table_at, jobs.len());
+        let partial = (kernel.sums)
+            .then(|| self.partial_sums(blocks as usize))
+            .transpose()?;
         let partial_at = match &partial {
             Some(partial) => place(partial)?.start,
             None => 0,
         };
-        let words = Tensor::from_slice(&table.words, len, &self.device)?;
-        let [jobs_at, blocks_at, firsts_at] = table.addresses(place(&words)?.start);
         if blocks > 0 {
             let name = format!("{}_{}", kernel.rule, kernel.dtype);
-            let arguments = [jobs_at, blocks_at, partial_at, self.verdict];
-            self.card.launch(&name, blocks, arguments)?;
+            let count = jobs.len() as u64;
+            let arguments = [table_at, firsts_at, count, partial_at, self.verdict];
+            self.card.launch(&name, blocks, &arguments)?;
         }
         if kernel.sums {
-            let totals = zeros(jobs.len())?;
+            let totals = self.empty(jobs.len())?;
             let count = u32::try_from(jobs.len()).map_err(Error::wrap)?;
-            let totals_at = place(&totals)?.start;
-            let arguments = [partial_at, firsts_at, totals_at, 0];
-            self.card.launch("total", count, arguments)?;
+            let arguments = [partial_at, firsts_at, place(&totals)?.start];
+            self.card.launch("total", count, &arguments)?;
             // Nobody else sets it: the launch was taken from the recorder.
             let _ = sums.set(totals);
         }
         Ok(())
+    }
+
+    /// A sum for each block. Blocks that obey a verdict may leave theirs as it is.
+    fn partial_sums(&self, blocks: usize) -> Result<Tensor> {
+        if self.verdict == 0 {
+            return self.empty(blocks);
+        }
+        Tensor::zeros(blocks, DType::F64, &self.device)
+    }
+
+    /// f64 numbers that a kernel is going to write, all of them.
+    fn empty(&self, len: usize) -> Result<Tensor> {
+        if self.device.is_cpu() {
+            // What nobody writes is seen.
+            return Tensor::full(f64::NAN, len, &self.device);
+        }
+        // SAFETY: as promised, each is written before it is read, by a kernel that is queued later on the same stream.
+        unsafe { Tensor::empty(len, DType::F64, &self.device) }
     }
 
     /// Runs what is recorded if work on these storages must wait for it.
@@ -208,7 +233,7 @@ impl Batch {
         } else {
             self.settle(&[storage_of(x)?], &[])?;
         }
-        x.to_dtype(dtype)?.contiguous()
+        cast(x, dtype)?.contiguous()
     }
 
     /// A gradient as steps read it: of the type that they compute in, or of half precision, of which the job is told.

@@ -51,19 +51,37 @@ fn updates_are_made_where_all_numbers_are_finite_and_with_the_factor_of_the_clip
         assert_same(&[1e9, 9.0, 16.0], f64::INFINITY, 1.0);
         assert_same(&[1e9, 9.0, 16.0], 5.0, 1.0);
         assert_same(&[-1e9, 9.0, 16.0], 2.5, 0.5);
+        // More numbers than a block has threads.
+        let mut many = [0.0; 600];
+        (many[0], many[3], many[599]) = (1e9, 9.0, 16.0);
+        assert_same(&many, 2.5, 0.5);
         let before = |phase, dtype| wave(5 * 16_384 + 17, phase, dtype);
         let wide = crate::kernels::wide_dtype(dtype);
+        many[300] = f64::NAN;
         for bad in [
-            [f64::NAN, 9.0, 16.0],
-            [1.0, f64::INFINITY, 16.0],
-            [1.0, 9.0, f64::NEG_INFINITY],
+            &[f64::NAN, 9.0, 16.0][..],
+            &[1.0, f64::INFINITY, 16.0],
+            &[1.0, 9.0, f64::NEG_INFINITY],
+            &many,
         ] {
-            let (w, others, _) = step(dtype, Some((&bad, 2.5)), 1.0);
+            let (w, others, _) = step(dtype, Some((bad, 2.5)), 1.0);
             assert_same_bits("weights", &w, &before(0.1, dtype));
             assert_same_bits("momentum", &others[0], &before(0.4, wide));
             assert_same_bits("slow", &others[1], &before(0.2, wide));
         }
     }
+}
+
+// Catches numbers that are sent to another place, or only as many as a block has threads.
+#[test]
+fn the_host_gets_all_numbers_as_they_are() {
+    let numbers: Vec<f64> = (0..600).map(|i| f64::from(i).sin()).collect();
+    let got = with_choice(Choice::Emulated, || {
+        let on_card = Tensor::new(&numbers[..], &Device::Cpu).unwrap();
+        let guard = Guard::new(&on_card, 1.0).unwrap().unwrap();
+        guard.numbers().unwrap()
+    });
+    assert_eq!(got, numbers);
 }
 
 // Catches a host that looks at the gradients' norms before it asks for the update: the card would have nothing to do

@@ -1,6 +1,7 @@
 //! Updates that are recorded first and launched together.
 
 use super::*;
+use crate::kernels::run;
 
 fn named(numbers: &[f64]) -> Tensor {
     Tensor::new(numbers, &Device::Cpu).unwrap()
@@ -184,4 +185,22 @@ fn operands_that_do_not_fit_are_refused_before_anything_is_queued() {
     }
     batch.finish().unwrap();
     assert_same_bits("weights", &w, &before);
+}
+
+// Catches a block that does not find its job among more of them than it has threads.
+#[test]
+fn every_block_finds_its_tensor_among_many() {
+    let lengths = (0..600).map(|i| if i % 7 == 0 { 2 * CHUNK + i } else { i % 5 });
+    let all: Vec<Tensor> = lengths.map(|len| wave(len, 0.3, DType::F32)).collect();
+    let norms = with_choice(Choice::Emulated, || {
+        run(&all, |session| {
+            let norms = all.iter().map(|x| session.of(x).squared_norm(x));
+            Ok(norms.collect::<Result<Vec<_>, _>>()?)
+        })
+    });
+    for (x, norm) in all.iter().zip(norms.unwrap()) {
+        let wanted: f64 = values(x).iter().map(|x| x * x).sum();
+        let what = format!("{} elements", x.elem_count());
+        testing::SCALAR.assert(&what, number(norm), wanted);
+    }
 }

@@ -17,6 +17,7 @@
 #define MEET()
 #define INLINE inline
 #define ROLLED
+#define IN_GLOBAL_MEMORY(at)
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -25,6 +26,8 @@
 #define MEET() __syncthreads()
 #define INLINE __device__ __forceinline__
 #define ROLLED _Pragma("unroll 1")
+// Addresses come from a table, so the compiler does not know it.
+#define IN_GLOBAL_MEMORY(at) __builtin_assume(__isGlobal(at))
 #endif
 
 // Threads of a block, elements that a thread takes at once, elements of a block. `table.rs` has the same numbers.
@@ -110,10 +113,12 @@ template <class S, int W = WIDTH> struct alignas(sizeof(S) * W < 16 ? sizeof(S) 
 };
 
 template <int W, class S> INLINE Pack<S, W> load(const S *from) {
+    IN_GLOBAL_MEMORY(from);
     return *reinterpret_cast<const Pack<S, W> *>(from);
 }
 
 template <class S, int W> INLINE void store(S *to, const Pack<S, W> &pack) {
+    IN_GLOBAL_MEMORY(to);
     *reinterpret_cast<Pack<S, W> *>(to) = pack;
 }
 

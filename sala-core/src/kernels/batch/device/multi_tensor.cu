@@ -1,11 +1,18 @@
-// One launch for all tensors of an update: a block for each chunk of each tensor, found in a table.
+// One launch for all tensors of an update: a block for each chunk of each tensor, found among the first blocks of all.
 
 #include "rules.cuh"
 
-// Which chunk of which job a block takes.
-struct Block {
-    uint32_t job, chunk;
-};
+// The job that a block takes a chunk of; `first` has one more, the end. All threads look, so that nobody waits for memory
+// more than once.
+INLINE uint64_t find_job(const uint64_t *first, uint64_t jobs, uint32_t block, uint64_t *found) {
+    EACH_THREAD(t) {
+        for (uint64_t job = t; job < jobs; job += THREADS) {
+            if (first[job] <= block && block < first[job + 1]) *found = job;
+        }
+    }
+    MEET();
+    return *found;
+}
 
 // What `judge` has found out: whether updates are to be carried out, and the factor of gradients.
 struct Verdict {
@@ -14,21 +21,28 @@ struct Verdict {
 
 // A block's chunk, packs of elements at a time where addresses allow that.
 template <class Rule>
-INLINE void run_block(const Job *jobs, const Block *blocks, double *partial, const Verdict *verdict, double *sums,
-                      uint32_t block) {
+INLINE void run_block(const Job *jobs, const uint64_t *first, uint64_t count, double *partial, const Verdict *verdict,
+                      double *sums, uint64_t *found, uint32_t block) {
     if (verdict && verdict->finite == 0.0) return;
+    const uint64_t number = find_job(first, count, block, found);
     // A copy: what is stored in the loop could be the table, for all that the compiler knows.
-    Job job = jobs[blocks[block].job];
+    Job job = jobs[number];
     if (verdict) job.by[10] *= verdict->factor;
-    const uint64_t start = blocks[block].chunk * CHUNK;
+    const uint64_t start = (block - first[number]) * CHUNK;
     const uint64_t end = start + CHUNK < job.len ? start + CHUNK : job.len;
     EACH_THREAD(t) {
         double sum = 0.0;
-        for (uint64_t at = start + (uint64_t)t * WIDTH; at < end; at += (uint64_t)THREADS * WIDTH) {
-            if ((job.flags & ALIGNED) && end - at >= WIDTH) {
-                sum += Rule::template run<WIDTH>(job, at);
-                continue;
+        constexpr uint64_t STRIDE = (uint64_t)THREADS * WIDTH, AHEAD = (Rule::AT_ONCE - 1) * STRIDE;
+        uint64_t at = start + (uint64_t)t * WIDTH;
+        if (job.flags & ALIGNED) {
+            if (AHEAD > 0) {
+                for (; at + AHEAD + WIDTH <= end; at += AHEAD + STRIDE) {
+                    for (int i = 0; i < Rule::AT_ONCE; i++) sum += Rule::template run<WIDTH>(job, at + i * STRIDE);
+                }
             }
+            for (; at + WIDTH <= end; at += STRIDE) sum += Rule::template run<WIDTH>(job, at);
+        }
+        for (; at < end; at += STRIDE) {
             const uint64_t last = end - at < WIDTH ? end : at + WIDTH;
             ROLLED for (uint64_t i = at; i < last; i++) sum += Rule::template run<1>(job, i);
         }
@@ -57,16 +71,31 @@ INLINE void run_total(const double *partial, const uint64_t *first, double *tota
 }
 
 // Whether numbers, a loss and squared norms, are finite, and the factor that brings the norm to a limit: the operations
-// of `gradients.rs` and `clip.rs` in their order, by one thread.
-INLINE void run_judge(const double *numbers, uint64_t count, double limit, Verdict *verdict) {
+// of `gradients.rs` and `clip.rs` in their order, by one thread. The others fetch the numbers, THREADS of them at
+// a time, and write them to the host's memory.
+INLINE void run_judge(const double *numbers, uint64_t count, double limit, Verdict *verdict, double *host,
+                      double *some) {
     double sum = 0.0, finite = 1.0;
-    for (uint64_t i = 0; i < count; i++) {
-        if (!(numbers[i] - numbers[i] == 0.0)) finite = 0.0;
-        if (i > 0) sum += numbers[i];
+    for (uint64_t at = 0; at < count; at += THREADS) {
+        EACH_THREAD(t) {
+            if (at + t < count) host[at + t] = some[t] = numbers[at + t];
+        }
+        MEET();
+        EACH_THREAD(t) {
+            if (t > 0) continue;
+            for (uint64_t i = 0; i < THREADS && at + i < count; i++) {
+                if (!(some[i] - some[i] == 0.0)) finite = 0.0;
+                if (at + i > 0) sum += some[i];
+            }
+        }
+        MEET();
     }
-    const double norm = sqrt(sum);
-    verdict->finite = finite;
-    verdict->factor = norm > limit ? limit / norm : 1.0;
+    EACH_THREAD(t) {
+        if (t > 0) continue;
+        const double norm = sqrt(sum);
+        verdict->finite = finite;
+        verdict->factor = norm > limit ? limit / norm : 1.0;
+    }
 }
 
 // Each rule for each type of weights.
@@ -92,25 +121,27 @@ INLINE void run_judge(const double *numbers, uint64_t count, double limit, Verdi
 
 #ifdef SALA_EMULATED
 
-// Runs the kernel of this name with four addresses or numbers; 0 if there is none of that name.
-extern "C" int sala_emulate(const char *name, uint32_t grid, uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+// Runs the kernel of this name with its arguments, addresses or numbers; 0 if there is none of that name.
+extern "C" int sala_emulate(const char *name, uint32_t grid, const uint64_t *of) {
     double sums[THREADS];
+    uint64_t found;
 #define RUN(kernel, Rule)                                                                                    \
     if (strcmp(name, #kernel) == 0) {                                                                        \
         for (uint32_t block = 0; block < grid; block++)                                                      \
-            run_block<Rule>((const Job *)a, (const Block *)b, (double *)c, (const Verdict *)d, sums, block); \
+            run_block<Rule>((const Job *)of[0], (const uint64_t *)of[1], of[2], (double *)of[3],             \
+                            (const Verdict *)of[4], sums, &found, block);                                    \
         return 1;                                                                                            \
     }
     EVERY_KERNEL(RUN)
     if (strcmp(name, "judge") == 0) {
         double limit;
-        memcpy(&limit, &c, sizeof limit);
-        run_judge((const double *)a, b, limit, (Verdict *)d);
+        memcpy(&limit, &of[2], sizeof limit);
+        run_judge((const double *)of[0], of[1], limit, (Verdict *)of[3], (double *)of[4], sums);
         return 1;
     }
     if (strcmp(name, "total") != 0) return 0;
     for (uint32_t job = 0; job < grid; job++)
-        run_total((const double *)a, (const uint64_t *)b, (double *)c, sums, job);
+        run_total((const double *)of[0], (const uint64_t *)of[1], (double *)of[2], sums, job);
     return 1;
 }
 
@@ -125,21 +156,24 @@ template <> constexpr int RESIDENT<SgdStep<F16>> = 5;
 
 #define DEFINE(kernel, Rule)                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT<Rule>)                                    \
-        kernel(const Job *jobs, const Block *blocks, double *partial, const Verdict *verdict) {              \
+        kernel(const Job *jobs, const uint64_t *first, uint64_t count, double *partial,                      \
+               const Verdict *verdict) {                                                                     \
         __shared__ double sums[THREADS];                                                                     \
-        run_block<Rule>(jobs, blocks, partial, verdict, sums, blockIdx.x);                                   \
+        __shared__ uint64_t found;                                                                           \
+        run_block<Rule>(jobs, first, count, partial, verdict, sums, &found, blockIdx.x);                     \
     }
 EVERY_KERNEL(DEFINE)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    total(const double *partial, const uint64_t *first, double *totals, const Verdict *) {
+    total(const double *partial, const uint64_t *first, double *totals) {
     __shared__ double sums[THREADS];
     run_total(partial, first, totals, sums, blockIdx.x);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    judge(const double *numbers, uint64_t count, double limit, Verdict *verdict) {
-    if (threadIdx.x == 0) run_judge(numbers, count, limit, verdict);
+    judge(const double *numbers, uint64_t count, double limit, Verdict *verdict, double *host) {
+    __shared__ double some[THREADS];
+    run_judge(numbers, count, limit, verdict, host, some);
 }
 
 #endif

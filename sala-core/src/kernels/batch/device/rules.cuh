@@ -75,7 +75,15 @@ template <class T> INLINE T pulled(T slow, T fast, T alpha, double &sum) {
     return slow + difference * alpha;
 }
 
-// The elements of a job from `at` on: each rule yields its part of the job's sum.
+// The elements of a job from `at` on: each rule yields its part of the job's sum. A thread asks for the elements of AT_ONCE
+// calls before it waits for the first ones. Rules that store take one call after the other, since memory that is
+// stored to may be what the next call loads.
+struct Stores {
+    static constexpr int AT_ONCE = 1;
+};
+struct LoadsAlone {
+    static constexpr int AT_ONCE = 4;
+};
 
 template <class T, class S, int W> INLINE Pack<T, W> widened(const Pack<S, W> &pack) {
     Pack<T, W> result;
@@ -90,7 +98,7 @@ template <class T, int W> INLINE Pack<T, W> load_gradient(const Job &job, uint64
 }
 
 // Weights, gradient, two buffers, the weights to start from, slow weights; by[9] is alpha, by[10] the gradient's factor.
-template <class S, template <class> class Rule> struct Step {
+template <class S, template <class> class Rule> struct Step : Stores {
     using T = typename Computed<S>::Type;
 
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
@@ -130,7 +138,7 @@ template <class S> struct SgdStep : Step<S, Sgd> {};
 template <class S> struct AdamStep : Step<S, Adam> {};
 
 // x: the sum of squares.
-template <class S> struct SquaredNorm {
+template <class S> struct SquaredNorm : LoadsAlone {
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
         Pack<S, W> x = load<W>(array<const S>(job, 0) + at);
         double sum = 0.0;
@@ -140,7 +148,7 @@ template <class S> struct SquaredNorm {
 };
 
 // x, y: the sum of products.
-template <class S> struct Dot {
+template <class S> struct Dot : LoadsAlone {
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
         Pack<S, W> x = load<W>(array<const S>(job, 0) + at);
         Pack<S, W> y = load<W>(array<const S>(job, 1) + at);
@@ -151,7 +159,7 @@ template <class S> struct Dot {
 };
 
 // sum, x: sum <- sum + factor x.
-template <class S> struct Accumulate {
+template <class S> struct Accumulate : Stores {
     using T = typename Computed<S>::Type;
 
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
@@ -165,7 +173,7 @@ template <class S> struct Accumulate {
 };
 
 // Weights, direction, gradient: T^2 g, and the sum of (T g)^2, with T = |w| + eta.
-template <class S> struct Adaptive {
+template <class S> struct Adaptive : Stores {
     using T = typename Computed<S>::Type;
 
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
@@ -186,7 +194,7 @@ template <class S> struct Adaptive {
 };
 
 // New weights, weights, direction: w + scale d.
-template <class S> struct Offset {
+template <class S> struct Offset : Stores {
     using T = typename Computed<S>::Type;
 
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
@@ -200,7 +208,7 @@ template <class S> struct Offset {
 };
 
 // Destination, source of the same type.
-template <class S> struct Assign {
+template <class S> struct Assign : Stores {
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
         store(array<S>(job, 0) + at, load<W>(array<const S>(job, 1) + at));
         return 0.0;
@@ -208,7 +216,7 @@ template <class S> struct Assign {
 };
 
 // Destination, source of the type that the destination is computed in: rounded.
-template <class S> struct Round {
+template <class S> struct Round : Stores {
     using T = typename Computed<S>::Type;
 
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
@@ -221,7 +229,7 @@ template <class S> struct Round {
 };
 
 // Two arrays change places.
-template <class S> struct Swap {
+template <class S> struct Swap : Stores {
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
         S *a = array<S>(job, 0) + at, *b = array<S>(job, 1) + at;
         Pack<S, W> from_a = load<W>(a), from_b = load<W>(b);
@@ -232,7 +240,7 @@ template <class S> struct Swap {
 };
 
 // Weights, slow weights; by[9] is alpha. Only a return writes the weights.
-template <class S> struct Pull {
+template <class S> struct Pull : Stores {
     using T = typename Computed<S>::Type;
 
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
