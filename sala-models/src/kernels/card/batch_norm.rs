@@ -86,7 +86,7 @@ impl Op {
         } = self.settings;
         let wide = computed(x.dtype());
         let sums = train
-            .then(|| self.card.empty((tiles.chunks(), 2, channels), DType::F64))
+            .then(|| self.card.empty((2, channels, tiles.chunks()), DType::F64))
             .transpose()?;
         if let Some(sums) = &sums {
             self.tiled("norm_sums", (x, tiles), &[Some(x), Some(sums)])?;
@@ -132,7 +132,7 @@ impl Operation for Op {
             Some(inputs[2]),
             inputs.get(3).copied(),
         ];
-        self.tiled("normalise", (x, tiles), &tensors)?;
+        self.tiled("normalise", (x, tiles.finer()), &tensors)?;
         // Set once: there is one forward pass.
         let _ = self.statistics.set([mean, inverse]);
         Ok(y)
@@ -150,7 +150,7 @@ impl Operation for Op {
         } = self.settings;
         let (x, weight) = (&inputs[0].value, &inputs[1].value);
         let tiles = self.tiles(x);
-        let sums = self.card.empty((tiles.chunks(), 2, channels), DType::F64)?;
+        let sums = self.card.empty((2, channels, tiles.chunks()), DType::F64)?;
         let of_sums = [Some(x), Some(&sums), Some(y), Some(dy), Some(mean)];
         self.tiled("norm_gradient_sums", (x, tiles), &of_sums)?;
         let [of_weight, of_bias] = [self.card.empty_like(weight)?, self.card.empty_like(weight)?];
@@ -192,7 +192,7 @@ impl Operation for Op {
                 of_x.as_ref(),
                 of_residual.as_ref().filter(|_| relu),
             ];
-            self.tiled("norm_gradient", (x, tiles), &tensors)?;
+            self.tiled("norm_gradient", (x, tiles.finer()), &tensors)?;
         }
         Ok(vec![of_x, Some(of_weight), Some(of_bias), of_residual])
     }

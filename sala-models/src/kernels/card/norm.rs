@@ -95,7 +95,7 @@ impl Norm {
         let (x, weight) = (&inputs[0].value, &inputs[1].value);
         let columns = weight.elem_count();
         let tiles = Tiles::of(x.elem_count() / columns, columns);
-        let sums = self.card.empty((tiles.chunks(), 2, columns), DType::F64)?;
+        let sums = self.card.empty((2, columns, tiles.chunks()), DType::F64)?;
         self.card.launch(Call {
             kernel: "row_norm_sums",
             dtype: x.dtype(),

@@ -1,7 +1,9 @@
 //! Convolutions by cuDNN, channels last.
 //!
-//! What cuDNN is asked is kept for each shape: descriptors, and for each direction the algorithm that it expects to be
-//! the fastest of those that yield the same bits every time. Working memory comes from the device's pool.
+//! What cuDNN is asked is kept for each shape: descriptors, and for each direction the algorithms that yield the same bits
+//! every time, in the order of the time that it expects. The first one that runs is used: which is the fastest is not
+//! measured, so that a run that goes on has the bits of one that was never interrupted. Working memory comes from the
+//! device's pool.
 //!
 //! Half precision is summed in f32. f32 is strict unless matrix products may round to TF32
 //! (`candle_core::cuda::set_gemm_reduced_precision_f32`), which holds here too. f64 is left to products of gathered
@@ -14,7 +16,7 @@ use candle_core::{
     cuda::{
         DeviceId,
         cudarc::cudnn::{
-            result as cudnn,
+            result::{self as cudnn, CudnnError, CudnnResult},
             sys::{
                 cudnnConvolutionBwdDataAlgo_t as DataAlgorithm,
                 cudnnConvolutionBwdFilterAlgo_t as FilterAlgorithm, cudnnConvolutionDescriptor_t,
@@ -46,34 +48,30 @@ pub(super) fn forward(
     let Some(plan) = plan(card, x, geometry)? else {
         return Ok(None);
     };
-    let Some((algorithm, bytes)) = plan.forward else {
-        return Ok(None);
-    };
     let (rows, columns) = (geometry.rows.windows, geometry.columns.windows);
-    let y = card.empty((geometry.batch, rows, columns, geometry.outputs), x.dtype())?;
-    let workspace = Workspace::new(card, bytes)?;
-    let (one, zero) = (1_f32, 0_f32);
-    // SAFETY: descriptors say how large the tensors are, which live until the work is queued on their stream; memory is
-    // freed in the order of the same stream.
-    unsafe {
-        cudnn::convolution_forward(
-            plan.handle.0,
-            factor(&one),
-            plan.x.0,
-            pointer(card, x)?,
-            plan.weight.0,
-            pointer(card, weight)?,
-            plan.forward_product.0,
-            algorithm,
-            workspace.pointer(card)?,
-            bytes,
-            factor(&zero),
-            plan.y.0,
-            pointer(card, &y)?,
-        )
-    }
-    .map_err(Error::wrap)?;
-    Ok(Some(y))
+    let shape = (geometry.batch, rows, columns, geometry.outputs);
+    let [from, by] = [pointer(card, x)?, pointer(card, weight)?];
+    plan.forward.run(card, shape.into(), x.dtype(), |call| {
+        // SAFETY: descriptors say how large the tensors are, which live until the work is queued on their stream; memory is
+        // freed in the order of the same stream.
+        unsafe {
+            cudnn::convolution_forward(
+                plan.handle.0,
+                factor(&1.0),
+                plan.x.0,
+                from,
+                plan.weight.0,
+                by,
+                plan.forward.product.0,
+                call.algorithm,
+                call.workspace,
+                call.bytes,
+                factor(&0.0),
+                plan.y.0,
+                call.result,
+            )
+        }
+    })
 }
 
 /// The gradient of `x`, from that of the result; nothing where cuDNN has no algorithm.
@@ -86,33 +84,29 @@ pub(super) fn input_gradient(
     let Some(plan) = plan(card, dy, geometry)? else {
         return Ok(None);
     };
-    let Some((algorithm, bytes)) = plan.data else {
-        return Ok(None);
-    };
     let (rows, columns) = (geometry.rows.size, geometry.columns.size);
-    let dx = card.empty((geometry.batch, rows, columns, geometry.inputs), dy.dtype())?;
-    let workspace = Workspace::new(card, bytes)?;
-    let (one, zero) = (1_f32, 0_f32);
-    // SAFETY: as in `forward`.
-    unsafe {
-        cudnn::convolution_backward_data(
-            plan.handle.0,
-            factor(&one),
-            plan.weight.0,
-            pointer(card, weight)?,
-            plan.y.0,
-            pointer(card, dy)?,
-            plan.data_product.0,
-            algorithm,
-            workspace.pointer(card)?,
-            bytes,
-            factor(&zero),
-            plan.x.0,
-            pointer(card, &dx)?,
-        )
-    }
-    .map_err(Error::wrap)?;
-    Ok(Some(dx))
+    let shape = (geometry.batch, rows, columns, geometry.inputs);
+    let [by, from] = [pointer(card, weight)?, pointer(card, dy)?];
+    plan.data.run(card, shape.into(), dy.dtype(), |call| {
+        // SAFETY: as in `forward`.
+        unsafe {
+            cudnn::convolution_backward_data(
+                plan.handle.0,
+                factor(&1.0),
+                plan.weight.0,
+                by,
+                plan.y.0,
+                from,
+                plan.data.product.0,
+                call.algorithm,
+                call.workspace,
+                call.bytes,
+                factor(&0.0),
+                plan.x.0,
+                call.result,
+            )
+        }
+    })
 }
 
 /// The gradient of the weight `(O, Kh, Kw, C / groups)`; nothing where cuDNN has no algorithm.
@@ -125,32 +119,93 @@ pub(super) fn weight_gradient(
     let Some(plan) = plan(card, x, geometry)? else {
         return Ok(None);
     };
-    let Some((algorithm, bytes)) = plan.filter else {
-        return Ok(None);
-    };
-    let dw = card.empty(filter_shape(geometry), x.dtype())?;
-    let workspace = Workspace::new(card, bytes)?;
-    let (one, zero) = (1_f32, 0_f32);
-    // SAFETY: as in `forward`.
-    unsafe {
-        cudnn::convolution_backward_filter(
-            plan.handle.0,
-            factor(&one),
-            plan.x.0,
-            pointer(card, x)?,
-            plan.y.0,
-            pointer(card, dy)?,
-            plan.filter_product.0,
-            algorithm,
-            workspace.pointer(card)?,
-            bytes,
-            factor(&zero),
-            plan.weight.0,
-            pointer(card, &dw)?,
-        )
+    let [from, of] = [pointer(card, x)?, pointer(card, dy)?];
+    let shape = filter_shape(geometry);
+    plan.filter.run(card, shape, x.dtype(), |call| {
+        // SAFETY: as in `forward`.
+        unsafe {
+            cudnn::convolution_backward_filter(
+                plan.handle.0,
+                factor(&1.0),
+                plan.x.0,
+                from,
+                plan.y.0,
+                of,
+                plan.filter.product.0,
+                call.algorithm,
+                call.workspace,
+                call.bytes,
+                factor(&0.0),
+                plan.weight.0,
+                call.result,
+            )
+        }
+    })
+}
+
+/// One of the three products of a shape, and the ways in which cuDNN can make it.
+struct Direction<A> {
+    name: &'static str,
+    /// Each has its own, because how products round is chosen with the algorithm.
+    product: Product,
+    /// Those that yield the same bits every time, the one that is expected to be the fastest first.
+    fits: Vec<Fit<A>>,
+}
+
+/// An algorithm, how its products round, and the bytes of working memory that it wants.
+struct Fit<A> {
+    algorithm: A,
+    math: cudnnMathType_t,
+    bytes: usize,
+}
+
+/// What a call of cuDNN is told beside its operands.
+struct Call<A> {
+    algorithm: A,
+    workspace: *mut c_void,
+    bytes: usize,
+    result: *mut c_void,
+}
+
+impl<A: Copy> Direction<A> {
+    /// Makes a result by the first algorithm that runs; nothing if none does.
+    fn run(
+        &self,
+        card: &Card,
+        shape: Shape,
+        dtype: DType,
+        call: impl Fn(Call<A>) -> CudnnResult<()>,
+    ) -> Result<Option<Tensor>> {
+        for fit in &self.fits {
+            // One that wants less may follow.
+            let Ok(workspace) = Workspace::new(card, fit.bytes) else {
+                continue;
+            };
+            let result = card.empty(&shape, dtype)?;
+            self.product.set_math(fit.math)?;
+            let ran = call(Call {
+                algorithm: fit.algorithm,
+                workspace: workspace.pointer(card)?,
+                bytes: fit.bytes,
+                result: pointer(card, &result)?,
+            });
+            match ran {
+                Ok(()) => return Ok(Some(result)),
+                Err(error) if is_unsupported(error) => {}
+                Err(error) => return Err(Error::wrap(error)),
+            }
+        }
+        Ok(None)
     }
-    .map_err(Error::wrap)?;
-    Ok(Some(dw))
+}
+
+/// Whether cuDNN says that it cannot do what it was asked, and not that something went wrong. Its versions differ in how
+/// many words they have for that.
+fn is_unsupported(CudnnError(status): CudnnError) -> bool {
+    let name = format!("{status:?}");
+    ["NOT_SUPPORTED", "BAD_PARAM", "ARCH_MISMATCH"]
+        .iter()
+        .any(|word| name.contains(word))
 }
 
 fn filter_shape(geometry: &Geometry) -> Shape {
@@ -197,14 +252,9 @@ struct Plan {
     x: TensorDescriptor,
     weight: FilterDescriptor,
     y: TensorDescriptor,
-    /// One for each direction, because how products round is chosen with the algorithm.
-    forward_product: Product,
-    data_product: Product,
-    filter_product: Product,
-    /// Algorithms, and the bytes of working memory that they want.
-    forward: Option<(ForwardAlgorithm, usize)>,
-    data: Option<(DataAlgorithm, usize)>,
-    filter: Option<(FilterAlgorithm, usize)>,
+    forward: Direction<ForwardAlgorithm>,
+    data: Direction<DataAlgorithm>,
+    filter: Direction<FilterAlgorithm>,
 }
 
 /// What a plan depends on.
@@ -279,7 +329,6 @@ impl Plan {
             (DType::F32, false) => cudnnMathType_t::CUDNN_FMA_MATH,
             _ => cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
         };
-        let product = || Product::new(geometry, math);
         let mut plan = Self {
             handle,
             x: TensorDescriptor::new(dtype, [batch, inputs, rows.size, columns.size])?,
@@ -288,33 +337,58 @@ impl Plan {
                 [outputs, inputs / groups, rows.kernel, columns.kernel],
             )?,
             y: TensorDescriptor::new(dtype, [batch, outputs, rows.windows, columns.windows])?,
-            forward_product: product()?,
-            data_product: product()?,
-            filter_product: product()?,
-            forward: None,
-            data: None,
-            filter: None,
+            forward: Direction::new("values", geometry, math)?,
+            data: Direction::new("gradient of the images", geometry, math)?,
+            filter: Direction::new("gradient of the weight", geometry, math)?,
         };
-        plan.forward = plan.find_forward(math)?;
-        plan.data = plan.find_data(math)?;
-        plan.filter = plan.find_filter(math)?;
+        plan.forward.fits = plan.find_forward(math)?;
+        plan.data.fits = plan.find_data(math)?;
+        plan.filter.fits = plan.find_filter(math)?;
+        plan.forward.tell(dtype, geometry);
+        plan.data.tell(dtype, geometry);
+        plan.filter.tell(dtype, geometry);
         Ok(plan)
     }
 }
 
-/// Asks cuDNN for the algorithms of a direction, in the order of the time that it expects, and takes the first one that
-/// is fit for use.
+impl<A> Direction<A> {
+    fn new(name: &'static str, geometry: &Geometry, math: cudnnMathType_t) -> Result<Self> {
+        Ok(Self {
+            name,
+            product: Product::new(geometry, math)?,
+            fits: Vec::new(),
+        })
+    }
+
+    /// Warns of a shape that takes the slower way.
+    fn tell(&self, dtype: DType, geometry: &Geometry) {
+        if self.fits.is_empty() {
+            tracing::warn!(
+                what = self.name,
+                ?dtype,
+                ?geometry,
+                "cuDNN has no algorithm that yields the same bits every time; products of gathered rows take its place"
+            );
+        }
+    }
+}
+
+/// Asks cuDNN for the algorithms of a direction, in the order of the time that it expects, and keeps those that are fit for
+/// use.
 macro_rules! find {
-    ($name:ident, $algorithm:ty, $ask:path, [$($descriptor:ident),*], $product:ident) => {
+    ($name:ident, $direction:ident, $algorithm:ty, $ask:path, [$($before:ident),*], [$after:ident]) => {
         impl Plan {
-            fn $name(&self, math: cudnnMathType_t) -> Result<Option<($algorithm, usize)>> {
+            fn $name(&self, math: cudnnMathType_t) -> Result<Vec<Fit<$algorithm>>> {
+                let strict = math == cudnnMathType_t::CUDNN_FMA_MATH;
                 let mut found = 0;
                 let mut results = Vec::with_capacity(usize::try_from(ASKED).unwrap_or(0));
                 // SAFETY: all descriptors exist, and there is room for as many results as are asked for.
                 let asked = unsafe {
                     let asked = $ask(
                         self.handle.0,
-                        $(self.$descriptor.0,)*
+                        $(self.$before.0,)*
+                        self.$direction.product.0,
+                        self.$after.0,
                         ASKED,
                         &raw mut found,
                         results.as_mut_ptr(),
@@ -324,25 +398,27 @@ macro_rules! find {
                     }
                     asked
                 };
-                if asked.is_err() {
-                    return Ok(None);
+                match asked {
+                    Err(error) if !is_unsupported(error) => return Err(Error::wrap(error)),
+                    _ => {}
                 }
-                let fit = results.iter().find(|r| {
+                let fits = results.iter().filter(|r| {
                     r.status == cudnnStatus_t::CUDNN_STATUS_SUCCESS
                         && r.determinism == cudnnDeterminism_t::CUDNN_DETERMINISTIC
                         && r.memory <= WORKSPACE
-                        && (math != cudnnMathType_t::CUDNN_FMA_MATH
+                        && (!strict
                             || matches!(
                                 r.mathType,
                                 cudnnMathType_t::CUDNN_FMA_MATH
                                     | cudnnMathType_t::CUDNN_DEFAULT_MATH
                             ))
                 });
-                let Some(fit) = fit else { return Ok(None) };
-                if math != cudnnMathType_t::CUDNN_FMA_MATH {
-                    self.$product.set_math(fit.mathType)?;
-                }
-                Ok(Some((fit.algo, fit.memory)))
+                let fits = fits.map(|r| Fit {
+                    algorithm: r.algo,
+                    math: if strict { math } else { r.mathType },
+                    bytes: r.memory,
+                });
+                Ok(fits.collect())
             }
         }
     };
@@ -350,24 +426,27 @@ macro_rules! find {
 
 find!(
     find_forward,
+    forward,
     ForwardAlgorithm,
     cudnn::get_convolution_forward_algorithm,
-    [x, weight, forward_product, y],
-    forward_product
+    [x, weight],
+    [y]
 );
 find!(
     find_data,
+    data,
     DataAlgorithm,
     cudnn::get_convolution_backward_data_algorithm,
-    [weight, y, data_product, x],
-    data_product
+    [weight, y],
+    [x]
 );
 find!(
     find_filter,
+    filter,
     FilterAlgorithm,
     cudnn::get_convolution_backward_filter_algorithm,
-    [x, y, filter_product, weight],
-    filter_product
+    [x, y],
+    [weight]
 );
 
 struct Handle(cudnnHandle_t);

@@ -8,6 +8,7 @@
 // `card/tiles.rs` fills the numbers from `at` on.
 struct Tile {
     int64_t rows, channels, end;
+    int64_t chunks;   // parts that the rows are cut into
     int lanes;        // threads side by side
     int64_t channel0; // the tile's first channel
     int64_t row0;     // the tile's first row, which is below `end`
@@ -18,6 +19,7 @@ struct Tile {
         channel0 = (block % across) * lanes * WIDTH;
         row0 = (block / across) * height;
         end = min_of(row0 + height, rows);
+        chunks = (rows + height - 1) / height;
     }
 
     INLINE int64_t chunk(const Arguments &a, int at, uint32_t block) const { return block / a.numbers[at + 3]; }
@@ -34,7 +36,7 @@ struct Tile {
 };
 
 // Adds what the threads of each column of a tile hold of `KINDS` sums, and writes the first row's:
-// to[chunk][kind][channel].
+// to[kind][channel][chunk], so that a team reads neighbours.
 template <class T, int KINDS>
 INLINE void write_tile_sums(const Tile &tile, int64_t chunk, T *memory, double *to) {
     MEET();
@@ -51,7 +53,7 @@ INLINE void write_tile_sums(const Tile &tile, int64_t chunk, T *memory, double *
         if (t < tile.lanes) {
             for (int kind = 0; kind < KINDS; kind++) {
                 for (int i = 0; i < tile.count(t); i++)
-                    to[(chunk * KINDS + kind) * tile.channels + tile.channel(t) + i] =
+                    to[(kind * tile.channels + tile.channel(t) + i) * tile.chunks + chunk] =
                         (double)memory[(kind * WIDTH + i) * THREADS + t];
             }
         }
@@ -59,7 +61,7 @@ INLINE void write_tile_sums(const Tile &tile, int64_t chunk, T *memory, double *
 }
 
 // A team of this many threads adds up the chunks of a channel.
-constexpr int TEAM = 32;
+constexpr int TEAM = 128;
 
 // The sums of `KINDS` kinds over all chunks for the channels of a block: the first thread of each team has them in
 // sums[kind * THREADS + t].
@@ -70,8 +72,8 @@ INLINE void add_chunks(const double *from, int64_t chunks, int64_t channels, uin
         for (int kind = 0; kind < KINDS; kind++) {
             double sum = 0.0;
             if (channel < channels) {
-                for (int64_t chunk = t % TEAM; chunk < chunks; chunk += TEAM)
-                    sum += from[(chunk * KINDS + kind) * channels + channel];
+                const double *of_channel = from + (kind * channels + channel) * chunks;
+                for (int64_t chunk = t % TEAM; chunk < chunks; chunk += TEAM) sum += of_channel[chunk];
             }
             sums[kind * THREADS + t] = sum;
         }
