@@ -79,6 +79,11 @@ impl Param {
         self.weight_decay
     }
 
+    /// Takes the name that another set gave to the same variable.
+    pub(crate) fn take_name(&mut self, other: &Self) {
+        self.name.clone_from(&other.name);
+    }
+
     /// Whether a base has to treat the parameter in a way of its own.
     pub(crate) fn has_base_settings(&self) -> bool {
         self.weight_decay.is_some() || (self.lr_scale - 1.0).abs() > 0.0

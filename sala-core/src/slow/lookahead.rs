@@ -86,7 +86,9 @@ impl ParamsLookahead {
 /// Lookahead around any base; see the [module](self) for the equations.
 ///
 /// It takes one pass a step, so it is a [`candle_nn::Optimizer`] and fits into code that is generic
-/// over that trait; as a [`Minimizer`] it also checks and clips gradients. With both traits in scope
+/// over that trait. Both forms check that every parameter has a gradient that fits, leave frozen ones alone
+/// and obey settings and masters; as a [`Minimizer`] it also refuses gradients that are not finite, and
+/// clips. With both traits in scope
 /// a call of a method that they share must say which it means: `Minimizer::step(&mut opt, …)`.
 ///
 /// ```

@@ -8,6 +8,7 @@
     unreachable_pub
 )]
 
+mod bases;
 mod by_hand;
 mod conformance;
 mod equations;
