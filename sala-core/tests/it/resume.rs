@@ -5,13 +5,13 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use sala_core::{
-    Average, Averaged, LossScaler, Minimizer, ParamsAveraged, ParamsLossScaler, Pass, Resumable,
-    Stateful,
+    Average, Averaged, LossScaler, Minimizer, ParamSet, ParamsAveraged, ParamsLossScaler, Pass,
+    Resumable, Stateful,
     catalogue::{Base, Method, build},
     checkpoint::Checkpoint,
     schedule::{Cosine, Scheduler},
     state::{State, StateReader},
-    testing::{TRAJECTORY_F32, Tolerance, assert_same_bits},
+    testing::{HALF, TRAJECTORY_F32, Tolerance, assert_same_bits, assert_same_state, values},
 };
 
 use crate::methods::{Problem, combinations};
@@ -83,11 +83,7 @@ fn every_method_resumes_to_the_same_bits_from_every_phase() {
                     wanted,
                 );
             }
-            assert_eq!(
-                format!("{:?}", optimizer.state().unwrap()),
-                format!("{state:?}"),
-                "{name}"
-            );
+            assert_same_state(&name, &optimizer.state().unwrap(), &state);
         }
     }
 }
@@ -98,28 +94,26 @@ fn a_state_that_does_not_fit_changes_nothing() {
         let problem = Problem::new(DType::F32);
         let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
         advance(&problem, &mut optimizer, 4);
-        let before = format!("{:?}", optimizer.state().unwrap());
+        let (before, weights) = (optimizer.state().unwrap(), problem.weights());
+        let unchanged = |optimizer: &Box<dyn Resumable>| {
+            assert_same_state(&name, &optimizer.state().unwrap(), &before);
+            for (got, wanted) in problem.weights().iter().zip(&weights) {
+                assert_same_bits(&name, got, wanted);
+            }
+        };
         let mut surplus = optimizer.state().unwrap();
         surplus.set("descent/base/surprise", 1);
         surplus.set("surprise", 1);
         let message = optimizer.load_state(&surplus).unwrap_err().to_string();
         assert!(message.contains("surprise"), "{name}: {message}");
-        assert_eq!(
-            format!("{:?}", optimizer.state().unwrap()),
-            before,
-            "{name}"
-        );
+        unchanged(&optimizer);
         if optimizer.rho().is_some() {
             // Found last of all, after the base has been read.
             let mut negative = optimizer.state().unwrap();
             negative.set("rho", -1.0);
             negative.set("descent/base/lr", 77.0);
             assert!(optimizer.load_state(&negative).is_err(), "{name}");
-            assert_eq!(
-                format!("{:?}", optimizer.state().unwrap()),
-                before,
-                "{name}"
-            );
+            unchanged(&optimizer);
         }
         assert!(
             optimizer.load_state(&State::new("Other")).is_err(),
@@ -275,4 +269,95 @@ fn a_run_continues_in_another_precision_within_the_tolerance_of_f32() {
             }
         }
     }
+}
+
+/// A run of so many steps in `from`, gone on with in `to`, each with or without masters.
+fn continued(
+    (base, method): (&Base, &Method),
+    (from, masters_before): (DType, bool),
+    (to, masters_after): (DType, bool),
+) -> (Problem, Box<dyn Resumable>) {
+    let start = |dtype, masters: bool| {
+        let problem = Problem::new(dtype);
+        let mut params = problem.params();
+        if masters {
+            params = params.with_f32_masters().unwrap();
+        }
+        let optimizer = build(params, base, method, None).unwrap();
+        (problem, optimizer)
+    };
+    let (first, mut one) = start(from, masters_before);
+    advance(&first, &mut one, 6);
+    let (second, mut two) = start(to, masters_after);
+    for ((_, old), (_, new)) in first.named().iter().zip(second.named()) {
+        let old = old.to_dtype(to).unwrap().force_contiguous().unwrap();
+        new.set(&old.detach()).unwrap();
+    }
+    two.load_state(&one.state().unwrap()).unwrap();
+    for ((_, old), (name, new)) in first.named().iter().zip(second.named()) {
+        HALF.assert_tensors(&name, &new, &old.to_dtype(to).unwrap());
+    }
+    (second, two)
+}
+
+// Catches a state with masters that a run without refuses, or the other way round, and masters of the start that
+// overwrite the weights that were loaded.
+#[test]
+fn a_run_continues_with_masters_or_without_whatever_it_had() {
+    for (name, base, method) in combinations() {
+        let both = (&base, &method);
+        let kinds = [
+            (DType::F32, false),
+            (DType::BF16, false),
+            (DType::BF16, true),
+        ];
+        for from in kinds {
+            for to in kinds {
+                let (problem, mut optimizer) = continued(both, from, to);
+                let before = values(&problem.loss(Pass::Clean).unwrap())[0];
+                advance(&problem, &mut optimizer, 20);
+                let after = values(&problem.loss(Pass::Clean).unwrap())[0];
+                let what = format!("{name}, {from:?} to {to:?}");
+                assert!(after < before, "{what}: {before} to {after}");
+            }
+        }
+    }
+}
+
+// What the masters know beyond bf16 is the weights of a run in f32.
+#[test]
+fn masters_become_the_weights_of_a_run_in_f32() {
+    let (_, base, method) = combinations().remove(0);
+    let both = (&base, &method);
+    let start = || Problem::new(DType::BF16);
+    let half = start();
+    let params = half.params().with_f32_masters().unwrap();
+    let mut optimizer = build(params.clone(), &base, &method, None).unwrap();
+    advance(&half, &mut optimizer, 6);
+    let (full, _) = continued(both, (DType::BF16, true), (DType::F32, false));
+    let masters = params.vars();
+    for (got, wanted) in full.params().vars().iter().zip(&masters) {
+        assert_same_bits("masters", got, wanted);
+    }
+}
+
+#[test]
+fn a_state_with_a_part_of_the_masters_is_refused() {
+    let (_, base, method) = combinations().remove(0);
+    let problem = Problem::new(DType::BF16);
+    let params = problem.params();
+    let narrow = ParamSet::new([("a.second", problem.second.clone())]).unwrap();
+    let masters = |params: ParamSet| params.with_f32_masters().unwrap();
+    let mut part = build(masters(narrow), &base, &method, None).unwrap();
+    part.step(&mut |_: Pass| problem.second.sqr()?.sum_all())
+        .unwrap();
+    let mut all = build(masters(params), &base, &method, None).unwrap();
+    let message = all
+        .load_state(&part.state().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("master copies of 1 of 2 parameters"),
+        "{message}"
+    );
 }
