@@ -21,6 +21,7 @@ use candle_nn::Optimizer;
 use super::{
     Descend,
     climb::{Climb, Outcome, Passes},
+    descend::replaced_too_early,
 };
 use crate::{
     blend::{Ascended, Blend},
@@ -199,6 +200,13 @@ where
 
     fn set_rho(&mut self, rho: f64) -> Result<()> {
         self.climb.radius.set_rho(rho)
+    }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        if self.is_displaced() {
+            return Err(replaced_too_early());
+        }
+        self.descent.weights_replaced()
     }
 }
 

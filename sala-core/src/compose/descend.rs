@@ -80,8 +80,11 @@ impl<B: Optimizer + 'static> Descend<B> {
         &mut self.base
     }
 
-    /// Whether the base treats every parameter as it should; asked before each step.
+    /// Whether the base treats every parameter as it should, at a learning rate that is one; asked before
+    /// each step.
     pub(crate) fn check_base(&self) -> Result<()> {
+        // Setting it cannot fail, in candle's trait as in this crate's.
+        check::non_negative("Minimizer", "learning_rate", self.base.learning_rate())?;
         base::check(&self.base, &self.params)
     }
 
@@ -268,6 +271,13 @@ fn step_rule(
     }
 }
 
+/// The error of weights that are replaced while they are displaced, and would be put back.
+pub(crate) fn replaced_too_early() -> Error {
+    Error::Order {
+        problem: "the weights cannot be replaced in the middle of a step: finish or abandon it",
+    }
+}
+
 /// The error of a second step where there is no second pass.
 pub(crate) fn no_second_pass() -> Error {
     Error::Order {
@@ -335,6 +345,10 @@ impl<B: Optimizer + 'static> Minimizer for Descend<B> {
                 what: "a weight decay that is set from outside",
             }),
         }
+    }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        self.params.renew_masters()
     }
 }
 

@@ -39,6 +39,7 @@ use candle_nn::Optimizer;
 use super::{
     Descend,
     climb::{Climb, Outcome, Passes},
+    descend::replaced_too_early,
 };
 use crate::{
     blend::{Ascended, Blend},
@@ -64,6 +65,7 @@ pub struct SlowAscend<B, P, W, D = Ascended> {
     policy: W,
     k: u64,
     alpha: f64,
+    init: SlowInit,
     slow: SlowWeights,
     gap: f64,
     near: bool,
@@ -113,11 +115,12 @@ where
             policy,
             k,
             alpha,
+            init,
             slow,
             gap: 0.0,
             near: false,
         };
-        optimizer.decide(0, &[], optimizer.climb.weight_squares(optimizer.params())?)?;
+        optimizer.start()?;
         Ok(optimizer)
     }
 
@@ -153,6 +156,12 @@ where
     /// The base rule.
     pub fn base(&self) -> &B {
         self.descent.base()
+    }
+
+    /// Decides for a cycle that begins where the slow weights are.
+    fn start(&mut self) -> Result<()> {
+        let weight_squares = self.climb.weight_squares(self.descent.params())?;
+        self.decide(self.descent.next_step() - 1, &[], weight_squares)
     }
 
     /// Reads how far a pull went, in one synchronisation, and decides whether the cycle's end climbs.
@@ -292,6 +301,15 @@ where
 
     fn slow_weights(&self) -> Option<&SlowWeights> {
         Some(&self.slow)
+    }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        if self.is_displaced() {
+            return Err(replaced_too_early());
+        }
+        self.descent.weights_replaced()?;
+        self.slow = SlowWeights::new(self.descent.params(), self.init)?;
+        self.start()
     }
 }
 

@@ -250,6 +250,12 @@ impl<B: Optimizer + 'static> Minimizer for Lookahead<B> {
     fn slow_weights(&self) -> Option<&SlowWeights> {
         Some(&self.slow)
     }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        self.descent.weights_replaced()?;
+        self.slow = SlowWeights::new(self.descent.params(), self.config.init)?;
+        Ok(())
+    }
 }
 
 impl<B: Optimizer + Stateful + 'static> Stateful for Lookahead<B> {

@@ -19,6 +19,7 @@ mod methods;
 mod oracle;
 mod order;
 mod precision;
+mod replaced;
 mod resume;
 mod settings;
 mod sharpness;
