@@ -263,13 +263,15 @@ impl Gradients {
     /// which the new norm follows without another pass over memory.
     ///
     /// # Errors
-    /// Those of candle's operations.
+    /// [`Error::Direction`] when `other` is not of the gradients' number and shapes, and those of candle's
+    /// operations.
     pub fn combine(
         &mut self,
         a: f64,
         (b, other, other_norm): (f64, &[Tensor], f64),
         dot: f64,
     ) -> Result<()> {
+        vector::check_shapes(self.tensors.iter(), other)?;
         for (tensor, other) in self.tensors.iter_mut().zip(other) {
             *tensor = ((&*tensor * a)? + (other * b)?)?;
         }

@@ -259,6 +259,13 @@ impl Stateful for Sgd {
             })
             .collect::<crate::Result<Vec<_>>>()?;
         reader.finish()?;
+        let (found, wanted) = (buffers.iter().flatten().count(), buffers.len());
+        if found != 0 && found != wanted {
+            return Err(crate::Error::State {
+                owner: "Sgd".into(),
+                problem: format!("momentum of {found} of {wanted} parameters"),
+            });
+        }
         (self.config.lr, self.config.weight_decay) = (lr, weight_decay);
         for (slot, buffer) in self.slots.iter_mut().zip(buffers) {
             slot.memory = buffer;

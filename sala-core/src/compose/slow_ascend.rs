@@ -101,14 +101,14 @@ where
         params: ParamSet,
         base: B,
         (k, alpha, init): (u64, f64, SlowInit),
-        (perturbation, radius): (P, Radius),
+        ascent: (P, Radius),
         policy: W,
         blend: D,
     ) -> Result<Self> {
         check::at_least_one("SlowAscend", "k", k)?;
         check::unit("SlowAscend", "alpha", alpha)?;
         let slow = SlowWeights::new(&params, init)?;
-        let climb = Climb::new("SlowAscend", perturbation, radius, blend)?;
+        let climb = Climb::new("SlowAscend", &params, ascent, blend)?;
         let mut optimizer = Self {
             descent: Descend::new(params, base),
             climb,
@@ -317,10 +317,14 @@ impl<B, P, W, D> Stateful for SlowAscend<B, P, W, D>
 where
     B: Optimizer + Stateful + 'static,
     P: Perturbation,
+    W: Policy,
     D: Blend,
 {
     fn state(&self) -> Result<State> {
         let mut state = State::new("SlowAscend");
+        state.set("method", self.climb.method(&self.policy));
+        state.set("k", self.k);
+        state.set("alpha", self.alpha);
         state.set("gap", self.gap);
         state.set("near", self.near);
         self.slow.save(self.descent.params(), &mut state)?;
@@ -331,6 +335,9 @@ where
 
     fn load_state(&mut self, state: &State) -> Result<()> {
         let mut reader = StateReader::new("SlowAscend", state)?;
+        reader.same("method", self.climb.method(&self.policy))?;
+        reader.same("k", self.k)?;
+        reader.same("alpha", self.alpha)?;
         let (gap, near) = (reader.get("gap")?, reader.get("near")?);
         let slow = SlowWeights::read(self.descent.params(), &mut reader)?;
         let climb = self.climb.read(self.descent.params(), &mut reader)?;

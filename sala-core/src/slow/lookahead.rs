@@ -261,6 +261,8 @@ impl<B: Optimizer + 'static> Minimizer for Lookahead<B> {
 impl<B: Optimizer + Stateful + 'static> Stateful for Lookahead<B> {
     fn state(&self) -> Result<State> {
         let mut state = State::new("Lookahead");
+        state.set("k", self.config.k);
+        state.set("alpha", self.config.alpha);
         let params = self.descent.params();
         self.slow.save(params, &mut state)?;
         let mut momentum = State::new("Memory");
@@ -272,6 +274,8 @@ impl<B: Optimizer + Stateful + 'static> Stateful for Lookahead<B> {
 
     fn load_state(&mut self, state: &State) -> Result<()> {
         let mut reader = StateReader::new("Lookahead", state)?;
+        reader.same("k", self.config.k)?;
+        reader.same("alpha", self.config.alpha)?;
         let params = self.descent.params();
         let slow = SlowWeights::read(params, &mut reader)?;
         let mut momentum = StateReader::new("Memory", &reader.part("slow_momentum"))?;

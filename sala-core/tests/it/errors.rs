@@ -333,6 +333,10 @@ fn configurations_are_checked_by_every_constructor() {
         stable: true,
         ..sam
     };
+    let parts = ParamsSam {
+        micro_batches: 4,
+        ..sam
+    };
     let zero_rate = RhoScale::LearningRate { reference: 0.0 };
     let adaptive = Direction::Adaptive {
         eta: -1.0,
@@ -406,14 +410,14 @@ fn configurations_are_checked_by_every_constructor() {
                 k: 0,
                 ..Default::default()
             })),
-            "EveryK.k must be >= 1, got 0",
+            "ParamsSamEvery.k must be >= 1, got 0",
         ),
         (
             built(Method::LookSam(ParamsLookSam {
                 alpha: -0.5,
                 ..Default::default()
             })),
-            "Reuse.alpha must be finite and >= 0, got -0.5",
+            "ParamsLookSam.alpha must be finite and >= 0, got -0.5",
         ),
         (
             built(Method::LookSam(ParamsLookSam {
@@ -423,25 +427,63 @@ fn configurations_are_checked_by_every_constructor() {
             "ParamsLookSam.sam.stable must be false",
         ),
         (
+            built(Method::LookSam(ParamsLookSam {
+                sam: parts,
+                ..Default::default()
+            })),
+            "ParamsLookSam.sam.micro_batches must be 1: this method remembers the gradients of whole batches, got 4",
+        ),
+        (
+            built(Method::FriendlySam(ParamsFriendlySam {
+                sam: parts,
+                ..Default::default()
+            })),
+            "ParamsFriendlySam.sam.micro_batches must be 1",
+        ),
+        (
+            built(Method::SalaOver(
+                ParamsSala {
+                    micro_batches: 4,
+                    ..sala
+                },
+                momentum,
+            )),
+            "SlowAscend.micro_batches must be 1 for a perturbation or blend that remembers gradients, got 4",
+        ),
+        (
+            built(Method::MomentumSam(ParamsMomentumSam {
+                rho: -1.0,
+                ..Default::default()
+            })),
+            "ParamsMomentumSam.rho must be finite and >= 0, got -1",
+        ),
+        (
+            built(Method::Asam(ParamsAsam {
+                weights_only: true,
+                ..Default::default()
+            })),
+            "ParamSet: the rule for `weights_only` matches none of the 2",
+        ),
+        (
             built(Method::Gsam(ParamsGsam {
                 alpha: f64::NAN,
                 ..Default::default()
             })),
-            "SurrogateGap.alpha must be finite and >= 0, got NaN",
+            "ParamsGsam.alpha must be finite and >= 0, got NaN",
         ),
         (
             built(Method::FriendlySam(ParamsFriendlySam {
                 lambda: 1.0,
                 ..Default::default()
             })),
-            "Friendly.lambda must be in [0, 1), got 1",
+            "ParamsFriendlySam.lambda must be in [0, 1), got 1",
         ),
         (
             built(Method::MomentumSam(ParamsMomentumSam {
                 mu: 1.0,
                 ..Default::default()
             })),
-            "Momentum.mu must be in [0, 1), got 1",
+            "ParamsMomentumSam.mu must be in [0, 1), got 1",
         ),
         (
             built(Method::Lookahead(ParamsLookahead {

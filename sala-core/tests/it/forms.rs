@@ -418,7 +418,7 @@ fn scaled_steps_are_those_of_the_loss() {
 fn overflow(
     name: &str,
     problem: &Problem,
-    optimizer: &mut Box<dyn sala_core::Resumable>,
+    optimizer: &mut Box<dyn sala_core::Resumable + Send>,
     scaler: &mut LossScaler,
     in_the_first: bool,
 ) {

@@ -13,6 +13,7 @@ mod by_hand;
 mod conformance;
 mod equations;
 mod errors;
+mod extensions;
 mod forms;
 mod kernels;
 mod methods;

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use sala_core::{
-    Average, Averaged, LossScaler, Minimizer, ParamSet, ParamsAveraged, ParamsLossScaler, Pass,
-    Resumable, Stateful,
+    Average, Averaged, Descend, LossScaler, Minimizer, ParamSet, ParamsAsam, ParamsAveraged,
+    ParamsGsam, ParamsLookahead, ParamsLossScaler, ParamsSala, ParamsSam, ParamsSamEvery,
+    ParamsSgd, Pass, Resumable, Sgd, Stateful,
     catalogue::{Base, Method, build},
     checkpoint::Checkpoint,
     schedule::{Cosine, Scheduler},
@@ -39,7 +40,7 @@ fn save(problem: &Problem, optimizer: &impl Stateful, path: &Path) {
     checkpoint.save(path).unwrap();
 }
 
-fn resume(base: &Base, method: &Method, path: &Path) -> (Problem, Box<dyn Resumable>) {
+fn resume(base: &Base, method: &Method, path: &Path) -> (Problem, Box<dyn Resumable + Send>) {
     let checkpoint = Checkpoint::load(path, &Device::Cpu).unwrap();
     let problem = Problem::new(DType::F32);
     // Other weights than the saved ones: slow weights that were not loaded would show.
@@ -95,7 +96,7 @@ fn a_state_that_does_not_fit_changes_nothing() {
         let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
         advance(&problem, &mut optimizer, 4);
         let (before, weights) = (optimizer.state().unwrap(), problem.weights());
-        let unchanged = |optimizer: &Box<dyn Resumable>| {
+        let unchanged = |optimizer: &Box<dyn Resumable + Send>| {
             assert_same_state(&name, &optimizer.state().unwrap(), &before);
             for (got, wanted) in problem.weights().iter().zip(&weights) {
                 assert_same_bits(&name, got, wanted);
@@ -125,14 +126,14 @@ fn a_state_that_does_not_fit_changes_nothing() {
 /// All that a run consists of, and its one file.
 struct Run {
     problem: Problem,
-    optimizer: Averaged<Box<dyn Resumable>>,
+    optimizer: Averaged<Box<dyn Resumable + Send>>,
     scheduler: Scheduler,
     scaler: LossScaler,
 }
 impl Run {
     fn new(method: &Method) -> Self {
         let problem = Problem::new(DType::F32);
-        let base = Base::Sgd(sala_core::ParamsSgd {
+        let base = Base::Sgd(ParamsSgd {
             momentum: 0.9,
             ..Default::default()
         });
@@ -276,7 +277,7 @@ fn continued(
     (base, method): (&Base, &Method),
     (from, masters_before): (DType, bool),
     (to, masters_after): (DType, bool),
-) -> (Problem, Box<dyn Resumable>) {
+) -> (Problem, Box<dyn Resumable + Send>) {
     let start = |dtype, masters: bool| {
         let problem = Problem::new(dtype);
         let mut params = problem.params();
@@ -358,6 +359,91 @@ fn a_state_with_a_part_of_the_masters_is_refused() {
         .to_string();
     assert!(
         message.contains("master copies of 1 of 2 parameters"),
+        "{message}"
+    );
+}
+
+// Catches a state that loads into another method of the same shape, whose run it silently changes.
+#[test]
+fn a_state_of_another_method_or_configuration_is_refused() {
+    let problem = Problem::new(DType::F32);
+    let base = Base::Sgd(ParamsSgd::default());
+    let of = |method: &Method| build(problem.params(), &base, method, None).unwrap();
+    let lookahead = ParamsLookahead::default();
+    let sala = ParamsSala::default();
+    let sam = ParamsSam::default();
+    let stable = ParamsSam {
+        stable: true,
+        ..sam
+    };
+    let every = |k| Method::SamEvery(ParamsSamEvery { k, sam });
+    let cases = [
+        (
+            Method::Sam(sam),
+            Method::Asam(ParamsAsam::default()),
+            "value `method` must be `Adaptive × Always × Ascended`, as configured, got `L2 × Always × Ascended`",
+        ),
+        (
+            Method::Sam(sam),
+            Method::Gsam(ParamsGsam::default()),
+            "SurrogateGap",
+        ),
+        (Method::Sam(sam), Method::Sam(stable), "Ascended, stable"),
+        (every(2), every(3), "EveryK(3)"),
+        (
+            Method::Sala(sala),
+            Method::Sala(ParamsSala { k: 7, ..sala }),
+            "value `k` must be `7`, as configured, got `2`",
+        ),
+        (
+            Method::Sala(sala),
+            Method::Sala(ParamsSala {
+                alpha: 0.25,
+                ..sala
+            }),
+            "`alpha` must be `0.25`",
+        ),
+        (
+            Method::Lookahead(lookahead),
+            Method::Lookahead(ParamsLookahead { k: 7, ..lookahead }),
+            "`k` must be `7`",
+        ),
+        (
+            Method::Lookahead(lookahead),
+            Method::Lookahead(ParamsLookahead {
+                alpha: 0.25,
+                ..lookahead
+            }),
+            "`alpha` must be `0.25`",
+        ),
+    ];
+    for (saved, loading, words) in cases {
+        let state = of(&saved).state().unwrap();
+        let message = of(&loading).load_state(&state).unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+        of(&saved).load_state(&state).unwrap();
+    }
+}
+
+// Catches momentum that begins anew for some parameters and goes on for others.
+#[test]
+fn momentum_of_a_part_of_the_parameters_is_refused() {
+    let problem = Problem::new(DType::F32);
+    let config = ParamsSgd {
+        momentum: 0.9,
+        ..Default::default()
+    };
+    let sgd = |params: &ParamSet| Sgd::new(params, config.clone()).unwrap();
+    let part = problem.params().freeze(|n| n == "a.second").unwrap();
+    let mut trained = Descend::new(part.clone(), sgd(&part));
+    advance(&problem, &mut trained, 1);
+    let mut all = sgd(&problem.params());
+    let message = all
+        .load_state(&trained.base().state().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("momentum of 1 of 2 parameters"),
         "{message}"
     );
 }
