@@ -1,6 +1,6 @@
 //! Factors of one's own that do not do what they must are errors, and the weights stay where they were.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use sala_core::{
     Ascend, Gradients, Memory, Minimizer, ParamSet, ParamsSgd, Pass, Result, Sgd, SlowAscend,
     SlowInit,
@@ -55,11 +55,7 @@ impl Perturbation for Astray {
     }
 
     fn ascent(&self, params: &ParamSet, _: &[Tensor]) -> Result<Option<Ascent>> {
-        let own: Vec<_> = params
-            .vars()
-            .iter()
-            .map(|v| v.as_detached_tensor())
-            .collect();
+        let own: Vec<_> = params.vars().iter().map(Var::as_detached_tensor).collect();
         Ascent::along(spoil(&own, self.0)).map(Some)
     }
 }
@@ -136,11 +132,7 @@ fn a_blend_that_adds_what_does_not_fit_is_refused() {
         refuses(&problem, &mut sam, words);
 
         let (problem, params, base) = parts();
-        let own: Vec<_> = params
-            .vars()
-            .iter()
-            .map(|v| v.as_detached_tensor())
-            .collect();
+        let own: Vec<_> = params.vars().iter().map(Var::as_detached_tensor).collect();
         let between = Adds {
             wrong,
             addition: Some(spoil(&own, wrong)),

@@ -96,7 +96,7 @@ fn a_state_that_does_not_fit_changes_nothing() {
         let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
         advance(&problem, &mut optimizer, 4);
         let (before, weights) = (optimizer.state().unwrap(), problem.weights());
-        let unchanged = |optimizer: &Box<dyn Resumable + Send>| {
+        let unchanged = |optimizer: &dyn Resumable| {
             assert_same_state(&name, &optimizer.state().unwrap(), &before);
             for (got, wanted) in problem.weights().iter().zip(&weights) {
                 assert_same_bits(&name, got, wanted);
@@ -107,14 +107,14 @@ fn a_state_that_does_not_fit_changes_nothing() {
         surplus.set("surprise", 1);
         let message = optimizer.load_state(&surplus).unwrap_err().to_string();
         assert!(message.contains("surprise"), "{name}: {message}");
-        unchanged(&optimizer);
+        unchanged(&*optimizer);
         if optimizer.rho().is_some() {
             // Found last of all, after the base has been read.
             let mut negative = optimizer.state().unwrap();
             negative.set("rho", -1.0);
             negative.set("descent/base/lr", 77.0);
             assert!(optimizer.load_state(&negative).is_err(), "{name}");
-            unchanged(&optimizer);
+            unchanged(&*optimizer);
         }
         assert!(
             optimizer.load_state(&State::new("Other")).is_err(),
