@@ -212,7 +212,15 @@ impl Gradients {
 
     /// As in a clean pass, from a store that stays with its owner.
     pub(crate) fn of_store(params: &ParamSet, store: &GradStore) -> Result<Self> {
-        Self::collect(params, Pass::Clean, copied(store)?)
+        let mut store = copied(store)?;
+        for param in params {
+            // An optimizer around this one hands gradients on under the master copies.
+            let of_master = store.get(param.var()).cloned();
+            if let Some(gradient) = of_master {
+                store.insert(param.model_var(), gradient);
+            }
+        }
+        Self::collect(params, Pass::Clean, store)
     }
 
     /// The gradients in the order of the parameters' names.

@@ -265,3 +265,28 @@ fn lookahead_refuses_in_candles_form_what_it_refuses_in_its_own() {
         "{error}"
     );
 }
+
+// Catches a composition that looks for gradients where another one around it has not put them.
+#[test]
+fn lookahead_is_a_base_over_masters_too() {
+    let run = |masters: bool| {
+        let problem = Problem::new(DType::BF16);
+        let mut params = problem.params();
+        if masters {
+            params = params.with_f32_masters().unwrap();
+        }
+        let sgd = Sgd::new(&params, ParamsSgd::default()).unwrap();
+        let base = Lookahead::new(params.clone(), sgd, ParamsLookahead::default()).unwrap();
+        let mut sala = Sala::new(params, base, ParamsSala::default()).unwrap();
+        let loss = |pass: Pass| problem.loss(pass);
+        let first = Minimizer::step(&mut sala, &mut { loss }).unwrap().loss;
+        for _ in 0..30 {
+            sala.step(&mut { loss }).unwrap();
+        }
+        (first, values(&problem.loss(Pass::Clean).unwrap())[0])
+    };
+    for masters in [false, true] {
+        let (first, last) = run(masters);
+        assert!(last < first, "masters {masters}: {first} to {last}");
+    }
+}

@@ -498,6 +498,31 @@ fn the_scale_grows_after_so_many_good_steps_falls_to_its_least_and_then_errs() {
     }
 }
 
+// Catches a count that is past the interval and so never meets it again.
+#[test]
+fn a_scaler_that_is_given_a_shorter_interval_grows_at_its_next_good_step() {
+    let w = Var::new(&[1f64], &Device::Cpu).unwrap();
+    let params = ParamSet::new([("w", w.clone())]).unwrap();
+    let base = Base::Sgd(ParamsSgd::default());
+    let mut optimizer = build(params, &base, &Method::Base, None).unwrap();
+    let scaler = |interval| {
+        let config = ParamsLossScaler {
+            initial: 4.0,
+            interval,
+            ..Default::default()
+        };
+        LossScaler::new(config).unwrap()
+    };
+    let mut loss = |_: Pass| w.sqr()?.sum_all();
+    let (mut long, mut short) = (scaler(10), scaler(2));
+    for _ in 0..5 {
+        long.step(&mut optimizer, &mut loss).unwrap();
+    }
+    short.load_state(&long.state().unwrap()).unwrap();
+    short.step(&mut optimizer, &mut loss).unwrap();
+    SCALAR.assert("scale", short.scale(), 8.0);
+}
+
 // Catches a sum in the losses' own precision: that of bf16 stands still at 256, where the next number is 258.
 #[test]
 fn losses_of_many_micro_batches_add_up_in_half_precision() {
