@@ -168,8 +168,9 @@ fn efficientnet_lite(size: u8) -> Result<EfficientNetLiteConfig> {
 /// The optimizer over these parameters.
 pub(crate) fn optimizer(spec: &Optimizer, params: ParamSet) -> Result<Box<dyn Resumable>> {
     let clip = spec.clip_norm.map(Clip::Norm);
-    catalogue::build(params, &base(spec), &method(spec), clip)
-        .with_context(|| format!("optimizer `{}`", spec.name))
+    let optimizer = catalogue::build(params, &base(spec), &method(spec), clip)
+        .with_context(|| format!("optimizer `{}`", spec.name))?;
+    Ok(optimizer)
 }
 
 /// Whether the numbers of an optimizer are allowed, by building it over a parameter of its own.

@@ -1,4 +1,4 @@
-//! candle's MNIST training loop (a `VarMap`, a `VarBuilder`, `AdamW`) with SALA in it: the three lines
+//! candle's MNIST training loop (a `VarMap`, a `VarBuilder`, `AdamW`) with SALA in it: the three places
 //! that change are marked, each with the line that it replaces.
 //!
 //! ```text
@@ -43,13 +43,10 @@ fn main() -> Result<()> {
     let vb = VarBuilder::from_varmap(&varmap, DType::F32, &device);
     let model = Mlp::new(vb)?;
 
-    let adamw = AdamW::new(varmap.all_vars(), ParamsAdamW::default())?;
-    // (2) new: SALA around the optimizer that was there
-    let mut sgd = Sala::new(
-        ParamSet::from_varmap(&varmap)?,
-        adamw,
-        ParamsSala::default(),
-    )?;
+    // (2) was: let mut sgd = AdamW::new(varmap.all_vars(), ParamsAdamW::default())?;
+    let params = ParamSet::from_varmap(&varmap)?;
+    let adamw = AdamW::new(params.vars(), ParamsAdamW::default())?;
+    let mut sgd = Sala::new(params, adamw, ParamsSala::default())?;
 
     for epoch in 1..=EPOCHS {
         let mut sum_loss = 0.0;

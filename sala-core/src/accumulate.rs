@@ -8,7 +8,9 @@
 //! along the accumulated gradient, and both of its passes run over all parts. An optimizer that was
 //! told to perturb each micro-batch on its own
 //! ([`Ascend::per_micro_batch`](crate::Ascend::per_micro_batch), m-SAM) asks for the parts one by one. For
-//! half precision the sum is kept in f32.
+//! half precision the sums of losses and gradients are kept in f32.
+
+use std::fmt;
 
 use candle_core::{Result, Tensor};
 
@@ -43,6 +45,15 @@ pub struct MicroBatches<'a, F> {
     loss: &'a mut F,
     scale: f64,
     backward: Backward,
+}
+
+impl<F> fmt::Debug for MicroBatches<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("MicroBatches");
+        out.field("params", &self.params)
+            .field("count", &self.count);
+        out.field("scale", &self.scale).finish_non_exhaustive()
+    }
 }
 
 impl<'a, F> MicroBatches<'a, F>
@@ -93,9 +104,14 @@ where
         for (var, sum) in vars.into_iter().zip(sums) {
             total.grads.insert(var, sum);
         }
-        total.loss = (&total.loss + &part.loss)?;
+        total.loss = (&total.loss + wide_loss(&part.loss)?)?;
         Ok(())
     }
+}
+
+/// A loss in a precision to add in: a sum of bf16 stands still once a part is less than half the spacing there.
+fn wide_loss(loss: &Tensor) -> Result<Tensor> {
+    kernels::wide(&loss.detach())
 }
 
 fn both(param: &Param, total: &Evaluation, part: &Evaluation) -> Option<(Tensor, Tensor)> {
@@ -119,7 +135,7 @@ where
                 total.grads.insert(param.model_var(), own);
             }
         }
-        total.loss = total.loss.detach();
+        total.loss = wide_loss(&total.loss)?;
         for index in 1..self.count {
             let part = self.evaluate_micro_batch(index, pass)?;
             self.add(&mut total, &part)?;
@@ -146,9 +162,10 @@ where
     }
 
     fn loss(&mut self, pass: Pass) -> Result<Tensor> {
-        let mut total = self.loss_of_micro_batch(0, pass)?;
+        let mut total = wide_loss(&self.loss_of_micro_batch(0, pass)?)?;
         for index in 1..self.count {
-            total = (total + self.loss_of_micro_batch(index, pass)?)?;
+            let part = self.loss_of_micro_batch(index, pass)?;
+            total = (total + wide_loss(&part)?)?;
         }
         total / self.count as f64
     }

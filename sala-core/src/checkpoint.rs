@@ -46,8 +46,8 @@ impl Checkpoint {
         Self::default()
     }
 
-    /// Adds or replaces a section. Its name must not contain `/`; a name with one is cut there when
-    /// the file is read.
+    /// Adds or replaces a section. Its name must not contain `/`, which ends it in the file:
+    /// [`Checkpoint::save`] refuses it.
     #[must_use]
     pub fn with(mut self, name: &str, state: State) -> Self {
         self.sections.insert(name.into(), state);
@@ -68,12 +68,16 @@ impl Checkpoint {
     /// Writes the file, replacing an earlier one in one step.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] with the path; an earlier file is then still whole.
+    /// [`Error::Checkpoint`] with the path, for the name of a section with a `/` in it too; an earlier file is
+    /// then still whole.
     pub fn save(&self, path: &Path) -> Result<()> {
         self.write(path).map_err(|problem| at(path, problem))
     }
 
     fn write(&self, path: &Path) -> std::result::Result<(), String> {
+        if let Some(name) = self.sections.keys().find(|name| name.contains('/')) {
+            return Err(format!("the name of section `{name}` must be without `/`"));
+        }
         let mut tensors = BTreeMap::new();
         let mut values = BTreeMap::new();
         for (section, state) in &self.sections {
@@ -279,6 +283,19 @@ mod tests {
             std::fs::write(&path, other).unwrap();
             refused(words);
         }
+    }
+
+    #[test]
+    fn the_name_of_a_section_has_no_slash() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.safetensors");
+        let checkpoint = Checkpoint::new().with("model/best", State::new("M"));
+        let message = checkpoint.save(&path).unwrap_err().to_string();
+        assert!(
+            message.contains("section `model/best` must be without `/`"),
+            "{message}"
+        );
+        assert!(!path.exists());
     }
 
     #[test]

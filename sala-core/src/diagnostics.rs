@@ -81,6 +81,7 @@ impl fmt::Display for Coverage {
 pub struct Stages {
     k: u64,
     steps: u64,
+    cycles: u64,
     climbs: u64,
     first_climb: Option<u64>,
     evaluations: f64,
@@ -102,6 +103,7 @@ impl Stages {
         Self {
             k: k.max(1),
             steps: 0,
+            cycles: 0,
             climbs: 0,
             first_climb: None,
             evaluations: 0.0,
@@ -114,11 +116,14 @@ impl Stages {
         self.steps += 1;
         self.evaluations += report.evaluations;
         if report.ascent {
-            self.climbs += 1;
             self.first_climb.get_or_insert(report.step);
         }
         // The gap of a cycle is known at its last step but one, and until the next.
         let cycle_ends = report.step.is_multiple_of(self.k);
+        if cycle_ends {
+            self.cycles += 1;
+            self.climbs += u64::from(report.ascent);
+        }
         if let Some(gap) = report.gap.filter(|_| cycle_ends) {
             self.gaps.observe(gap);
         }
@@ -129,10 +134,10 @@ impl Stages {
         self.steps
     }
 
-    /// f: the share of complete cycles that climbed; `None` before the first is complete.
+    /// f: the share of cycles that climbed, among those whose last step was seen; `None` before the first. A
+    /// run that goes on in the middle of a cycle may begin with its end.
     pub fn climbing_share(&self) -> Option<f64> {
-        let cycles = self.steps / self.k;
-        (cycles > 0).then(|| self.climbs as f64 / cycles as f64)
+        (self.cycles > 0).then(|| self.climbs as f64 / self.cycles as f64)
     }
 
     /// The first step that climbed.
@@ -188,5 +193,39 @@ impl fmt::Display for Stages {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Catches a share above one, and one of cycles whose end was not seen.
+    #[test]
+    fn a_run_that_goes_on_in_the_middle_of_a_cycle_counts_the_ends_it_sees() {
+        let mut stages = Stages::new(3);
+        let observe = |stages: &mut Stages, step: u64, ascent| {
+            stages.observe(&StepReport {
+                step,
+                ascent,
+                gap: None,
+                loss: 1.0,
+                evaluations: 1.0,
+                grad_norm: 1.0,
+            });
+        };
+        for step in 7..=8 {
+            observe(&mut stages, step, false);
+        }
+        assert_eq!(stages.climbing_share(), None);
+        observe(&mut stages, 9, true);
+        assert_eq!(stages.climbing_share(), Some(1.0));
+        // The next run begins one step before the end of a cycle.
+        let mut resumed = Stages::new(3);
+        for (step, ascent) in [(9, true), (10, false), (11, false), (12, true)] {
+            observe(&mut resumed, step, ascent);
+        }
+        assert_eq!(resumed.climbing_share(), Some(1.0));
+        assert_eq!(resumed.first_climb(), Some(9));
     }
 }

@@ -164,6 +164,16 @@ pub enum Error {
         name: String,
     },
 
+    /// The base trains other variables than those of the optimizer's [`ParamSet`](crate::ParamSet).
+    #[error(
+        "the base must train the variables of the optimizer's ParamSet, but {problem}: make it from the \
+         finished set (`Sgd::new(&params, …)`), or from `params.vars()` where it takes variables"
+    )]
+    OtherVars {
+        /// What differs.
+        problem: String,
+    },
+
     /// A base cannot do what is asked of it.
     #[error("{what} needs Sgd or Adam as its base: other bases keep it to themselves")]
     ForeignBase {

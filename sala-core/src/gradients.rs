@@ -1,6 +1,6 @@
 //! The gradients of one pass, checked before anything is done with them.
 
-use candle_core::{DType, Tensor, backprop::GradStore};
+use candle_core::{DType, Device, Tensor, backprop::GradStore};
 
 use crate::{
     clip::{self, Clip},
@@ -24,7 +24,7 @@ impl Unread {
     pub(crate) fn collect(params: &ParamSet, pass: Pass, outcome: Evaluation) -> Result<Self> {
         let Evaluation {
             loss,
-            grads: mut store,
+            grads: store,
             scale,
         } = outcome;
         if loss.elem_count() != 1 {
@@ -33,23 +33,9 @@ impl Unread {
                 got: loss.dims().to_vec(),
             });
         }
-        params.drop_frozen(&mut store);
-        let mut gradients = Gradients {
-            tensors: Vec::with_capacity(params.len()),
-            store,
-            changed: false,
-            norm: 0.0,
-        };
-        for param in params {
-            let gradient = checked(param, pass, &gradients.store)?;
-            gradients.changed |= gradient.dtype() != param.model_var().dtype();
-            gradients.tensors.push(gradient);
-        }
-        let scaled = (scale - 1.0).abs() > 0.0;
-        if scaled || !gradients.can_stay_half()? {
+        let mut gradients = Gradients::collect(params, pass, store)?;
+        if (scale - 1.0).abs() > 0.0 {
             gradients.widen()?;
-        }
-        if scaled {
             gradients.multiply(1.0 / scale)?;
         }
         let squares = vector::squared_norms(&gradients.tensors)?;
@@ -203,6 +189,40 @@ pub struct Gradients {
 }
 
 impl Gradients {
+    /// Takes the gradients of the model's variables out of a store and drops those of frozen ones. Checks
+    /// presence, shapes, dtypes and devices; their norm is not known yet.
+    fn collect(params: &ParamSet, pass: Pass, mut store: GradStore) -> Result<Self> {
+        params.drop_frozen(&mut store);
+        let mut gradients = Self {
+            tensors: Vec::with_capacity(params.len()),
+            store,
+            changed: false,
+            norm: 0.0,
+        };
+        for param in params {
+            let gradient = checked(param, pass, &gradients.store)?;
+            gradients.changed |= gradient.dtype() != param.model_var().dtype();
+            gradients.tensors.push(gradient);
+        }
+        if !gradients.can_stay_half()? {
+            gradients.widen()?;
+        }
+        Ok(gradients)
+    }
+
+    /// As in a clean pass, from a store that stays with its owner.
+    pub(crate) fn of_store(params: &ParamSet, store: &GradStore) -> Result<Self> {
+        let mut store = copied(store)?;
+        for param in params {
+            // An optimizer around this one hands gradients on under the master copies.
+            let of_master = store.get(param.var()).cloned();
+            if let Some(gradient) = of_master {
+                store.insert(param.model_var(), gradient);
+            }
+        }
+        Self::collect(params, Pass::Clean, store)
+    }
+
     /// The gradients in the order of the parameters' names.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
@@ -251,13 +271,15 @@ impl Gradients {
     /// which the new norm follows without another pass over memory.
     ///
     /// # Errors
-    /// Those of candle's operations.
+    /// [`Error::Direction`] when `other` is not of the gradients' number and shapes, and those of candle's
+    /// operations.
     pub fn combine(
         &mut self,
         a: f64,
         (b, other, other_norm): (f64, &[Tensor], f64),
         dot: f64,
     ) -> Result<()> {
+        vector::check_shapes(self.tensors.iter(), other)?;
         for (tensor, other) in self.tensors.iter_mut().zip(other) {
             *tensor = ((&*tensor * a)? + (other * b)?)?;
         }
@@ -298,13 +320,32 @@ impl Gradients {
     /// base trains, in that variable's dtype.
     pub(crate) fn into_store(mut self, params: &ParamSet) -> Result<GradStore> {
         for (param, gradient) in params.iter().zip(self.tensors) {
-            let var = param.var();
-            if self.changed || var.id() != param.model_var().id() {
+            let (var, model_var) = (param.var(), param.model_var());
+            let is_master = var.id() != model_var.id();
+            if is_master {
+                // A base that has the model's variable would step what its master overwrites.
+                self.store.remove(model_var);
+            }
+            if self.changed || is_master {
                 self.store.insert(var, gradient.to_dtype(var.dtype())?);
             }
         }
         Ok(self.store)
     }
+}
+
+/// A store with the same gradients.
+fn copied(store: &GradStore) -> Result<GradStore> {
+    // candle makes stores by a backward pass only; that of a constant holds the constant alone.
+    let constant = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+    let mut copy = constant.backward()?;
+    copy.remove(&constant);
+    for id in store.get_ids() {
+        if let Some(gradient) = store.get_id(*id) {
+            copy.insert_id(*id, gradient.clone());
+        }
+    }
+    Ok(copy)
 }
 
 /// The gradient of a parameter, detached, or an error that says what is amiss with it.

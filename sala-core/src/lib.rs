@@ -47,13 +47,17 @@
 //!   cut gradients without a word; here that is [`Error::MissingGradient`].
 //! - Evaluate Lookahead and SALA on their slow weights ([`Minimizer::with_slow_weights`]).
 //! - [`ParamSet::from_varmap`] leaves out running statistics, which candle keeps among the variables.
+//! - Make the base over [`ParamSet::vars`], after the set's last rule: a base over other variables is an error.
+//! - Whoever loads other weights into the model calls [`Minimizer::weights_replaced`]: slow weights and masters
+//!   would bring the old ones back. To go on with a saved run, load its weights first, then its state.
 //!
 //! # Half precision
 //!
 //! bf16 and f16 parameters are updated in f32 and rounded once; [`ParamSet::with_f32_masters`] keeps f32
 //! copies so that small updates add up, and [`LossScaler`] keeps small gradients of f16 from vanishing.
-//! Saved states convert: a run may go on in another precision or on another device, within the rounding of the
-//! saved numbers (f64 ↔ f32: the tolerance of f32 trajectories).
+//! Saved states convert: a run may go on in another precision, with or without masters, or on another device,
+//! within the rounding of the saved numbers (f64 ↔ f32: the tolerance of f32 trajectories). Masters that a
+//! state lacks are taken from the model's weights, which are therefore loaded before it.
 //!
 //! # Speed
 //!

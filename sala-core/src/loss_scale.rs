@@ -159,7 +159,8 @@ impl LossScaler {
         match outcome {
             Ok(report) => {
                 self.good_steps += 1;
-                if self.good_steps == self.config.interval {
+                // A state may come from a run with a longer interval.
+                if self.good_steps >= self.config.interval {
                     self.scale = (self.scale * self.config.growth).min(self.config.max);
                     self.good_steps = 0;
                 }

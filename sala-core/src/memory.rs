@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     params::ParamSet,
     state::{State, StateReader},
+    vector,
 };
 
 /// One tensor for each parameter, f32 or f64, in the order of the parameters; none at first.
@@ -34,8 +35,11 @@ impl Memory {
     /// m ← a m + b x, from m = 0.
     ///
     /// # Errors
-    /// Those of candle's operations.
+    /// [`Error::Direction`] when x is not of the number and shapes of m, and those of candle's operations.
     pub fn blend(&mut self, a: f64, b: f64, x: &[Tensor]) -> Result<()> {
+        if let Some(m) = &self.tensors {
+            vector::check_shapes(m.iter(), x)?;
+        }
         let new = match &self.tensors {
             None => x.iter().map(|x| x * b).collect::<candle_core::Result<_>>(),
             Some(m) => {

@@ -23,7 +23,8 @@ pub struct StepReport {
     /// Whether the step climbed, so that its update uses a gradient at perturbed weights.
     pub ascent: bool,
     /// Distance of fast and slow weights at their last synchronisation (see
-    /// [`slow::weights`](crate::slow::weights)); `None` without slow weights.
+    /// [`slow::weights`](crate::slow::weights)), for methods whose policy looks at it: SALA. `None` for all
+    /// others, Lookahead included, which do without the wait for the device that reading it costs.
     pub gap: Option<f64>,
     /// ‖g‖₂ of the gradient that updated the weights, before clipping.
     pub grad_norm: f64,
@@ -87,7 +88,9 @@ pub trait Minimizer {
     /// weights when that is to be taken at displaced ones.
     ///
     /// # Errors
-    /// [`Error::Order`] while a second pass is outstanding.
+    /// [`Error::Order`] while a second pass is outstanding, [`Error::Config`] for a learning rate that is
+    /// negative or not finite, [`Error::OtherVars`], [`Error::StaleBase`] and [`Error::ForeignBase`] for a
+    /// base that does not go with the parameters.
     fn begin(&mut self) -> Result<Pass>;
 
     /// Takes the first gradient of a step, or of a micro-batch: updates the weights or perturbs them.
@@ -151,7 +154,8 @@ pub trait Minimizer {
     /// Learning rate of the base.
     fn learning_rate(&self) -> f64;
 
-    /// Sets the learning rate of the base, for schedules.
+    /// Sets the learning rate of the base, for schedules. One that is negative or not finite is an error
+    /// of the next step, which names it.
     fn set_learning_rate(&mut self, lr: f64);
 
     /// Radius ρ of the ascent before any scaling; `None` for methods that never climb.
@@ -185,6 +189,19 @@ pub trait Minimizer {
     /// The slow weights, for methods that have them.
     fn slow_weights(&self) -> Option<&SlowWeights> {
         None
+    }
+
+    /// To be called when the model's variables have been given other values from outside, as by loading
+    /// weights into them: f32 master copies are taken from them, and slow weights and averages begin anew
+    /// where they are. Without it the next synchronisation would pull the weights back to where the slow
+    /// ones are, and masters would overwrite them. What the base and the method remember of gradients stays.
+    ///
+    /// Not for resuming: [`Stateful::load_state`] brings slow weights and masters along.
+    ///
+    /// # Errors
+    /// [`Error::Order`] in the middle of a step, and those of copying tensors.
+    fn weights_replaced(&mut self) -> Result<()> {
+        Ok(())
     }
 
     /// Puts the slow weights, if there are any, into the parameters until the view is dropped.
@@ -333,6 +350,10 @@ impl<M: Minimizer + ?Sized> Minimizer for Box<M> {
 
     fn slow_weights(&self) -> Option<&SlowWeights> {
         (**self).slow_weights()
+    }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        (**self).weights_replaced()
     }
 }
 

@@ -120,6 +120,30 @@ impl StateReader {
             .map_err(|_| self.error(format!("value `{name}` must be a {kind}, got `{text}`")))
     }
 
+    /// Compares the value of that name with what this object was configured with: a run whose configuration
+    /// has changed is another run.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is missing or another.
+    ///
+    /// ```
+    /// # use sala_core::state::{State, StateReader};
+    /// let mut state = State::new("Cycle");
+    /// state.set("k", 5);
+    /// assert!(StateReader::new("Cycle", &state)?.same("k", 5).is_ok());
+    /// assert!(StateReader::new("Cycle", &state)?.same("k", 2).is_err());
+    /// # Ok::<(), sala_core::Error>(())
+    /// ```
+    pub fn same(&mut self, name: &str, configured: impl ToString) -> Result<()> {
+        let (wanted, got) = (configured.to_string(), self.get::<String>(name)?);
+        if got == wanted {
+            return Ok(());
+        }
+        Err(self.error(format!(
+            "value `{name}` must be `{wanted}`, as configured, got `{got}`"
+        )))
+    }
+
     /// The tensor of that name, with the shape of `like`, converted to its dtype and moved to its device:
     /// a run may be continued in another precision, exactly as far as the values survive the rounding.
     ///
@@ -201,6 +225,13 @@ impl StateReader {
     }
 }
 
+/// The name of a type without its path and arguments.
+pub(crate) fn type_name<T: ?Sized>() -> String {
+    let path = std::any::type_name::<T>();
+    let plain = path.split('<').next().unwrap_or(path);
+    plain.rsplit("::").next().unwrap_or(plain).to_owned()
+}
+
 /// Removes the entries whose name begins with `prefix` and returns them without it.
 fn take_prefixed<V>(map: &mut BTreeMap<String, V>, prefix: &str) -> BTreeMap<String, V> {
     let (taken, kept) = std::mem::take(map)
@@ -228,7 +259,8 @@ pub trait Stateful {
     /// Replaces the state.
     ///
     /// # Errors
-    /// [`Error::State`] with everything that does not fit; `self` is then unchanged.
+    /// [`Error::State`] with the first thing that is missing or does not fit, or else with everything that is
+    /// there too many; `self` is then unchanged.
     fn load_state(&mut self, state: &State) -> Result<()>;
 }
 

@@ -9,9 +9,35 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{DType, Device, Tensor};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     kernels::{self, Scalar},
 };
+
+/// Checks that there is one tensor for each of `like`, of its shape: what follows would take the first ones
+/// only, or read past them.
+pub(crate) fn check_shapes<'a>(
+    like: impl Iterator<Item = &'a Tensor>,
+    got: &[Tensor],
+) -> Result<()> {
+    let shape = |x: &Tensor| format!("of shape {:?}", x.dims());
+    let like: Vec<_> = like.collect();
+    if like.len() != got.len() {
+        return Err(Error::Direction {
+            what: "the number of tensors".into(),
+            wanted: format!("{}, one for each parameter", like.len()),
+            got: got.len().to_string(),
+        });
+    }
+    let mut pairs = like.into_iter().zip(got).enumerate();
+    match pairs.find(|(_, (like, got))| like.dims() != got.dims()) {
+        None => Ok(()),
+        Some((i, (like, got))) => Err(Error::Direction {
+            what: format!("the tensor for parameter {i} (from 0)"),
+            wanted: shape(like),
+            got: shape(got),
+        }),
+    }
+}
 
 /// Σ xᵢ² of each tensor.
 pub(crate) fn squared_norms(tensors: &[Tensor]) -> Result<Vec<Scalar>> {

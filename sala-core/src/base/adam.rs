@@ -15,7 +15,7 @@
 use candle_core::{Result, Tensor, Var, backprop::GradStore};
 use candle_nn::Optimizer;
 
-use super::{Around, Notes, Rule, Slot, for_each, forget, gradients, remembered, slots};
+use super::{Around, Notes, Rule, Slot, adopt, for_each, forget, gradients, remembered, slots};
 use crate::{
     error::check,
     kernels::Scalar,
@@ -172,7 +172,7 @@ impl Optimizer for Adam {
     }
 
     fn step(&mut self, grads: &GradStore) -> Result<()> {
-        let gradients = self.gather(grads)?;
+        let gradients = gradients(&self.slots, grads)?;
         self.step_around(&gradients, Around::default())?;
         Ok(())
     }
@@ -191,8 +191,8 @@ impl Rule for Adam {
         self.slots.iter().map(|slot| &slot.param).collect()
     }
 
-    fn gather(&self, grads: &GradStore) -> Result<Vec<Tensor>> {
-        gradients(&self.slots, grads)
+    fn adopt(&mut self, params: &ParamSet) {
+        adopt(&mut self.slots, params);
     }
 
     fn step_around(&mut self, gradients: &[Tensor], around: Around) -> crate::Result<Vec<Scalar>> {

@@ -15,9 +15,13 @@ pub mod sgd;
 pub use adam::{Adam, ParamsAdam};
 pub use sgd::{ParamsSgd, Sgd};
 
-use std::any::Any;
+mod moves;
 
-use candle_core::{Tensor, backprop::GradStore};
+pub(crate) use moves::Moves;
+
+use std::{any::Any, collections::HashMap};
+
+use candle_core::{Tensor, TensorId, backprop::GradStore};
 
 use crate::{
     error::{Error, Result},
@@ -56,8 +60,8 @@ pub(crate) trait Rule {
     /// The parameters in the order in which gradients are given.
     fn trained(&self) -> Vec<&Param>;
 
-    /// The gradient of each parameter, or an error that names the first one without.
-    fn gather(&self, grads: &GradStore) -> candle_core::Result<Vec<Tensor>>;
+    /// Takes on the order and the names of a set, for the variables that it has in common with it.
+    fn adopt(&mut self, params: &ParamSet);
 
     /// A step on gradients in the order of the parameters; yields Σ (θ − φ₀)² of each parameter where
     /// it pulls.
@@ -104,19 +108,36 @@ pub(crate) fn as_rule<B: 'static>(base: &B) -> Option<&dyn Rule> {
     }
 }
 
-/// Whether a rule was made over the same variables in the same order.
-pub(crate) fn trains(rule: &dyn Rule, params: &ParamSet) -> bool {
-    let trained = rule.trained();
+/// How the variables of a rule, which has adopted the set, differ from those of the set.
+fn difference(trained: &[&Param], params: &ParamSet) -> Option<String> {
     let same = |(a, b): (&&Param, &Param)| a.var().id() == b.var().id();
-    trained.len() == params.len() && trained.iter().zip(params).all(same)
+    if trained.len() == params.len() && trained.iter().zip(params).all(same) {
+        return None;
+    }
+    let has = |var: &Tensor| trained.iter().any(|t| t.var().id() == var.id());
+    if let Some(param) = params.iter().find(|p| !has(p.var())) {
+        let name = param.name();
+        return Some(if has(param.model_var()) {
+            format!("it has the model's variable of `{name}` and not the f32 master copy")
+        } else {
+            format!("`{name}` is not among its own")
+        });
+    }
+    let known = |t: &Param| params.iter().any(|p| p.var().id() == t.var().id());
+    let surplus = trained.iter().find(|t| !known(t))?;
+    let name = surplus.name();
+    Some(format!(
+        "it has `{name}` too, which is frozen or not in the set"
+    ))
 }
 
-/// Whether a base obeys the settings of all parameters.
+/// Whether a base trains all parameters and nothing else, and obeys their settings. What the variables of
+/// a base from another crate are, only its steps show ([`Moves`]).
 ///
 /// # Errors
-/// [`Error::StaleBase`] for a built-in one that was made from other settings, [`Error::ForeignBase`]
-/// for another one when there are settings.
-pub(crate) fn check_settings<B: 'static>(base: &B, params: &ParamSet) -> Result<()> {
+/// [`Error::OtherVars`] and [`Error::StaleBase`] for a built-in one that was made from other variables or
+/// settings, [`Error::ForeignBase`] for another one when there are settings.
+pub(crate) fn check<B: 'static>(base: &B, params: &ParamSet) -> Result<()> {
     let Some(rule) = as_rule(base) else {
         if params.iter().any(Param::has_base_settings) {
             let what = "a learning rate or weight decay of single parameters";
@@ -124,10 +145,11 @@ pub(crate) fn check_settings<B: 'static>(base: &B, params: &ParamSet) -> Result<
         }
         return Ok(());
     };
-    if !trains(rule, params) {
-        return Ok(());
+    let trained = rule.trained();
+    if let Some(problem) = difference(&trained, params) {
+        return Err(Error::OtherVars { problem });
     }
-    let pairs = rule.trained().into_iter().zip(params);
+    let pairs = trained.into_iter().zip(params);
     match pairs
         .into_iter()
         .find(|(known, p)| !p.same_base_settings(known))
@@ -155,6 +177,21 @@ fn slots<S>(params: &ParamSet) -> Vec<Slot<S>> {
             memory: None,
         })
         .collect()
+}
+
+/// Brings slots into the order of the set, under its names: a base that was made from a list of variables
+/// knows neither.
+fn adopt<S>(slots: &mut [Slot<S>], params: &ParamSet) {
+    let places = params.iter().enumerate();
+    let places: HashMap<TensorId, usize> = places.map(|(i, p)| (p.var().id(), i)).collect();
+    let place = |slot: &Slot<S>| places.get(&slot.param.var().id()).copied();
+    slots.sort_by_key(|slot| place(slot).unwrap_or(usize::MAX));
+    for slot in slots {
+        let known = place(slot).and_then(|i| params.iter().nth(i));
+        if let Some(param) = known {
+            slot.param.take_name(param);
+        }
+    }
 }
 
 /// Which slots have a memory.

@@ -17,7 +17,7 @@
 use candle_core::{Result, Tensor, Var, backprop::GradStore};
 use candle_nn::Optimizer;
 
-use super::{Around, Notes, Rule, Slot, for_each, forget, gradients, remembered, slots};
+use super::{Around, Notes, Rule, Slot, adopt, for_each, forget, gradients, remembered, slots};
 use crate::{
     error::check,
     kernels::Scalar,
@@ -170,7 +170,7 @@ impl Optimizer for Sgd {
     }
 
     fn step(&mut self, grads: &GradStore) -> Result<()> {
-        let gradients = self.gather(grads)?;
+        let gradients = gradients(&self.slots, grads)?;
         self.step_around(&gradients, Around::default())?;
         Ok(())
     }
@@ -189,8 +189,8 @@ impl Rule for Sgd {
         self.slots.iter().map(|slot| &slot.param).collect()
     }
 
-    fn gather(&self, grads: &GradStore) -> Result<Vec<Tensor>> {
-        gradients(&self.slots, grads)
+    fn adopt(&mut self, params: &ParamSet) {
+        adopt(&mut self.slots, params);
     }
 
     fn step_around(&mut self, gradients: &[Tensor], around: Around) -> crate::Result<Vec<Scalar>> {
@@ -259,6 +259,13 @@ impl Stateful for Sgd {
             })
             .collect::<crate::Result<Vec<_>>>()?;
         reader.finish()?;
+        let (found, wanted) = (buffers.iter().flatten().count(), buffers.len());
+        if found != 0 && found != wanted {
+            return Err(crate::Error::State {
+                owner: "Sgd".into(),
+                problem: format!("momentum of {found} of {wanted} parameters"),
+            });
+        }
         (self.config.lr, self.config.weight_decay) = (lr, weight_decay);
         for (slot, buffer) in self.slots.iter_mut().zip(buffers) {
             slot.memory = buffer;

@@ -10,6 +10,14 @@ pub struct Ascended {
 }
 
 impl Blend for Ascended {
+    fn name(&self) -> String {
+        if self.stable {
+            "Ascended, stable".into()
+        } else {
+            "Ascended".into()
+        }
+    }
+
     fn needs_direction(&self) -> bool {
         self.stable
     }

@@ -21,7 +21,7 @@ pub use surrogate_gap::SurrogateGap;
 
 use candle_core::Tensor;
 
-use crate::{error::Result, gradients::Gradients, memory::Memory};
+use crate::{error::Result, gradients::Gradients, memory::Memory, state::type_name};
 
 /// Added to norms that something is divided by.
 const EPS: f64 = 1e-12;
@@ -37,6 +37,12 @@ pub struct Direction {
 
 /// Makes the descent gradient from the gradients of the passes.
 pub trait Blend {
+    /// What it is called in saved states, which fit a method of the same name only; the name of its type
+    /// unless it says so.
+    fn name(&self) -> String {
+        type_name::<Self>()
+    }
+
     /// Whether the blend looks at the direction pass at all.
     fn needs_direction(&self) -> bool {
         true
@@ -60,7 +66,7 @@ pub trait Blend {
     fn climbed(&mut self, direction: &Direction, dot: f64, gradients: &mut Gradients)
     -> Result<()>;
 
-    /// What a step that does not climb adds to its gradient: one tensor for each parameter.
+    /// What a step that does not climb adds to its gradient: one tensor for each parameter, of its shape.
     fn addition(&self) -> Option<&[Tensor]> {
         None
     }

@@ -23,7 +23,7 @@ pub struct ParamsAsam {
     pub scale: RhoScale,
     /// Added to the magnitudes: η ≥ 0.
     pub eta: f64,
-    /// Scale only parameters whose name ends in `weight`, as the code released with the paper does.
+    /// Scale only parameters with `weight` in their name, as the code released with the paper does.
     pub weights_only: bool,
     /// Over which parameters the ascent is normalised.
     pub norm: AscentNorm,
@@ -69,7 +69,8 @@ impl<B: Optimizer + 'static> Asam<B> {
     /// Adaptive SAM over `params`, which `base` trains.
     ///
     /// # Errors
-    /// Those of [`ParamsAsam::validate`].
+    /// Those of [`ParamsAsam::validate`], and [`Error::NoMatch`](crate::Error::NoMatch) when `weights_only`
+    /// leaves nothing to scale.
     ///
     /// ```
     /// # use candle_core::{Device, Var};

@@ -54,7 +54,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    fn build(self) -> Result<Box<dyn Perturbation>> {
+    fn build(self) -> Result<Box<dyn Perturbation + Send>> {
         Ok(match self {
             Self::Gradient => Box::new(L2),
             Self::Adaptive { eta, weights_only } => Box::new(Adaptive::new(eta, weights_only)?),
@@ -91,7 +91,7 @@ pub enum Method {
     SalaOver(ParamsSala, Direction),
 }
 
-/// Builds a method over a base, with the descent gradient clipped if so asked.
+/// Builds a method over a base, with the descent gradient clipped if so asked. It may go to another thread.
 ///
 /// # Errors
 /// Those of the configurations.
@@ -111,7 +111,7 @@ pub fn build(
     base: &Base,
     method: &Method,
     clip: Option<Clip>,
-) -> Result<Box<dyn Resumable>> {
+) -> Result<Box<dyn Resumable + Send>> {
     match base {
         Base::Sgd(config) => {
             let base = Sgd::new(&params, config.clone())?;
@@ -124,12 +124,12 @@ pub fn build(
     }
 }
 
-fn build_over<B: Optimizer + Stateful + 'static>(
+fn build_over<B: Optimizer + Stateful + Send + 'static>(
     params: ParamSet,
     base: B,
     method: &Method,
     clip: Option<Clip>,
-) -> Result<Box<dyn Resumable>> {
+) -> Result<Box<dyn Resumable + Send>> {
     macro_rules! boxed {
         ($optimizer:expr) => {{
             let optimizer = $optimizer;
@@ -154,4 +154,26 @@ fn build_over<B: Optimizer + Stateful + 'static>(
             boxed!(Sala::over(params, base, config, direction.build()?)?)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn every_method_can_go_to_another_thread() {
+        for (name, base, method) in crate::testing::methods::combinations() {
+            let w = Var::new(&[3f64, 4.0], &Device::Cpu).unwrap();
+            let params = ParamSet::new([("w", w.clone())]).unwrap();
+            let mut optimizer = build(params, &base, &method, None).unwrap();
+            let step = move || {
+                let mut loss = |_: crate::Pass| w.sqr()?.sum_all();
+                optimizer.step(&mut loss).map(|report| report.step)
+            };
+            let step = std::thread::spawn(step).join().unwrap();
+            assert_eq!(step.unwrap(), 1, "{name}");
+        }
+    }
 }

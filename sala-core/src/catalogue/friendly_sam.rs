@@ -4,7 +4,11 @@ use candle_nn::Optimizer;
 
 use super::ParamsSam;
 use crate::{
-    blend::Ascended, compose::Ascend, error::Result, params::ParamSet, perturb::Friendly,
+    blend::Ascended,
+    compose::Ascend,
+    error::{Result, check},
+    params::ParamSet,
+    perturb::Friendly,
     policy::Always,
 };
 
@@ -37,11 +41,25 @@ impl Default for ParamsFriendlySam {
     }
 }
 
+impl ParamsFriendlySam {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) that names the field; those of `sam` as [`ParamsSam`]'s.
+    pub fn validate(&self) -> Result<()> {
+        const OWNER: &str = "ParamsFriendlySam";
+        check::non_negative(OWNER, "sigma", self.sigma)?;
+        check::below_one(OWNER, "lambda", self.lambda)?;
+        self.sam.validate()?;
+        self.sam.forbid_micro_batches(OWNER)
+    }
+}
+
 impl<B: Optimizer + 'static> FriendlySam<B> {
     /// Friendly SAM over `params`, which `base` trains.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) that names the field.
+    /// Those of [`ParamsFriendlySam::validate`].
     ///
     /// ```
     /// # use candle_core::{Device, Var};
@@ -55,7 +73,7 @@ impl<B: Optimizer + 'static> FriendlySam<B> {
     /// # Ok::<(), sala_core::Error>(())
     /// ```
     pub fn new(params: ParamSet, base: B, config: ParamsFriendlySam) -> Result<Self> {
-        config.sam.validate()?;
+        config.validate()?;
         let stable = config.sam.stable;
         let friendly = Friendly::new(config.sigma, config.lambda)?;
         let ascent = (friendly, config.sam.radius()?);

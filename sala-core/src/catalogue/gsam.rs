@@ -4,7 +4,11 @@ use candle_nn::Optimizer;
 
 use super::ParamsSam;
 use crate::{
-    blend::SurrogateGap, compose::Ascend, error::Result, params::ParamSet, perturb::L2,
+    blend::SurrogateGap,
+    compose::Ascend,
+    error::{Result, check},
+    params::ParamSet,
+    perturb::L2,
     policy::Always,
 };
 
@@ -31,11 +35,24 @@ impl Default for ParamsGsam {
     }
 }
 
+impl ParamsGsam {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) that names the field; those of `sam` as [`ParamsSam`]'s.
+    pub fn validate(&self) -> Result<()> {
+        const OWNER: &str = "ParamsGsam";
+        check::non_negative(OWNER, "alpha", self.alpha)?;
+        self.sam.validate()?;
+        self.sam.forbid_stable(OWNER)
+    }
+}
+
 impl<B: Optimizer + 'static> Gsam<B> {
     /// GSAM over `params`, which `base` trains.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) that names the field.
+    /// Those of [`ParamsGsam::validate`].
     ///
     /// ```
     /// # use candle_core::{Device, Var};
@@ -49,8 +66,7 @@ impl<B: Optimizer + 'static> Gsam<B> {
     /// # Ok::<(), sala_core::Error>(())
     /// ```
     pub fn new(params: ParamSet, base: B, config: ParamsGsam) -> Result<Self> {
-        config.sam.validate()?;
-        config.sam.forbid_stable("ParamsGsam")?;
+        config.validate()?;
         let ascent = (L2, config.sam.radius()?);
         Self::compose(
             params,

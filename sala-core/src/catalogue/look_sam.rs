@@ -4,7 +4,12 @@ use candle_nn::Optimizer;
 
 use super::ParamsSam;
 use crate::{
-    blend::Reuse, compose::Ascend, error::Result, params::ParamSet, perturb::L2, policy::EveryK,
+    blend::Reuse,
+    compose::Ascend,
+    error::{Result, check},
+    params::ParamSet,
+    perturb::L2,
+    policy::EveryK,
 };
 
 /// SAM at every k-th step; in between the part of its last gradient that led to flat regions is added to
@@ -33,11 +38,26 @@ impl Default for ParamsLookSam {
     }
 }
 
+impl ParamsLookSam {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) that names the field; those of `sam` as [`ParamsSam`]'s.
+    pub fn validate(&self) -> Result<()> {
+        const OWNER: &str = "ParamsLookSam";
+        check::at_least_one(OWNER, "k", self.k)?;
+        check::non_negative(OWNER, "alpha", self.alpha)?;
+        self.sam.validate()?;
+        self.sam.forbid_stable(OWNER)?;
+        self.sam.forbid_micro_batches(OWNER)
+    }
+}
+
 impl<B: Optimizer + 'static> LookSam<B> {
     /// LookSAM over `params`, which `base` trains.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) that names the field.
+    /// Those of [`ParamsLookSam::validate`].
     ///
     /// ```
     /// # use candle_core::{Device, Var};
@@ -52,8 +72,7 @@ impl<B: Optimizer + 'static> LookSam<B> {
     /// # Ok::<(), sala_core::Error>(())
     /// ```
     pub fn new(params: ParamSet, base: B, config: ParamsLookSam) -> Result<Self> {
-        config.sam.validate()?;
-        config.sam.forbid_stable("ParamsLookSam")?;
+        config.validate()?;
         let ascent = (L2, config.sam.radius()?);
         let policy = EveryK::from_the_first(config.k)?;
         Self::compose(params, base, ascent, policy, Reuse::new(config.alpha)?)?

@@ -5,7 +5,7 @@ use candle_nn::Optimizer;
 use crate::{
     blend::Ascended,
     compose::Ascend,
-    error::Result,
+    error::{Result, check},
     params::ParamSet,
     perturb::{AscentNorm, Momentum, Radius, RhoScale},
     policy::Always,
@@ -40,11 +40,28 @@ impl Default for ParamsMomentumSam {
     }
 }
 
+impl ParamsMomentumSam {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) that names the field.
+    pub fn validate(&self) -> Result<()> {
+        const OWNER: &str = "ParamsMomentumSam";
+        check::non_negative(OWNER, "rho", self.rho)?;
+        self.radius()?;
+        check::below_one(OWNER, "mu", self.mu)
+    }
+
+    fn radius(&self) -> Result<Radius> {
+        Radius::new(self.rho, self.scale, self.norm)
+    }
+}
+
 impl<B: Optimizer + 'static> MomentumSam<B> {
     /// Momentum SAM over `params`, which `base` trains.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) that names the field.
+    /// Those of [`ParamsMomentumSam::validate`].
     ///
     /// ```
     /// # use candle_core::{Device, Var};
@@ -60,8 +77,8 @@ impl<B: Optimizer + 'static> MomentumSam<B> {
     /// # Ok::<(), sala_core::Error>(())
     /// ```
     pub fn new(params: ParamSet, base: B, config: ParamsMomentumSam) -> Result<Self> {
-        let radius = Radius::new(config.rho, config.scale, config.norm)?;
-        let ascent = (Momentum::new(config.mu)?, radius);
+        config.validate()?;
+        let ascent = (Momentum::new(config.mu)?, config.radius()?);
         Self::compose(params, base, ascent, Always, Ascended::default())
     }
 }

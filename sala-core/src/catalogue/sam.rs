@@ -66,6 +66,13 @@ impl ParamsSam {
         let wanted = "false: this method has a blend of its own";
         check::holds(owner, "sam.stable", !self.stable, wanted, self.stable)
     }
+
+    /// For methods that remember gradients, which have one memory for all micro-batches.
+    pub(super) fn forbid_micro_batches(&self, owner: &'static str) -> Result<()> {
+        let wanted = "1: this method remembers the gradients of whole batches";
+        let count = self.micro_batches;
+        check::holds(owner, "sam.micro_batches", count == 1, wanted, count)
+    }
 }
 
 impl<B: Optimizer + 'static> Sam<B> {

@@ -4,7 +4,12 @@ use candle_nn::Optimizer;
 
 use super::ParamsSam;
 use crate::{
-    blend::Ascended, compose::Ascend, error::Result, params::ParamSet, perturb::L2, policy::EveryK,
+    blend::Ascended,
+    compose::Ascend,
+    error::{Result, check},
+    params::ParamSet,
+    perturb::L2,
+    policy::EveryK,
 };
 
 /// SAM at every k-th step, the base in between.
@@ -29,11 +34,22 @@ impl Default for ParamsSamEvery {
     }
 }
 
+impl ParamsSamEvery {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) that names the field; those of `sam` as [`ParamsSam`]'s.
+    pub fn validate(&self) -> Result<()> {
+        check::at_least_one("ParamsSamEvery", "k", self.k)?;
+        self.sam.validate()
+    }
+}
+
 impl<B: Optimizer + 'static> SamEvery<B> {
     /// SAM at every k-th step over `params`, which `base` trains.
     ///
     /// # Errors
-    /// Those of [`EveryK::new`] and [`ParamsSam::validate`].
+    /// Those of [`ParamsSamEvery::validate`].
     ///
     /// ```
     /// # use candle_core::{Device, Var};
@@ -49,7 +65,7 @@ impl<B: Optimizer + 'static> SamEvery<B> {
     /// # Ok::<(), sala_core::Error>(())
     /// ```
     pub fn new(params: ParamSet, base: B, config: ParamsSamEvery) -> Result<Self> {
-        config.sam.validate()?;
+        config.validate()?;
         let ParamsSam {
             stable,
             direction_fraction,

@@ -21,6 +21,7 @@ use candle_nn::Optimizer;
 use super::{
     Descend,
     climb::{Climb, Outcome, Passes},
+    descend::replaced_too_early,
 };
 use crate::{
     blend::{Ascended, Blend},
@@ -72,13 +73,13 @@ where
     pub fn compose(
         params: ParamSet,
         base: B,
-        (perturbation, radius): (P, Radius),
+        ascent: (P, Radius),
         policy: W,
         blend: D,
     ) -> Result<Self> {
         Ok(Self {
+            climb: Climb::new("Ascend", &params, ascent, blend)?,
             descent: Descend::new(params, base),
-            climb: Climb::new("Ascend", perturbation, radius, blend)?,
             policy,
         })
     }
@@ -200,16 +201,25 @@ where
     fn set_rho(&mut self, rho: f64) -> Result<()> {
         self.climb.radius.set_rho(rho)
     }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        if self.is_displaced() {
+            return Err(replaced_too_early());
+        }
+        self.descent.weights_replaced()
+    }
 }
 
 impl<B, P, W, D> Stateful for Ascend<B, P, W, D>
 where
     B: Optimizer + Stateful + 'static,
     P: Perturbation,
+    W: Policy,
     D: Blend,
 {
     fn state(&self) -> Result<State> {
         let mut state = State::new("Ascend");
+        state.set("method", self.climb.method(&self.policy));
         self.climb.save(self.descent.params(), &mut state)?;
         state.nest("descent", self.descent.state()?);
         Ok(state)
@@ -217,6 +227,7 @@ where
 
     fn load_state(&mut self, state: &State) -> Result<()> {
         let mut reader = StateReader::new("Ascend", state)?;
+        reader.same("method", self.climb.method(&self.policy))?;
         let climb = self.climb.read(self.descent.params(), &mut reader)?;
         let descent = reader.part("descent");
         reader.finish()?;

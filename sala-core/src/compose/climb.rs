@@ -13,6 +13,7 @@ use crate::{
     objective::{Evaluation, Pass},
     params::ParamSet,
     perturb::{Ascent, Perturbation, Radius},
+    policy::Policy,
     state::{State, StateReader},
     vector,
 };
@@ -82,10 +83,11 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
     /// With the direction pass on the whole batch. `owner` names the composition in errors.
     pub(crate) fn new(
         owner: &'static str,
-        perturbation: P,
-        radius: Radius,
+        params: &ParamSet,
+        (perturbation, radius): (P, Radius),
         blend: D,
     ) -> Result<Self> {
+        perturbation.check(params)?;
         check::holds(
             owner,
             "blend",
@@ -116,15 +118,26 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
     pub(crate) fn per_micro_batch(mut self, owner: &'static str, count: usize) -> Result<Self> {
         check::at_least_one(owner, "micro_batches", count as u64)?;
         let forgetful = self.perturbation.memory().is_none() && self.blend.memory().is_none();
-        let got = "one that remembers the last gradient";
-        let wanted = "1 for a perturbation or blend with memory";
-        check::holds(owner, "micro_batches", forgetful || count == 1, wanted, got)?;
+        let wanted = "1 for a perturbation or blend that remembers gradients";
+        check::holds(
+            owner,
+            "micro_batches",
+            forgetful || count == 1,
+            wanted,
+            count,
+        )?;
         self.micro_batches = count;
         Ok(self)
     }
 
     pub(crate) fn micro_batches(&self) -> usize {
         self.micro_batches
+    }
+
+    /// What a state belongs to: the names of the factors.
+    pub(crate) fn method(&self, policy: &impl Policy) -> String {
+        let (perturbation, blend) = (self.perturbation.name(), self.blend.name());
+        format!("{perturbation} × {} × {blend}", policy.name())
     }
 
     /// ρ' at this learning rate, for policies, given the squared norms of the weights if it needs them.
@@ -211,6 +224,7 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         let factors = self.radius.factors(params, squares, effective);
         let along = ascent.along.map(|along| along.directions);
         let directions = along.as_deref().unwrap_or(gradients);
+        vector::check_shapes(params.tensors(), directions)?;
         let saved = std::mem::take(&mut self.saved);
         Displaced::new(params, saved, directions, &factors)
     }
@@ -294,6 +308,7 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         let mut unread = Unread::collect(params, pass, evaluation)?;
         let mut others = Vec::new();
         if let Some(addition) = self.blend.addition() {
+            vector::check_shapes(params.tensors(), addition)?;
             others.extend(vector::squared_norms(addition)?);
             others.extend(vector::dots(addition, unread.tensors()?)?);
         }

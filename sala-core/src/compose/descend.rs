@@ -4,10 +4,10 @@ use candle_core::{Tensor, backprop::GradStore};
 use candle_nn::Optimizer;
 
 use crate::{
-    base::{self, Around},
+    base::{self, Around, Moves},
     clip::Clip,
     error::{Error, Result, check},
-    gradients::{Checked, Guarded, Taken, Unread},
+    gradients::{Checked, Gradients, Guarded, Taken, Unread},
     kernels::{Fast, Guard, Scalar},
     minimizer::{Minimizer, Progress, StepReport},
     objective::{Evaluation, Pass},
@@ -38,16 +38,26 @@ pub struct Descend<B> {
     base: B,
     clip: Option<Clip>,
     steps: u64,
+    /// Whether a base from another crate has been seen to move the parameters.
+    moves: bool,
 }
 
 impl<B: Optimizer + 'static> Descend<B> {
-    /// Steps `base`, which must train the same variables, with gradients checked against `params`.
-    pub fn new(params: ParamSet, base: B) -> Self {
+    /// Steps `base`, which must train the same variables, with gradients checked against `params`. A
+    /// built-in base takes on the order and the names of `params`.
+    ///
+    /// Whether the variables are the same shows when a step begins, and with a base from another crate when
+    /// one has moved nothing: [`Error::OtherVars`].
+    pub fn new(params: ParamSet, mut base: B) -> Self {
+        if let Some(rule) = base::as_rule_mut(&mut base) {
+            rule.adopt(&params);
+        }
         Self {
             params,
             base,
             clip: None,
             steps: 0,
+            moves: false,
         }
     }
 
@@ -70,9 +80,12 @@ impl<B: Optimizer + 'static> Descend<B> {
         &mut self.base
     }
 
-    /// Whether the base treats every parameter as it should; asked before each step.
+    /// Whether the base treats every parameter as it should, at a learning rate that is one; asked before
+    /// each step.
     pub(crate) fn check_base(&self) -> Result<()> {
-        base::check_settings(&self.base, &self.params)
+        // Setting it cannot fail, in candle's trait as in this crate's.
+        check::non_negative("Minimizer", "learning_rate", self.base.learning_rate())?;
+        base::check(&self.base, &self.params)
     }
 
     /// Checks loss and gradients and updates the weights, from the slow weights and with a pull of them if so
@@ -104,9 +117,9 @@ impl<B: Optimizer + 'static> Descend<B> {
         let Taken::Unread(unread) = taken else {
             return Ok(Err(taken));
         };
-        let rule = base::as_rule(&self.base).is_some_and(|r| base::trains(r, &self.params));
+        let foreign = base::as_rule(&self.base).is_none();
         // The first synchronisation makes slow weights, which nothing takes back.
-        if !rule || pull.is_some_and(|(slow, ..)| slow.tensors().is_none()) {
+        if foreign || pull.is_some_and(|(slow, ..)| slow.tensors().is_none()) {
             return Ok(Err(Taken::Unread(unread)));
         }
         Ok(unread.guarded(self.clip)?.map_err(Taken::Unread))
@@ -150,38 +163,53 @@ impl<B: Optimizer + 'static> Descend<B> {
         if let Some(clip) = self.clip {
             gradients.clip(clip)?;
         }
+        updated.pulled = self.step_base(gradients, from, pull)?;
+        Ok(updated)
+    }
+
+    /// The base's step; yields the parts of ‖θ − φ₀‖² of a pull.
+    fn step_base(
+        &mut self,
+        gradients: Gradients,
+        from: Option<&SlowWeights>,
+        pull: Option<Pulled>,
+    ) -> Result<Vec<Scalar>> {
         let params = &self.params;
-        let rule = base::as_rule_mut(&mut self.base).filter(|rule| base::trains(*rule, params));
-        updated.pulled = if let Some(rule) = rule {
+        let pulled = if let Some(rule) = base::as_rule_mut(&mut self.base) {
             step_rule(rule, params, gradients.tensors(), (from, pull, None))?
         } else {
             if let Some(slow) = from {
                 slow.copy_to(params)?;
             }
-            self.base.step(&gradients.into_store(params)?)?;
+            self.step_foreign(gradients)?;
             match pull {
-                Some((slow, alpha, fast)) => slow.pull(params, alpha, fast)?,
+                Some((slow, alpha, fast)) => slow.pull(&self.params, alpha, fast)?,
                 None => Vec::new(),
             }
         };
-        params.publish()?;
-        Ok(updated)
+        self.params.publish()?;
+        Ok(pulled)
     }
 
-    /// As [`Descend::update`], on gradients that nobody has checked, for candle's own trait.
-    pub(crate) fn update_from(&mut self, store: &GradStore, pull: Option<Pulled>) -> Result<()> {
-        let params = &self.params;
-        let rule = base::as_rule_mut(&mut self.base).filter(|rule| base::trains(*rule, params));
-        if let Some(rule) = rule {
-            let gradients = rule.gather(store)?;
-            step_rule(rule, params, &gradients, (None, pull, None))?;
+    /// The step of a base from another crate, which is watched until it has moved the parameters.
+    fn step_foreign(&mut self, gradients: Gradients) -> Result<()> {
+        let watched = if self.moves {
+            None
         } else {
-            self.base.step(store)?;
-            if let Some((slow, alpha, fast)) = pull {
-                slow.pull(params, alpha, fast)?;
-            }
+            Some(Moves::before(&self.params, gradients.tensors())?)
+        };
+        self.base.step(&gradients.into_store(&self.params)?)?;
+        if let Some(watched) = watched {
+            self.moves = watched.after(self.base.learning_rate())?;
         }
-        params.publish()?;
+        Ok(())
+    }
+
+    /// As [`Descend::update`] on gradients whose numbers nobody has looked at, for candle's own trait.
+    pub(crate) fn update_from(&mut self, store: &GradStore, pull: Option<Pulled>) -> Result<()> {
+        self.check_base()?;
+        let gradients = Gradients::of_store(&self.params, store)?;
+        self.step_base(gradients, None, pull)?;
         self.steps += 1;
         Ok(())
     }
@@ -240,6 +268,13 @@ fn step_rule(
                 pull.and_then(|(slow, alpha, fast)| Some((slow.tensors_mut()?, alpha, fast)));
             rule.step_around(gradients, Around { from, pull, guard })
         }
+    }
+}
+
+/// The error of weights that are replaced while they are displaced, and would be put back.
+pub(crate) fn replaced_too_early() -> Error {
+    Error::Order {
+        problem: "the weights cannot be replaced in the middle of a step: finish or abandon it",
     }
 }
 
@@ -310,6 +345,10 @@ impl<B: Optimizer + 'static> Minimizer for Descend<B> {
                 what: "a weight decay that is set from outside",
             }),
         }
+    }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        self.params.renew_masters()
     }
 }
 

@@ -39,6 +39,7 @@ use candle_nn::Optimizer;
 use super::{
     Descend,
     climb::{Climb, Outcome, Passes},
+    descend::replaced_too_early,
 };
 use crate::{
     blend::{Ascended, Blend},
@@ -64,6 +65,7 @@ pub struct SlowAscend<B, P, W, D = Ascended> {
     policy: W,
     k: u64,
     alpha: f64,
+    init: SlowInit,
     slow: SlowWeights,
     gap: f64,
     near: bool,
@@ -99,25 +101,26 @@ where
         params: ParamSet,
         base: B,
         (k, alpha, init): (u64, f64, SlowInit),
-        (perturbation, radius): (P, Radius),
+        ascent: (P, Radius),
         policy: W,
         blend: D,
     ) -> Result<Self> {
         check::at_least_one("SlowAscend", "k", k)?;
         check::unit("SlowAscend", "alpha", alpha)?;
         let slow = SlowWeights::new(&params, init)?;
-        let climb = Climb::new("SlowAscend", perturbation, radius, blend)?;
+        let climb = Climb::new("SlowAscend", &params, ascent, blend)?;
         let mut optimizer = Self {
             descent: Descend::new(params, base),
             climb,
             policy,
             k,
             alpha,
+            init,
             slow,
             gap: 0.0,
             near: false,
         };
-        optimizer.decide(0, &[], optimizer.climb.weight_squares(optimizer.params())?)?;
+        optimizer.start()?;
         Ok(optimizer)
     }
 
@@ -153,6 +156,12 @@ where
     /// The base rule.
     pub fn base(&self) -> &B {
         self.descent.base()
+    }
+
+    /// Decides for a cycle that begins where the slow weights are.
+    fn start(&mut self) -> Result<()> {
+        let weight_squares = self.climb.weight_squares(self.descent.params())?;
+        self.decide(self.descent.next_step() - 1, &[], weight_squares)
     }
 
     /// Reads how far a pull went, in one synchronisation, and decides whether the cycle's end climbs.
@@ -293,16 +302,29 @@ where
     fn slow_weights(&self) -> Option<&SlowWeights> {
         Some(&self.slow)
     }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        if self.is_displaced() {
+            return Err(replaced_too_early());
+        }
+        self.descent.weights_replaced()?;
+        self.slow = SlowWeights::new(self.descent.params(), self.init)?;
+        self.start()
+    }
 }
 
 impl<B, P, W, D> Stateful for SlowAscend<B, P, W, D>
 where
     B: Optimizer + Stateful + 'static,
     P: Perturbation,
+    W: Policy,
     D: Blend,
 {
     fn state(&self) -> Result<State> {
         let mut state = State::new("SlowAscend");
+        state.set("method", self.climb.method(&self.policy));
+        state.set("k", self.k);
+        state.set("alpha", self.alpha);
         state.set("gap", self.gap);
         state.set("near", self.near);
         self.slow.save(self.descent.params(), &mut state)?;
@@ -313,6 +335,9 @@ where
 
     fn load_state(&mut self, state: &State) -> Result<()> {
         let mut reader = StateReader::new("SlowAscend", state)?;
+        reader.same("method", self.climb.method(&self.policy))?;
+        reader.same("k", self.k)?;
+        reader.same("alpha", self.alpha)?;
         let (gap, near) = (reader.get("gap")?, reader.get("near")?);
         let slow = SlowWeights::read(self.descent.params(), &mut reader)?;
         let climb = self.climb.read(self.descent.params(), &mut reader)?;

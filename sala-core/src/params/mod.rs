@@ -11,7 +11,7 @@ use candle_core::{DType, DeviceLocation, Tensor, Var, backprop::GradStore};
 use candle_nn::VarMap;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check},
     kernels::{self, Guard},
     state::{State, StateReader},
 };
@@ -77,6 +77,11 @@ impl Param {
     /// Weight decay of its own; `None` is that of the base.
     pub fn weight_decay(&self) -> Option<f64> {
         self.weight_decay
+    }
+
+    /// Takes the name that another set gave to the same variable.
+    pub(crate) fn take_name(&mut self, other: &Self) {
+        self.name.clone_from(&other.name);
     }
 
     /// Whether a base has to treat the parameter in a way of its own.
@@ -211,6 +216,9 @@ impl ParamSet {
     /// From variables without names; they are called `var.0000`, `var.0001`, … in the order given.
     /// Non-float variables are left out, as candle's own optimizers do.
     ///
+    /// Not for `VarMap::all_vars`, whose order differs from one process to the next: the names in a saved
+    /// state would mean other variables there. [`ParamSet::from_varmap`] keeps the map's names.
+    ///
     /// # Errors
     /// [`Error::NoParameters`] when no float variable is given.
     ///
@@ -234,8 +242,11 @@ impl ParamSet {
     /// [`AscentNorm::PerGroup`](crate::perturb::AscentNorm::PerGroup) normalises.
     ///
     /// # Errors
-    /// [`Error::NoMatch`] when no parameter does.
+    /// [`Error::NoMatch`] when no parameter does, [`Error::Config`] when there is a group of that name.
     pub fn group(mut self, name: &str, rule: impl Fn(&str) -> bool) -> Result<Self> {
+        let fresh = self.groups.iter().all(|known| known != name);
+        let wanted = "a name that no other group has";
+        check::holds("ParamSet", "group", fresh, wanted, format!("`{name}`"))?;
         let index = self.groups.len();
         self.set(name, |p| rule(&p.name), |p| p.group = index)?;
         Arc::make_mut(&mut self.groups).push(name.into());
@@ -377,19 +388,51 @@ impl ParamSet {
         Ok(())
     }
 
-    /// Reads what [`ParamSet::save_masters`] wrote; [`ParamSet::assign_masters`] puts it to use.
-    pub(crate) fn read_masters(&self, reader: &mut StateReader) -> Result<Vec<Tensor>> {
-        let masters = self.params.iter().filter(|p| p.published.is_some());
-        let read = |p: &Param| reader.tensor(&format!("master.{}", p.name), &p.var);
-        masters.map(read).collect()
+    /// Reads what [`ParamSet::save_masters`] wrote, maybe in a run of another precision;
+    /// [`ParamSet::assign_masters`] puts it to use. Where this set has master copies and the other had none,
+    /// they are taken from the model's variables; where the other had some that this set has not, they are the
+    /// weights.
+    pub(crate) fn read_masters(&self, reader: &mut StateReader) -> Result<Vec<Option<Tensor>>> {
+        let read = |p: &Param| reader.optional_tensor(&format!("master.{}", p.name), &p.var);
+        let mut masters = self.params.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let own = |p: &Param| p.published.is_some();
+        let wanted = self.params.iter().filter(|p| own(p)).count();
+        let both = self.params.iter().zip(&masters);
+        let found = both.filter(|(p, m)| own(p) && m.is_some()).count();
+        if found != 0 && found != wanted {
+            return Err(Error::State {
+                owner: "ParamSet".into(),
+                problem: format!("master copies of {found} of {wanted} parameters"),
+            });
+        }
+        if found == 0 {
+            for (param, master) in self.params.iter().zip(&mut masters) {
+                if let Some(model_var) = &param.published {
+                    *master = Some(model_var.to_dtype(param.var.dtype())?.detach());
+                }
+            }
+        }
+        Ok(masters)
     }
 
-    pub(crate) fn assign_masters(&self, masters: &[Tensor]) -> Result<()> {
-        let params = self.params.iter().filter(|p| p.published.is_some());
-        for (param, master) in params.zip(masters) {
-            param.var.set(master)?;
+    pub(crate) fn assign_masters(&self, masters: &[Option<Tensor>]) -> Result<()> {
+        for (param, master) in self.params.iter().zip(masters) {
+            if let Some(master) = master {
+                param.var.set(master)?;
+            }
         }
         self.publish()
+    }
+
+    /// Takes the master copies from the model's variables, which have been changed from outside.
+    pub(crate) fn renew_masters(&self) -> Result<()> {
+        for param in self.params.iter() {
+            if let Some(model_var) = &param.published {
+                let values = model_var.to_dtype(param.var.dtype())?.detach();
+                param.var.set(&values)?;
+            }
+        }
+        Ok(())
     }
 
     /// Drops the gradients of frozen variables, so that no base can step them.
@@ -544,6 +587,19 @@ mod tests {
             params.freeze(|n| n == "x"),
             Err(Error::NoMatch { .. })
         ));
+    }
+
+    // Catches two groups of one name, which are normalised apart.
+    #[test]
+    fn a_second_group_of_one_name_is_an_error() {
+        let params = ParamSet::new([("w", var(1)), ("b", var(1))]).unwrap();
+        let params = params.group("norms", |n| n == "w").unwrap();
+        for name in ["norms", "default"] {
+            let error = params.clone().group(name, |n| n == "b").unwrap_err();
+            let wanted =
+                format!("ParamSet.group must be a name that no other group has, got `{name}`");
+            assert_eq!(error.to_string(), wanted);
+        }
     }
 
     #[test]

@@ -138,7 +138,8 @@ impl ParamSet {
     /// than half the distance of two half-precision numbers is lost.
     ///
     /// Make it the last rule, before a base is built from the set. The masters are part of the
-    /// optimizer's state. Whoever changes the model's variables afterwards must build the set anew.
+    /// optimizer's state. Whoever changes the model's variables afterwards calls
+    /// [`Minimizer::weights_replaced`](crate::Minimizer::weights_replaced).
     ///
     /// # Errors
     /// Those of converting tensors.

@@ -1,15 +1,16 @@
 //! ε = ρ T² g / (‖T g‖₂ + 1e-12) with T = |w| + η: ASAM's ascent, which is invariant to a rescaling of
 //! the weights that leaves the function alone (Kwon et al. 2021, arXiv:2102.11600, equation 9).
 //!
-//! The paper applies T to weights and leaves biases with T = 1, which is the option `weights_only`; by
+//! The paper applies T to weights and leaves biases with T = 1, which is the option `weights_only`: as in the
+//! released code a weight is what has `weight` in its name, be it `conv1.weight` or `weight_ih_l0`. By
 //! default T applies to every parameter. [`ParamSet::with_adaptive`] decides for single ones.
 
 use candle_core::Tensor;
 
 use super::{Ascent, Perturbation};
 use crate::{
-    error::{Result, check},
-    kernels::{self},
+    error::{Error, Result, check},
+    kernels,
     params::{Param, ParamSet},
 };
 
@@ -21,8 +22,9 @@ pub struct Adaptive {
 }
 
 impl Adaptive {
-    /// Offset η ≥ 0 of the magnitudes; `weights_only` leaves parameters alone whose name does not end
-    /// in `weight`, as the code released with the paper does.
+    /// Offset η ≥ 0 of the magnitudes; `weights_only` leaves parameters alone that do not have `weight` in
+    /// their name, as the code released with the paper does. A method over parameters of which none has is
+    /// an error ([`Error::NoMatch`]): its ascent would be SAM's.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when `eta` is negative or not finite.
@@ -38,12 +40,22 @@ impl Adaptive {
     }
 
     fn scales(&self, param: &Param) -> bool {
-        let default = !self.weights_only || param.name().ends_with("weight");
+        let default = !self.weights_only || param.name().contains("weight");
         param.adaptive().unwrap_or(default)
     }
 }
 
 impl Perturbation for Adaptive {
+    fn check(&self, params: &ParamSet) -> Result<()> {
+        if self.weights_only && !params.iter().any(|param| self.scales(param)) {
+            return Err(Error::NoMatch {
+                rule: "weights_only".into(),
+                len: params.len(),
+            });
+        }
+        Ok(())
+    }
+
     fn ascent(&self, params: &ParamSet, gradients: &[Tensor]) -> Result<Option<Ascent>> {
         let scaled = kernels::run(gradients, |kernels| {
             let direction = |(param, g): (&Param, &Tensor)| {

@@ -23,17 +23,33 @@ pub use radius::{AscentNorm, Radius, RhoScale};
 
 use candle_core::Tensor;
 
-use crate::{error::Result, kernels::Scalar, memory::Memory, params::ParamSet};
+use crate::{error::Result, kernels::Scalar, memory::Memory, params::ParamSet, state::type_name};
 
 /// Points from the weights to where the gradient that updates them is taken.
 pub trait Perturbation {
+    /// What it is called in saved states, which fit a method of the same name only; the name of its type
+    /// unless it says so.
+    fn name(&self) -> String {
+        type_name::<Self>()
+    }
+
+    /// Whether it can do anything with these parameters; asked when a method is put together.
+    ///
+    /// # Errors
+    /// When it cannot.
+    fn check(&self, _params: &ParamSet) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether the direction depends on the gradient at the weights, and so costs a pass.
     fn needs_direction(&self) -> bool {
         true
     }
 
     /// The direction at the current weights, from the gradients there (one f32 or f64 tensor for each
-    /// parameter, in order; empty if the perturbation does not need them). `None`: stay.
+    /// parameter, in order; empty if the perturbation does not need them). `None`: stay. A direction that
+    /// does not have one tensor for each parameter, of its shape, is an error of the step
+    /// ([`Error::Direction`](crate::Error::Direction)).
     ///
     /// # Errors
     /// Those of candle's operations.
@@ -60,6 +76,14 @@ pub trait Perturbation {
 }
 
 impl<P: Perturbation + ?Sized> Perturbation for Box<P> {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn check(&self, params: &ParamSet) -> Result<()> {
+        (**self).check(params)
+    }
+
     fn needs_direction(&self) -> bool {
         (**self).needs_direction()
     }

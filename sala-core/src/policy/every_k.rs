@@ -47,6 +47,13 @@ impl EveryK {
 }
 
 impl Policy for EveryK {
+    fn name(&self) -> String {
+        match self.remainder {
+            0 => format!("EveryK({})", self.k),
+            _ => format!("EveryK({}, from the first)", self.k),
+        }
+    }
+
     fn climbs(&self, moment: Moment) -> bool {
         moment.step % self.k == self.remainder
     }

@@ -8,6 +8,8 @@ pub use always::Always;
 pub use every_k::EveryK;
 pub use proximity::Proximity;
 
+use crate::state::type_name;
+
 /// What a policy may look at.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Moment {
@@ -22,6 +24,12 @@ pub struct Moment {
 
 /// Decides whether a step climbs before it descends.
 pub trait Policy {
+    /// What it is called in saved states, which fit a method of the same name only; the name of its type
+    /// unless it says so.
+    fn name(&self) -> String {
+        type_name::<Self>()
+    }
+
     /// Whether to climb at this moment.
     fn climbs(&self, moment: Moment) -> bool;
 }

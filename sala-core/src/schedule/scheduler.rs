@@ -15,6 +15,16 @@ enum Quantity {
     WeightDecay,
 }
 
+impl Quantity {
+    fn field(self) -> &'static str {
+        match self {
+            Self::LearningRate => "learning_rate",
+            Self::Rho => "rho",
+            Self::WeightDecay => "weight_decay",
+        }
+    }
+}
+
 /// Drives learning rate, radius ρ and weight decay along schedules, each a peak value times a factor.
 ///
 /// The position counts whatever [`Scheduler::advance`] is called for: steps or epochs. It is all that has
@@ -59,7 +69,7 @@ impl Scheduler {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) when the peak is negative or not finite.
     pub fn learning_rate(self, peak: f64, schedule: impl Schedule + 'static) -> Result<Self> {
-        self.drive("learning_rate", Quantity::LearningRate, peak, schedule)
+        self.drive(Quantity::LearningRate, peak, schedule)
     }
 
     /// Drives the radius ρ.
@@ -67,7 +77,7 @@ impl Scheduler {
     /// # Errors
     /// As for [`Scheduler::learning_rate`].
     pub fn rho(self, peak: f64, schedule: impl Schedule + 'static) -> Result<Self> {
-        self.drive("rho", Quantity::Rho, peak, schedule)
+        self.drive(Quantity::Rho, peak, schedule)
     }
 
     /// Drives the weight decay of a built-in base.
@@ -75,17 +85,16 @@ impl Scheduler {
     /// # Errors
     /// As for [`Scheduler::learning_rate`].
     pub fn weight_decay(self, peak: f64, schedule: impl Schedule + 'static) -> Result<Self> {
-        self.drive("weight_decay", Quantity::WeightDecay, peak, schedule)
+        self.drive(Quantity::WeightDecay, peak, schedule)
     }
 
     fn drive(
         mut self,
-        field: &'static str,
         quantity: Quantity,
         peak: f64,
         schedule: impl Schedule + 'static,
     ) -> Result<Self> {
-        check::non_negative("Scheduler", field, peak)?;
+        check::non_negative("Scheduler", quantity.field(), peak)?;
         self.driven.retain(|(other, ..)| *other != quantity);
         self.driven.push((quantity, peak, Box::new(schedule)));
         Ok(self)
@@ -96,14 +105,36 @@ impl Scheduler {
         self.position
     }
 
+    /// What the quantities are to be at this position.
+    fn values(&self) -> Result<Vec<(Quantity, f64)>> {
+        let value = |(quantity, peak, schedule): &(Quantity, f64, Box<dyn Schedule>)| {
+            let value = peak * schedule.factor(self.position);
+            check::non_negative("Scheduler", quantity.field(), value)?;
+            Ok((*quantity, value))
+        };
+        self.driven.iter().map(value).collect()
+    }
+
     /// Sets the optimizer's numbers to those of the position, and moves on by one. Call it before a step,
     /// or before an epoch's first.
     ///
     /// # Errors
-    /// Those of [`Minimizer::set_rho`] and [`Minimizer::set_weight_decay`].
+    /// [`Error::Config`](crate::Error::Config) when a schedule gives a value that is negative or not finite, and
+    /// those of [`Minimizer::set_rho`] and [`Minimizer::set_weight_decay`] for an optimizer without. Nothing
+    /// is set then.
     pub fn advance<M: Minimizer + ?Sized>(&mut self, optimizer: &mut M) -> Result<()> {
-        for (quantity, peak, schedule) in &self.driven {
-            let value = peak * schedule.factor(self.position);
+        let values = self.values()?;
+        // What the optimizer has not is an error before anything is set.
+        for (quantity, value) in &values {
+            match quantity {
+                Quantity::Rho if optimizer.rho().is_none() => optimizer.set_rho(*value)?,
+                Quantity::WeightDecay if optimizer.weight_decay().is_none() => {
+                    optimizer.set_weight_decay(*value)?;
+                }
+                Quantity::LearningRate | Quantity::Rho | Quantity::WeightDecay => {}
+            }
+        }
+        for (quantity, value) in values {
             match quantity {
                 Quantity::LearningRate => optimizer.set_learning_rate(value),
                 Quantity::Rho => optimizer.set_rho(value)?,

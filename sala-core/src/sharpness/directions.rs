@@ -57,7 +57,7 @@ pub fn gaussian(params: &ParamSet, seed: u64, number: u64) -> Result<Vec<Tensor>
 /// Scales a direction to the weights filter by filter (Li et al. 2018, arXiv:1712.09913, section 4):
 ///
 /// ```text
-/// dᵢⱼ ← dᵢⱼ ‖θᵢⱼ‖ / ‖dᵢⱼ‖
+/// dᵢⱼ ← dᵢⱼ ‖θᵢⱼ‖ / ‖dᵢⱼ‖          0 where dᵢⱼ = 0
 /// ```
 ///
 /// with θᵢⱼ row j, along the first dimension, of parameter i: a convolution's filter, a neuron's weights. Then
@@ -84,9 +84,11 @@ pub fn filter_normalised(params: &ParamSet, direction: &[Tensor]) -> Result<Vec<
         }
         let rows = |x: &Tensor| x.flatten_from(1)?.sqr()?.sum_keepdim(1)?.sqrt();
         let weights = kernels::wide(&param.var().detach())?;
-        // A row of zeros has no direction; it stays one.
-        let own = rows(d)?.maximum(f64::from(f32::MIN_POSITIVE))?;
-        let factors = (rows(&weights)? / own)?;
+        // A row of zeros has no direction; it stays one. To divide by its norm would give 0 · ∞.
+        let own = rows(d)?;
+        let there = own.gt(0.0)?.to_dtype(own.dtype())?;
+        let nothing = there.affine(-1.0, 1.0)?;
+        let factors = ((rows(&weights)? / (own + nothing)?)? * there)?;
         let scaled = d.flatten_from(1)?.broadcast_mul(&factors)?;
         Ok(scaled.reshape(d.shape())?)
     };
@@ -165,6 +167,16 @@ mod tests {
     fn params() -> ParamSet {
         let var = |shape: &[usize]| Var::zeros(shape, DType::F64, &Device::Cpu).unwrap();
         ParamSet::new([("w", var(&[40, 50])), ("b", var(&[50]))]).unwrap()
+    }
+
+    // Catches 0 · ∞: the norm of these weights over the least f32 is no f32 any more.
+    #[test]
+    fn a_row_of_zeros_stays_one_in_f32() {
+        let w = Var::new(&[[30f32, 40.0], [3.0, 4.0]], &Device::Cpu).unwrap();
+        let params = ParamSet::new([("w", w)]).unwrap();
+        let d = Tensor::new(&[[0f32, 0.0], [0.0, 2.0]], &Device::Cpu).unwrap();
+        let d = filter_normalised(&params, &[d]).unwrap();
+        assert_eq!(values(&d[0]), [0.0, 0.0, 0.0, 5.0]);
     }
 
     #[test]

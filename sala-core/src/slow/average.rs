@@ -172,6 +172,13 @@ impl<M: Minimizer> Minimizer for Averaged<M> {
     fn slow_weights(&self) -> Option<&SlowWeights> {
         Some(&self.average)
     }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        self.inner.weights_replaced()?;
+        self.average = SlowWeights::new(self.inner.params(), SlowInit::FirstSync)?;
+        self.count = 0;
+        Ok(())
+    }
 }
 
 impl<M: Minimizer + Stateful> Stateful for Averaged<M> {

@@ -86,7 +86,9 @@ impl ParamsLookahead {
 /// Lookahead around any base; see the [module](self) for the equations.
 ///
 /// It takes one pass a step, so it is a [`candle_nn::Optimizer`] and fits into code that is generic
-/// over that trait; as a [`Minimizer`] it also checks and clips gradients. With both traits in scope
+/// over that trait. Both forms check that every parameter has a gradient that fits, leave frozen ones alone
+/// and obey settings and masters; as a [`Minimizer`] it also refuses gradients that are not finite, and
+/// clips. With both traits in scope
 /// a call of a method that they share must say which it means: `Minimizer::step(&mut opt, …)`.
 ///
 /// ```
@@ -248,11 +250,19 @@ impl<B: Optimizer + 'static> Minimizer for Lookahead<B> {
     fn slow_weights(&self) -> Option<&SlowWeights> {
         Some(&self.slow)
     }
+
+    fn weights_replaced(&mut self) -> Result<()> {
+        self.descent.weights_replaced()?;
+        self.slow = SlowWeights::new(self.descent.params(), self.config.init)?;
+        Ok(())
+    }
 }
 
 impl<B: Optimizer + Stateful + 'static> Stateful for Lookahead<B> {
     fn state(&self) -> Result<State> {
         let mut state = State::new("Lookahead");
+        state.set("k", self.config.k);
+        state.set("alpha", self.config.alpha);
         let params = self.descent.params();
         self.slow.save(params, &mut state)?;
         let mut momentum = State::new("Memory");
@@ -264,6 +274,8 @@ impl<B: Optimizer + Stateful + 'static> Stateful for Lookahead<B> {
 
     fn load_state(&mut self, state: &State) -> Result<()> {
         let mut reader = StateReader::new("Lookahead", state)?;
+        reader.same("k", self.config.k)?;
+        reader.same("alpha", self.config.alpha)?;
         let params = self.descent.params();
         let slow = SlowWeights::read(params, &mut reader)?;
         let mut momentum = StateReader::new("Memory", &reader.part("slow_momentum"))?;

@@ -9,6 +9,8 @@ pub mod methods;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use crate::state::State;
+
 /// |got − wanted| ≤ atol + rtol · |wanted|.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {
@@ -221,6 +223,20 @@ pub fn assert_same_bits(what: &str, got: &Tensor, wanted: &Tensor) {
     for (i, (got, wanted)) in values(got).into_iter().zip(values(wanted)).enumerate() {
         let same = got.to_bits() == wanted.to_bits();
         assert!(same, "{what}, element {i}: wanted {wanted:e}, got {got:e}");
+    }
+}
+
+/// Panics when two states differ in a name, in a value, or in a single bit of a tensor. (How a tensor is printed
+/// does not tell: candle leaves out the elements of large ones.)
+#[track_caller]
+pub fn assert_same_state(what: &str, got: &State, wanted: &State) {
+    assert_eq!(got.values, wanted.values, "{what}: values");
+    let names = |state: &State| state.tensors.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(got), names(wanted), "{what}: names of tensors");
+    for (name, wanted) in wanted.tensors() {
+        let (what, got) = (format!("{what}: `{name}`"), &got.tensors[name]);
+        assert_eq!(got.dtype(), wanted.dtype(), "{what}: dtypes");
+        assert_same_bits(&what, got, wanted);
     }
 }
 

@@ -2,11 +2,14 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use sala_core::{
-    Clip, Error, Evaluation, LossScaler, MicroBatches, Minimizer, ParamSet, ParamsLossScaler,
-    ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSgd, Pass, Progress, Sam, Sgd, Stateful,
+    Clip, Error, Evaluation, LossScaler, MicroBatches, Minimizer, Objective, ParamSet,
+    ParamsLossScaler, ParamsMomentumSam, ParamsSala, ParamsSam, ParamsSgd, Pass, Progress, Sam,
+    Sgd, Stateful,
     catalogue::{Base, Method, build},
     kernels::{Choice, with_choice},
-    testing::{SCALAR, TRAJECTORY_F64, assert_same_bits, synchronisations, values},
+    testing::{
+        SCALAR, TRAJECTORY_F64, assert_same_bits, assert_same_state, synchronisations, values,
+    },
 };
 
 use crate::methods::{Problem, bases, combinations, forms, methods};
@@ -58,11 +61,12 @@ fn a_step_that_is_given_up_between_its_phases_leaves_weights_and_state() {
     }
     for (name, base, method) in combinations() {
         for way in [Way::Abandon, Way::Drop, Way::BadGradient] {
-            let problem = Problem::new(DType::F64);
+            let (problem, other) = (Problem::new(DType::F64), Problem::new(DType::F64));
             let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
+            let mut twin = build(other.params(), &base, &method, None).unwrap();
             for _ in 0..6 {
                 let before = problem.weights();
-                let state = format!("{:?}", optimizer.state().unwrap());
+                let state = optimizer.state().unwrap();
                 let pass = optimizer.begin().unwrap();
                 let good = |pass| Evaluation::of_loss(problem.loss(pass).unwrap()).unwrap();
                 let bad = || {
@@ -90,10 +94,16 @@ fn a_step_that_is_given_up_between_its_phases_leaves_weights_and_state() {
                 for (got, wanted) in problem.weights().iter().zip(&before) {
                     assert_same_bits(&name, got, wanted);
                 }
-                assert_eq!(format!("{:?}", optimizer.state().unwrap()), state, "{name}");
+                assert_same_state(&name, &optimizer.state().unwrap(), &state);
                 optimizer
                     .step(&mut |pass: Pass| problem.loss(pass))
                     .unwrap();
+                twin.step(&mut |pass: Pass| other.loss(pass)).unwrap();
+                let (got, wanted) = (optimizer.state().unwrap(), twin.state().unwrap());
+                assert_same_state(&format!("{name}, beside a twin"), &got, &wanted);
+                for (got, wanted) in problem.weights().iter().zip(&other.weights()) {
+                    assert_same_bits(&name, got, wanted);
+                }
             }
         }
     }
@@ -408,11 +418,11 @@ fn scaled_steps_are_those_of_the_loss() {
 fn overflow(
     name: &str,
     problem: &Problem,
-    optimizer: &mut Box<dyn sala_core::Resumable>,
+    optimizer: &mut Box<dyn sala_core::Resumable + Send>,
     scaler: &mut LossScaler,
     in_the_first: bool,
 ) {
-    let state = format!("{:?}", optimizer.state().unwrap());
+    let state = optimizer.state().unwrap();
     let before = problem.weights();
     let outcome = scaler.step(optimizer, &mut |pass: Pass| {
         let loss = problem.loss(pass)?;
@@ -425,7 +435,7 @@ fn overflow(
     for (got, wanted) in problem.weights().iter().zip(&before) {
         assert_same_bits(name, got, wanted);
     }
-    assert_eq!(format!("{:?}", optimizer.state().unwrap()), state, "{name}");
+    assert_same_state(name, &optimizer.state().unwrap(), &state);
 }
 
 #[test]
@@ -485,6 +495,53 @@ fn the_scale_grows_after_so_many_good_steps_falls_to_its_least_and_then_errs() {
     ] {
         let message = LossScaler::new(bad).unwrap_err().to_string();
         assert!(message.contains(words), "{message}");
+    }
+}
+
+// Catches a count that is past the interval and so never meets it again.
+#[test]
+fn a_scaler_that_is_given_a_shorter_interval_grows_at_its_next_good_step() {
+    let w = Var::new(&[1f64], &Device::Cpu).unwrap();
+    let params = ParamSet::new([("w", w.clone())]).unwrap();
+    let base = Base::Sgd(ParamsSgd::default());
+    let mut optimizer = build(params, &base, &Method::Base, None).unwrap();
+    let scaler = |interval| {
+        let config = ParamsLossScaler {
+            initial: 4.0,
+            interval,
+            ..Default::default()
+        };
+        LossScaler::new(config).unwrap()
+    };
+    let mut loss = |_: Pass| w.sqr()?.sum_all();
+    let (mut long, mut short) = (scaler(10), scaler(2));
+    for _ in 0..5 {
+        long.step(&mut optimizer, &mut loss).unwrap();
+    }
+    short.load_state(&long.state().unwrap()).unwrap();
+    short.step(&mut optimizer, &mut loss).unwrap();
+    SCALAR.assert("scale", short.scale(), 8.0);
+}
+
+// Catches a sum in the losses' own precision: that of bf16 stands still at 256, where the next number is 258.
+#[test]
+fn losses_of_many_micro_batches_add_up_in_half_precision() {
+    let parts = 600;
+    for dtype in [DType::BF16, DType::F16] {
+        let one = Tensor::ones(1, dtype, &Device::Cpu).unwrap();
+        let w = Var::from_tensor(&one).unwrap();
+        let params = ParamSet::new([("w", w.clone())]).unwrap();
+        // In f16 the sum would overflow.
+        let mut loss = |_: usize, _: Pass| w.sum_all()? * 200.0;
+        let mut objective = MicroBatches::new(&params, parts, &mut loss);
+        let described = format!("{objective:?}");
+        assert!(described.contains("count: 600"), "{described}");
+        let alone = objective.loss(Pass::Clean).unwrap();
+        let with_gradients = objective.evaluate(Pass::Clean).unwrap();
+        for mean in [&alone, &with_gradients.loss] {
+            assert_eq!(mean.dtype(), DType::F32);
+            SCALAR.assert("mean loss", values(mean)[0], 200.0);
+        }
     }
 }
 

@@ -8,16 +8,19 @@
     unreachable_pub
 )]
 
+mod bases;
 mod by_hand;
 mod conformance;
 mod equations;
 mod errors;
+mod extensions;
 mod forms;
 mod kernels;
 mod methods;
 mod oracle;
 mod order;
 mod precision;
+mod replaced;
 mod resume;
 mod settings;
 mod sharpness;

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use sala_core::{
-    Average, Averaged, LossScaler, Minimizer, ParamsAveraged, ParamsLossScaler, Pass, Resumable,
-    Stateful,
+    Average, Averaged, Descend, LossScaler, Minimizer, ParamSet, ParamsAsam, ParamsAveraged,
+    ParamsGsam, ParamsLookahead, ParamsLossScaler, ParamsSala, ParamsSam, ParamsSamEvery,
+    ParamsSgd, Pass, Resumable, Sgd, Stateful,
     catalogue::{Base, Method, build},
     checkpoint::Checkpoint,
     schedule::{Cosine, Scheduler},
     state::{State, StateReader},
-    testing::{TRAJECTORY_F32, Tolerance, assert_same_bits},
+    testing::{HALF, TRAJECTORY_F32, Tolerance, assert_same_bits, assert_same_state, values},
 };
 
 use crate::methods::{Problem, combinations};
@@ -39,7 +40,7 @@ fn save(problem: &Problem, optimizer: &impl Stateful, path: &Path) {
     checkpoint.save(path).unwrap();
 }
 
-fn resume(base: &Base, method: &Method, path: &Path) -> (Problem, Box<dyn Resumable>) {
+fn resume(base: &Base, method: &Method, path: &Path) -> (Problem, Box<dyn Resumable + Send>) {
     let checkpoint = Checkpoint::load(path, &Device::Cpu).unwrap();
     let problem = Problem::new(DType::F32);
     // Other weights than the saved ones: slow weights that were not loaded would show.
@@ -83,11 +84,7 @@ fn every_method_resumes_to_the_same_bits_from_every_phase() {
                     wanted,
                 );
             }
-            assert_eq!(
-                format!("{:?}", optimizer.state().unwrap()),
-                format!("{state:?}"),
-                "{name}"
-            );
+            assert_same_state(&name, &optimizer.state().unwrap(), &state);
         }
     }
 }
@@ -98,28 +95,26 @@ fn a_state_that_does_not_fit_changes_nothing() {
         let problem = Problem::new(DType::F32);
         let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
         advance(&problem, &mut optimizer, 4);
-        let before = format!("{:?}", optimizer.state().unwrap());
+        let (before, weights) = (optimizer.state().unwrap(), problem.weights());
+        let unchanged = |optimizer: &dyn Resumable| {
+            assert_same_state(&name, &optimizer.state().unwrap(), &before);
+            for (got, wanted) in problem.weights().iter().zip(&weights) {
+                assert_same_bits(&name, got, wanted);
+            }
+        };
         let mut surplus = optimizer.state().unwrap();
         surplus.set("descent/base/surprise", 1);
         surplus.set("surprise", 1);
         let message = optimizer.load_state(&surplus).unwrap_err().to_string();
         assert!(message.contains("surprise"), "{name}: {message}");
-        assert_eq!(
-            format!("{:?}", optimizer.state().unwrap()),
-            before,
-            "{name}"
-        );
+        unchanged(&*optimizer);
         if optimizer.rho().is_some() {
             // Found last of all, after the base has been read.
             let mut negative = optimizer.state().unwrap();
             negative.set("rho", -1.0);
             negative.set("descent/base/lr", 77.0);
             assert!(optimizer.load_state(&negative).is_err(), "{name}");
-            assert_eq!(
-                format!("{:?}", optimizer.state().unwrap()),
-                before,
-                "{name}"
-            );
+            unchanged(&*optimizer);
         }
         assert!(
             optimizer.load_state(&State::new("Other")).is_err(),
@@ -131,14 +126,14 @@ fn a_state_that_does_not_fit_changes_nothing() {
 /// All that a run consists of, and its one file.
 struct Run {
     problem: Problem,
-    optimizer: Averaged<Box<dyn Resumable>>,
+    optimizer: Averaged<Box<dyn Resumable + Send>>,
     scheduler: Scheduler,
     scaler: LossScaler,
 }
 impl Run {
     fn new(method: &Method) -> Self {
         let problem = Problem::new(DType::F32);
-        let base = Base::Sgd(sala_core::ParamsSgd {
+        let base = Base::Sgd(ParamsSgd {
             momentum: 0.9,
             ..Default::default()
         });
@@ -275,4 +270,180 @@ fn a_run_continues_in_another_precision_within_the_tolerance_of_f32() {
             }
         }
     }
+}
+
+/// A run of so many steps in `from`, gone on with in `to`, each with or without masters.
+fn continued(
+    (base, method): (&Base, &Method),
+    (from, masters_before): (DType, bool),
+    (to, masters_after): (DType, bool),
+) -> (Problem, Box<dyn Resumable + Send>) {
+    let start = |dtype, masters: bool| {
+        let problem = Problem::new(dtype);
+        let mut params = problem.params();
+        if masters {
+            params = params.with_f32_masters().unwrap();
+        }
+        let optimizer = build(params, base, method, None).unwrap();
+        (problem, optimizer)
+    };
+    let (first, mut one) = start(from, masters_before);
+    advance(&first, &mut one, 6);
+    let (second, mut two) = start(to, masters_after);
+    for ((_, old), (_, new)) in first.named().iter().zip(second.named()) {
+        let old = old.to_dtype(to).unwrap().force_contiguous().unwrap();
+        new.set(&old.detach()).unwrap();
+    }
+    two.load_state(&one.state().unwrap()).unwrap();
+    for ((_, old), (name, new)) in first.named().iter().zip(second.named()) {
+        HALF.assert_tensors(&name, &new, &old.to_dtype(to).unwrap());
+    }
+    (second, two)
+}
+
+// Catches a state with masters that a run without refuses, or the other way round, and masters of the start that
+// overwrite the weights that were loaded.
+#[test]
+fn a_run_continues_with_masters_or_without_whatever_it_had() {
+    for (name, base, method) in combinations() {
+        let both = (&base, &method);
+        let kinds = [
+            (DType::F32, false),
+            (DType::BF16, false),
+            (DType::BF16, true),
+        ];
+        for from in kinds {
+            for to in kinds {
+                let (problem, mut optimizer) = continued(both, from, to);
+                let before = values(&problem.loss(Pass::Clean).unwrap())[0];
+                advance(&problem, &mut optimizer, 20);
+                let after = values(&problem.loss(Pass::Clean).unwrap())[0];
+                let what = format!("{name}, {from:?} to {to:?}");
+                assert!(after < before, "{what}: {before} to {after}");
+            }
+        }
+    }
+}
+
+// What the masters know beyond bf16 is the weights of a run in f32.
+#[test]
+fn masters_become_the_weights_of_a_run_in_f32() {
+    let (_, base, method) = combinations().remove(0);
+    let both = (&base, &method);
+    let start = || Problem::new(DType::BF16);
+    let half = start();
+    let params = half.params().with_f32_masters().unwrap();
+    let mut optimizer = build(params.clone(), &base, &method, None).unwrap();
+    advance(&half, &mut optimizer, 6);
+    let (full, _) = continued(both, (DType::BF16, true), (DType::F32, false));
+    let masters = params.vars();
+    for (got, wanted) in full.params().vars().iter().zip(&masters) {
+        assert_same_bits("masters", got, wanted);
+    }
+}
+
+#[test]
+fn a_state_with_a_part_of_the_masters_is_refused() {
+    let (_, base, method) = combinations().remove(0);
+    let problem = Problem::new(DType::BF16);
+    let params = problem.params();
+    let narrow = ParamSet::new([("a.second", problem.second.clone())]).unwrap();
+    let masters = |params: ParamSet| params.with_f32_masters().unwrap();
+    let mut part = build(masters(narrow), &base, &method, None).unwrap();
+    part.step(&mut |_: Pass| problem.second.sqr()?.sum_all())
+        .unwrap();
+    let mut all = build(masters(params), &base, &method, None).unwrap();
+    let message = all
+        .load_state(&part.state().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("master copies of 1 of 2 parameters"),
+        "{message}"
+    );
+}
+
+// Catches a state that loads into another method of the same shape, whose run it silently changes.
+#[test]
+fn a_state_of_another_method_or_configuration_is_refused() {
+    let problem = Problem::new(DType::F32);
+    let base = Base::Sgd(ParamsSgd::default());
+    let of = |method: &Method| build(problem.params(), &base, method, None).unwrap();
+    let lookahead = ParamsLookahead::default();
+    let sala = ParamsSala::default();
+    let sam = ParamsSam::default();
+    let stable = ParamsSam {
+        stable: true,
+        ..sam
+    };
+    let every = |k| Method::SamEvery(ParamsSamEvery { k, sam });
+    let cases = [
+        (
+            Method::Sam(sam),
+            Method::Asam(ParamsAsam::default()),
+            "value `method` must be `Adaptive × Always × Ascended`, as configured, got `L2 × Always × Ascended`",
+        ),
+        (
+            Method::Sam(sam),
+            Method::Gsam(ParamsGsam::default()),
+            "SurrogateGap",
+        ),
+        (Method::Sam(sam), Method::Sam(stable), "Ascended, stable"),
+        (every(2), every(3), "EveryK(3)"),
+        (
+            Method::Sala(sala),
+            Method::Sala(ParamsSala { k: 7, ..sala }),
+            "value `k` must be `7`, as configured, got `2`",
+        ),
+        (
+            Method::Sala(sala),
+            Method::Sala(ParamsSala {
+                alpha: 0.25,
+                ..sala
+            }),
+            "`alpha` must be `0.25`",
+        ),
+        (
+            Method::Lookahead(lookahead),
+            Method::Lookahead(ParamsLookahead { k: 7, ..lookahead }),
+            "`k` must be `7`",
+        ),
+        (
+            Method::Lookahead(lookahead),
+            Method::Lookahead(ParamsLookahead {
+                alpha: 0.25,
+                ..lookahead
+            }),
+            "`alpha` must be `0.25`",
+        ),
+    ];
+    for (saved, loading, words) in cases {
+        let state = of(&saved).state().unwrap();
+        let message = of(&loading).load_state(&state).unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+        of(&saved).load_state(&state).unwrap();
+    }
+}
+
+// Catches momentum that begins anew for some parameters and goes on for others.
+#[test]
+fn momentum_of_a_part_of_the_parameters_is_refused() {
+    let problem = Problem::new(DType::F32);
+    let config = ParamsSgd {
+        momentum: 0.9,
+        ..Default::default()
+    };
+    let sgd = |params: &ParamSet| Sgd::new(params, config.clone()).unwrap();
+    let part = problem.params().freeze(|n| n == "a.second").unwrap();
+    let mut trained = Descend::new(part.clone(), sgd(&part));
+    advance(&problem, &mut trained, 1);
+    let mut all = sgd(&problem.params());
+    let message = all
+        .load_state(&trained.base().state().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("momentum of 1 of 2 parameters"),
+        "{message}"
+    );
 }

@@ -5,8 +5,8 @@ use sala_core::{
     Minimizer, ParamSet, ParamsAdam, ParamsSala, ParamsSam, ParamsSgd, Pass, Sam, Sgd, Stateful,
     catalogue::{Base, Method, build},
     perturb::RhoScale,
-    schedule::{Cosine, Polynomial, Scheduler},
-    testing::{SCALAR, assert_same_bits, values},
+    schedule::{Cosine, Polynomial, Schedule, Scheduler},
+    testing::{SCALAR, assert_same_bits, assert_same_state, values},
 };
 
 use crate::methods::{Problem, combinations};
@@ -255,6 +255,75 @@ fn learning_rate_radius_and_decay_follow_their_schedules_and_resume() {
         }
         for (got, wanted) in other.weights().iter().zip(&problem.weights()) {
             assert_same_bits(&name, got, wanted);
+        }
+    }
+}
+
+/// A schedule that breaks at the third position.
+#[derive(Debug)]
+struct Broken(f64);
+
+impl Schedule for Broken {
+    fn factor(&self, at: u64) -> f64 {
+        if at < 2 { 1.0 } else { self.0 }
+    }
+}
+
+// Catches a learning rate that turns all weights into NaN at the next step, and numbers of which only some are set.
+#[test]
+fn a_schedule_that_gives_no_number_is_an_error_before_anything_is_set() {
+    let problem = Problem::new(DType::F64);
+    let base = Base::Sgd(ParamsSgd::default());
+    let method = Method::Sam(ParamsSam::default());
+    for bad in [f64::NAN, f64::INFINITY, -1.0] {
+        let schedulers = [
+            Scheduler::new().learning_rate(0.1, Broken(bad)),
+            Scheduler::new().weight_decay(0.1, Broken(bad)),
+        ];
+        for (scheduler, field) in schedulers
+            .into_iter()
+            .zip(["learning_rate", "weight_decay"])
+        {
+            let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
+            let mut scheduler = scheduler
+                .and_then(|s| s.rho(0.2, Polynomial::linear(10, 0.0)?))
+                .unwrap();
+            scheduler.advance(&mut optimizer).unwrap();
+            scheduler.advance(&mut optimizer).unwrap();
+            let before = optimizer.state().unwrap();
+            let message = scheduler.advance(&mut optimizer).unwrap_err().to_string();
+            let wanted = format!("Scheduler.{field} must be finite and >= 0");
+            assert!(message.starts_with(&wanted), "{message}");
+            assert_same_state(field, &optimizer.state().unwrap(), &before);
+            assert_eq!(scheduler.position(), 2);
+        }
+    }
+    // A radius that the method has not.
+    let mut optimizer = build(problem.params(), &base, &Method::Base, None).unwrap();
+    let mut scheduler = Scheduler::new()
+        .learning_rate(0.7, Cosine::new(10).unwrap())
+        .and_then(|s| s.rho(0.2, Cosine::new(10)?))
+        .unwrap();
+    let before = optimizer.learning_rate();
+    assert!(scheduler.advance(&mut optimizer).is_err());
+    SCALAR.assert("learning rate", optimizer.learning_rate(), before);
+}
+
+#[test]
+fn a_learning_rate_that_is_none_is_an_error_of_the_next_step() {
+    for (name, base, method) in combinations() {
+        for bad in [f64::NAN, f64::INFINITY, -0.1] {
+            let problem = Problem::new(DType::F64);
+            let mut optimizer = build(problem.params(), &base, &method, None).unwrap();
+            optimizer.set_learning_rate(bad);
+            let before = problem.weights();
+            let error = optimizer.step(&mut |pass: Pass| problem.loss(pass));
+            let message = error.unwrap_err().to_string();
+            let wanted = format!("Minimizer.learning_rate must be finite and >= 0, got {bad}");
+            assert_eq!(message, wanted, "{name}");
+            for (got, wanted) in problem.weights().iter().zip(&before) {
+                assert_same_bits(&name, got, wanted);
+            }
         }
     }
 }

@@ -308,7 +308,7 @@ impl Plain {
     fn adaptive(&self, loss: Loss, (eta, weights_only): (f64, bool), c: Ascent) -> Passes {
         let t = map(&self.w, |p, i| {
             let Setting { name, adaptive, .. } = self.config.settings[p];
-            let default = !weights_only || name.ends_with("weight");
+            let default = !weights_only || name.contains("weight");
             if adaptive.unwrap_or(default) {
                 self.w[p][i].abs() + eta
             } else {

@@ -75,7 +75,7 @@ impl Problem for Quadratic {
     fn parameters(&self) -> [Parameter; 2] {
         [
             Parameter {
-                name: "z.weight",
+                name: "z.weight_ih_l0",
                 shape: &[3],
                 start: vec![1.0, -2.0, 0.5],
             },
