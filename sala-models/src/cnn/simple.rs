@@ -7,7 +7,8 @@ use super::parts::{conv, norm};
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_probability, check_sizes},
-    kernels::graph::composed,
+    kernels::graph::reshaped,
+    network::check_dtype,
     ops::{BatchNorm, Conv2d, Dropout, ImageFormat, Linear, Pool2d},
 };
 
@@ -163,10 +164,8 @@ impl Network for SimpleCnn {
             x = pool.max(&activated)?;
         }
         // The classifier's weights, and dropout's masks, are in the order (C, H, W).
-        let format = self.format;
-        let flat = composed("flatten", &[&x], move |x| {
-            format.to_channels_first(&x[0])?.flatten_from(1)
-        })?;
+        let first = self.format.to_channels_first(&x)?;
+        let flat = reshaped(&first, (first.dim(0)?, self.classifier.weight().dim(1)?))?;
         let features = self.dropout.forward(&flat, mode)?;
         self.classifier.forward(&features)
     }
