@@ -89,7 +89,8 @@ impl Mode {
     /// running statistics from the first batch on: `running ← running + (batch's − running) / batch`.
     ///
     /// For weights that training did not pass through, such as slow weights or averages: their statistics
-    /// are not those that training tracked (Izmailov et al. 2018, arXiv:1803.05407, section 3.2).
+    /// are not those that training tracked (Izmailov et al. 2018, arXiv:1803.05407, section 3.2). A channel whose
+    /// statistics in a batch are not finite keeps in it what it had, which then counts for this batch.
     ///
     /// ```
     /// # use std::num::NonZero;

@@ -42,7 +42,7 @@ template <class S> struct NormSums {
 
 // x, sums, mean, inverse, running mean, running variance; numbers: rows, channels, chunks. Mean and 1 / sqrt(variance + eps)
 // of each channel, from the sums, or from the running statistics if there are no chunks. factors: eps, and the
-// share with which the running statistics move: not at all if it is 0.
+// share with which the running statistics move: not at all if it is 0, and where the batch's are not finite.
 template <class S> struct NormStatistics {
     using T = typename Computed<S>::Type;
     static constexpr int MEMORY = 2 * THREADS * sizeof(double);
@@ -70,8 +70,13 @@ template <class S> struct NormStatistics {
                 array<T>(a, 3)[channel] = (T)(1.0 / sqrt(variance + a.factors[0]));
                 if (share > 0.0) {
                     const double unbiased = variance * (rows / (rows - 1.0));
-                    *running_mean = (T)((1.0 - share) * (double)*running_mean + share * mean);
-                    *running_variance = (T)((1.0 - share) * (double)*running_variance + share * unbiased);
+                    const T new_mean = (T)((1.0 - share) * (double)*running_mean + share * mean);
+                    const T new_variance = (T)((1.0 - share) * (double)*running_variance + share * unbiased);
+                    // x - x is 0 for a finite x, and NaN for any other.
+                    if (new_mean - new_mean == T(0) && new_variance - new_variance == T(0)) {
+                        *running_mean = new_mean;
+                        *running_variance = new_variance;
+                    }
                 }
             }
         }
