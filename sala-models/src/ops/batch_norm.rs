@@ -41,7 +41,7 @@ const MOMENTUM: f64 = 0.1;
 ///
 /// Parameters `weight` (γ, starts at 1) and `bias` (β, starts at 0), buffers `running_mean`
 /// (starts at 0) and `running_var` (starts at 1), each of shape `(C)`. Half-precision inputs are
-/// normalised in f32, and the buffers of a half-precision store are f32: an average that moves by a
+/// normalised in f32, with parameters of f32 as they are, and the buffers of a half-precision store are f32: an average that moves by a
 /// tenth of a small difference would stand still in bf16.
 ///
 /// ```
@@ -284,7 +284,6 @@ impl BatchNorm {
                 _ => t.contiguous(),
             }
         };
-        let parameter = |t: &Tensor| t.to_dtype(x.dtype())?.contiguous();
         let residual = after.residual.map(|r| last(&r.to_dtype(x.dtype())?));
         let settings = card::batch_norm::BatchNorm {
             channels: self.channels,
@@ -301,7 +300,7 @@ impl BatchNorm {
         let y = card::batch_norm::batch_norm(
             card,
             &last(x)?,
-            [&parameter(&self.weight)?, &parameter(&self.bias)?],
+            [&self.weight, &self.bias],
             residual.transpose()?.as_ref(),
             settings,
         )?;
