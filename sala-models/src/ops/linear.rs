@@ -18,7 +18,9 @@ const OP: &str = "linear";
 /// `x·Wᵀ + b`: from `x (…, I)`, `weight (O, I)` and `bias (O)` to `(…, O)`, of `x`'s dtype.
 ///
 /// Half precision is computed in f32 and rounded once; parameters have `x`'s dtype or the one it is
-/// computed in.
+/// computed in. On a graphics card a product takes factors of one dtype, so parameters of f32 are
+/// rounded to an `x` of half precision first, as `torch.autocast` does; their gradients are rounded to it,
+/// too, and arrive as f32.
 ///
 /// # Errors
 /// When a tensor is empty, not of floats, of another dtype or does not fit the others, or candle fails.

@@ -83,7 +83,8 @@ impl Conv2dConfig {
 ///
 /// The result is `(N, O, H', W')` of `x`'s dtype; with another [`ImageFormat`], `x` and the result have
 /// that one's dimensions (the weight does not change). Half precision is computed in f32 and rounded
-/// once; parameters have `x`'s dtype or the one it is computed in.
+/// once; parameters have `x`'s dtype or the one it is computed in. On a graphics card parameters of f32 are
+/// rounded to an `x` of half precision first, as [`linear`](super::linear()) says.
 ///
 /// # Errors
 /// When a tensor is empty, not of floats or of another dtype, has another rank, the channels do not
