@@ -18,7 +18,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::{
-    checks::{accumulator, check_companion, check_size, check_values, refuse_shape},
+    checks::{accumulator, check_companion, check_size, check_values, refuse, refuse_shape},
     format::ImageFormat,
     linear::fan_in_uniform,
 };
@@ -88,8 +88,8 @@ impl Conv2dConfig {
 ///
 /// # Errors
 /// When a tensor is empty, not of floats or of another dtype, has another rank, the channels do not
-/// fit the weight or the groups, a setting is zero, the kernel is larger than the padded image, or
-/// candle fails.
+/// fit the weight or the groups, a setting is zero, the kernel is larger than the padded image, padded images
+/// could not be addressed, or candle fails.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -203,25 +203,10 @@ impl Geometry {
         }
         let (height, width) = format.spatial();
         let axis = |dim, kernel, pick: fn((usize, usize)) -> usize| {
-            let (stride, dilation) = (pick(config.stride), pick(config.dilation));
-            check_size(OP, "stride", stride)?;
-            check_size(OP, "dilation", dilation)?;
-            let (size, padding) = (x.dim(dim)?, pick(config.padding));
-            let reach = dilation * (kernel - 1) + 1;
-            let Some(room) = (size + 2 * padding).checked_sub(reach) else {
-                let wanted = format!("at least {reach} long where the kernel is, padding included");
-                return Err(refuse_shape(OP, "x", wanted, x));
-            };
-            Ok(Axis {
-                size,
-                kernel,
-                stride,
-                padding,
-                dilation,
-                windows: room / stride + 1,
-            })
+            let (stride, padding) = (pick(config.stride), pick(config.padding));
+            Axis::of(x, dim, kernel, (stride, padding, pick(config.dilation)))
         };
-        Ok(Self {
+        let geometry = Self {
             format,
             batch,
             inputs,
@@ -229,7 +214,63 @@ impl Geometry {
             groups,
             rows: axis(height, kernel_rows, |pair| pair.0)?,
             columns: axis(width, kernel_columns, |pair| pair.1)?,
+        };
+        geometry.check_countable(config.padding)?;
+        Ok(geometry)
+    }
+
+    /// Refuses padding with which images or results could not be addressed.
+    fn check_countable(&self, padding: (usize, usize)) -> Result<()> {
+        let channels = self.inputs.max(self.outputs);
+        let sizes = [channels, self.rows.padded(), self.columns.padded()];
+        let mut sizes = sizes.into_iter();
+        let elements = sizes.try_fold(self.batch, usize::checked_mul);
+        // Of eight bytes at most.
+        if elements.is_some_and(|elements| elements <= isize::MAX as usize / 8) {
+            return Ok(());
+        }
+        let wanted = "so small that padded images can be addressed";
+        Err(refuse(OP, "padding", wanted, format!("{padding:?}")))
+    }
+}
+
+impl Axis {
+    /// Dimension `dim` of `x`, with a kernel that moves by `(stride, padding, dilation)`.
+    fn of(
+        x: &Tensor,
+        dim: usize,
+        kernel: usize,
+        (stride, padding, dilation): (usize, usize, usize),
+    ) -> Result<Self> {
+        check_size(OP, "stride", stride)?;
+        check_size(OP, "dilation", dilation)?;
+        let size = x.dim(dim)?;
+        let padded = padding.checked_mul(2).and_then(|p| p.checked_add(size));
+        let Some(padded) = padded else {
+            let wanted = "so small that padded images can be addressed";
+            return Err(refuse(OP, "padding", wanted, padding.to_string()));
+        };
+        let reach = dilation.checked_mul(kernel - 1);
+        let reach = reach.and_then(|reach| reach.checked_add(1));
+        let Some(room) = reach.and_then(|reach| padded.checked_sub(reach)) else {
+            let reach = reach.map_or("more than can be counted".into(), |r| r.to_string());
+            let wanted = format!("at least {reach} long where the kernel is, padding included");
+            return Err(refuse_shape(OP, "x", wanted, x));
+        };
+        Ok(Self {
+            size,
+            kernel,
+            // A longer step leads out of the image just as this one does, and sums with it do not overflow.
+            stride: stride.min(padded),
+            padding,
+            dilation,
+            windows: room / stride + 1,
         })
+    }
+
+    /// The size of the input with its padding.
+    const fn padded(&self) -> usize {
+        self.size + 2 * self.padding
     }
 }
 
