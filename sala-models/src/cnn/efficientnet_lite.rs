@@ -21,7 +21,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use self::block::{Block, Filter, Layer, Shape};
-use super::parts::{head, images};
+use super::parts::images;
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
@@ -313,8 +313,7 @@ fn classifier(classes: usize, vb: VarBuilder) -> crate::Result<Linear> {
         lo: -bound,
         up: bound,
     };
-    vb.get_with_hints((classes, HEAD), "weight", uniform)?;
-    head(HEAD, classes, vb)
+    Linear::with_init(HEAD, classes, uniform, Some(Init::Const(0.0)), vb)
 }
 
 impl Network for EfficientNetLite {

@@ -20,7 +20,7 @@ use candle_nn::{Init, VarBuilder};
 use super::{
     checks::{accumulator, check_companion, check_size, check_values, refuse, refuse_shape},
     format::ImageFormat,
-    linear::fan_in_uniform,
+    linear::{check_sizes, fan_in_uniform},
 };
 use crate::{
     Error,
@@ -307,10 +307,9 @@ impl Conv2d {
         config: Conv2dConfig,
         vb: VarBuilder,
     ) -> crate::Result<Self> {
-        let (_, init) = weight_spec(inputs, outputs, kernel, config.groups)?;
-        let mut layer = Self::without_bias(inputs, outputs, kernel, config, vb.clone())?;
-        layer.bias = Some(vb.get_with_hints(outputs, "bias", init)?);
-        Ok(layer)
+        let init = default_init(inputs, outputs, kernel, config.groups)?;
+        let sizes = (inputs, outputs, kernel);
+        Self::with_init(sizes, config, init, Some(init), vb)
     }
 
     /// [`Conv2d::new`] without the bias: what stands before a batch norm, whose own bias would hide it.
@@ -335,10 +334,46 @@ impl Conv2d {
         config: Conv2dConfig,
         vb: VarBuilder,
     ) -> crate::Result<Self> {
-        let (shape, init) = weight_spec(inputs, outputs, kernel, config.groups)?;
+        let init = default_init(inputs, outputs, kernel, config.groups)?;
+        Self::with_init((inputs, outputs, kernel), config, init, None, vb)
+    }
+
+    /// [`Conv2d::new`] of `(inputs, outputs, kernel)` with other initial values: those of the weight, and of the
+    /// bias or `None` for no bias.
+    ///
+    /// # Errors
+    /// As for [`Conv2d::new`], and when an initialisation makes no sense.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use candle_nn::{Init, init::DEFAULT_KAIMING_NORMAL};
+    /// use sala_models::{VarStore, ops::{Conv2d, Conv2dConfig}};
+    ///
+    /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
+    /// let (config, zero) = (Conv2dConfig::same(3, 1), Init::Const(0.0));
+    /// let (sizes, normal) = ((3, 8, 3), DEFAULT_KAIMING_NORMAL);
+    /// let layer = Conv2d::with_init(sizes, config, normal, Some(zero), store.builder())?;
+    /// assert_eq!(layer.bias().ok_or("no bias")?.to_vec1::<f32>()?, [0.0; 8]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "candle's layers take the builder by value"
+    )]
+    pub fn with_init(
+        (inputs, outputs, kernel): (usize, usize, usize),
+        config: Conv2dConfig,
+        weight: Init,
+        bias: Option<Init>,
+        vb: VarBuilder,
+    ) -> crate::Result<Self> {
+        let in_group = inputs_of_group(inputs, outputs, config.groups)?;
+        check_sizes(OP, in_group * kernel, outputs)?;
+        let shape = (outputs, in_group, kernel, kernel);
+        let bias = bias.map(|init| vb.get_with_hints(outputs, "bias", init));
         Ok(Self {
-            weight: vb.get_with_hints(shape, "weight", init)?,
-            bias: None,
+            weight: vb.get_with_hints(shape, "weight", weight)?,
+            bias: bias.transpose()?,
             config,
         })
     }
@@ -366,14 +401,19 @@ impl Module for Conv2d {
     }
 }
 
-type WeightShape = (usize, usize, usize, usize);
-
-fn weight_spec(
+/// `U(−1/√fan_in, 1/√fan_in)`.
+fn default_init(
     inputs: usize,
     outputs: usize,
     kernel: usize,
     groups: usize,
-) -> crate::Result<(WeightShape, Init)> {
+) -> crate::Result<Init> {
+    let in_group = inputs_of_group(inputs, outputs, groups)?;
+    fan_in_uniform(OP, in_group * kernel * kernel, outputs)
+}
+
+/// The inputs that one output sees.
+fn inputs_of_group(inputs: usize, outputs: usize, groups: usize) -> crate::Result<usize> {
     if groups == 0 || !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
         return Err(Error::Argument {
             op: OP,
@@ -382,7 +422,5 @@ fn weight_spec(
             got: groups.to_string(),
         });
     }
-    let in_group = inputs / groups;
-    let init = fan_in_uniform(OP, in_group * kernel * kernel, outputs)?;
-    Ok(((outputs, in_group, kernel, kernel), init))
+    Ok(inputs / groups)
 }
