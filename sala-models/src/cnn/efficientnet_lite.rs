@@ -242,7 +242,6 @@ pub struct EfficientNetLite {
     head: Layer,
     dropout: Dropout,
     classifier: Linear,
-    in_channels: usize,
     format: ImageFormat,
 }
 
@@ -300,7 +299,6 @@ impl EfficientNetLite {
             )?,
             dropout: Dropout::new(config.dropout, masks)?,
             classifier: classifier(config.classes, vb.pp("classifier"))?,
-            in_channels: config.in_channels,
             format,
         })
     }
@@ -319,7 +317,7 @@ fn classifier(classes: usize, vb: VarBuilder) -> crate::Result<Linear> {
 impl Network for EfficientNetLite {
     /// `x` is `(N, in_channels, H, W)`.
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = images("EfficientNetLite", x, self.in_channels, self.format)?;
+        let x = images("EfficientNetLite", x, self.stem.conv())?;
         let mut x = relu6(&self.stem.forward(&x, mode)?)?;
         for block in &self.blocks {
             x = block.forward(&x, mode)?;

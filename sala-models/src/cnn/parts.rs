@@ -87,13 +87,9 @@ pub(super) const fn group_stride(group: usize, number: usize) -> usize {
     if group > 0 && number == 0 { 2 } else { 1 }
 }
 
-/// Refuses what is not a batch of images with so many channels, and brings it to `format`.
-pub(super) fn images(
-    op: &'static str,
-    x: &Tensor,
-    channels: usize,
-    format: ImageFormat,
-) -> Result<Tensor> {
+/// Refuses what is not a batch of images for a network that begins with `stem`, and brings it to its format.
+pub(super) fn images(op: &'static str, x: &Tensor, stem: &Conv2d) -> Result<Tensor> {
+    let channels = stem.weight().dim(1)?;
     if x.rank() != 4 || x.dim(1)? != channels {
         return Err(Error::Argument {
             op,
@@ -103,5 +99,6 @@ pub(super) fn images(
         }
         .into());
     }
-    format.from_channels_first(x)
+    check_dtype(op, x, stem.weight())?;
+    stem.config().format.from_channels_first(x)
 }

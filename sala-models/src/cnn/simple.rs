@@ -157,6 +157,8 @@ impl Network for SimpleCnn {
             }
             .into());
         }
+        let first = self.features.first().map(|(conv, _)| conv.weight());
+        check_dtype("SimpleCnn", x, first.unwrap_or(self.classifier.weight()))?;
         let pool = Pool2d::square(2).with_format(self.format);
         let mut x = self.format.from_channels_first(x)?;
         for (conv, norm) in &self.features {
