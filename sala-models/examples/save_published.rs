@@ -6,15 +6,17 @@
 //! ```
 //!
 //! Every folder below the first argument that has a `config.json` is taken; its `expected.safetensors` holds
-//! the inputs.
+//! the inputs. What classifies texts is saved a second time as `NAME-mean`, a classifier by the mean of the tokens.
 
 use std::{collections::HashMap, error::Error, fs, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use sala_models::{
     Mode, Rng, VarStore,
-    pretrained::{Built, LoadOptions, ModelConfig, SaveOptions, Snapshot, Weights, save::save},
-    transformer::Tokens,
+    pretrained::{
+        Built, LoadOptions, ModelConfig, SaveOptions, Snapshot, Task, Weights, save::save,
+    },
+    transformer::{Pooling, Tokens},
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -25,23 +27,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     for entry in fs::read_dir(models)? {
         let source = entry?.path();
         if let (true, Some(name)) = (source.join("config.json").is_file(), source.file_name()) {
-            copy(&source, &Path::new(out).join(name))?;
+            let target = Path::new(out).join(name);
+            let config = ModelConfig::read(source.join("config.json"))?;
+            copy(&source, &target, &config)?;
+            if let Some(Task::TextClassification { .. }) = config.task() {
+                let mean = format!("{}-mean", name.display());
+                let config = config.with_pooling(Pooling::Mean);
+                copy(&source, &target.with_file_name(mean), &config)?;
+            }
         }
     }
     Ok(())
 }
 
 /// A model from `source` to `target`, and its logits to `target/answer.safetensors`.
-fn copy(source: &Path, target: &Path) -> Result<(), Box<dyn Error>> {
+fn copy(source: &Path, target: &Path, config: &ModelConfig) -> Result<(), Box<dyn Error>> {
     let snapshot = Snapshot::local(source)?;
-    let config = ModelConfig::read(snapshot.config()?)?;
     let task = config.task().ok_or("a model for none of the tasks here")?;
     let store = VarStore::new(0, DType::F32, &Device::Cpu);
     let network = config.build(task, &store, Rng::new(0))?;
-    Weights::open(snapshot.weights())?.load(&store, &LoadOptions::of(&config, task))?;
+    Weights::open(snapshot.weights())?.load(&store, &LoadOptions::of(config, task))?;
     let options = SaveOptions {
         companions: Some(&snapshot),
-        ..SaveOptions::of(&config)
+        ..SaveOptions::of(config)
     };
     save(&store, &config.to_json(), target, &options)?;
 

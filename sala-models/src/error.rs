@@ -198,7 +198,7 @@ fn advice(found: &[String]) -> String {
         return String::new();
     }
     format!(
-        ", only {}, which is not read because such files can run code: take the model's safetensors, or convert          it in Python with `AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER, safe_serialization=True)`",
+        ", only {}, which is not read because such files can run code: take the model's safetensors, or convert it in Python with `AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER, safe_serialization=True)`",
         found.join(", ")
     )
 }

@@ -6,6 +6,7 @@ use candle_nn::VarBuilder;
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_probability, check_sizes},
+    network::check_dtype,
     ops::{Dropout, Linear, relu},
 };
 
@@ -121,6 +122,8 @@ impl Network for Mlp {
             }
             .into());
         }
+        let first = self.hidden.first().map_or(&self.last, |(layer, _)| layer);
+        check_dtype("Mlp", x, first.weight())?;
         let mut x = x.flatten_from(1)?;
         for (layer, dropout) in &self.hidden {
             x = dropout.forward(&relu(&layer.forward(&x)?)?, mode)?;

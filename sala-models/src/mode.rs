@@ -5,7 +5,7 @@ use std::num::NonZero;
 /// How layers that behave differently in training should behave in this pass.
 ///
 /// A sharpness-aware step evaluates the network twice: once at the weights `w` and once at
-/// perturbed weights `w + e`. Three things follow, and a plain `train: bool` cannot say them:
+/// perturbed weights `w + e`. Four things follow, and a plain `train: bool` cannot say them:
 ///
 /// - **Statistics.** Batch norm normalises with the statistics of the batch in both passes, but its
 ///   running averages must describe the network that will be evaluated, which is the one at `w`.
@@ -14,6 +14,8 @@ use std::num::NonZero;
 /// - **Masks.** The two gradients are compared: the second is meant to differ from the first by the
 ///   perturbation alone. With fresh dropout masks it would belong to another sub-network. So
 ///   `draw`, the index of the random masks, is the same in all passes of one step.
+/// - **Parts.** A batch that goes through the network in parts, to save memory, is still one batch:
+///   its parts must not drop the same places ([`part`](Self::part)).
 /// - **Seeds.** Masks depend on the layer's seed and on `draw` only, so two optimizers that are
 ///   compared with one seed see the same masks at the same step, however many passes each makes.
 ///
@@ -57,6 +59,28 @@ impl Mode {
         }
     }
 
+    /// The same pass for part `index` of the `parts` that a batch goes through the network in: each part has masks of
+    /// its own, `draw · parts + index`, and the same ones in all passes of a step. `parts` has to be the same in all
+    /// steps.
+    ///
+    /// Without it all parts of a step would drop the same places.
+    ///
+    /// ```
+    /// # use sala_models::Mode;
+    /// let draws = |step| [0, 1, 2, 3].map(|index| Mode::train(step).part(index, 4).draw);
+    /// assert_eq!((draws(0), draws(1)), ([0, 1, 2, 3], [4, 5, 6, 7]));
+    /// assert_eq!(Mode::train(7).part(0, 1), Mode::train(7));
+    /// ```
+    #[must_use]
+    pub const fn part(self, index: usize, parts: usize) -> Self {
+        // Any number is a sub-stream, also one that has come around.
+        let draw = self.draw.wrapping_mul(parts as u64);
+        Self {
+            draw: draw.wrapping_add(index as u64),
+            ..self
+        }
+    }
+
     /// Evaluation: running statistics, no dropout, no side effects.
     ///
     /// ```
@@ -89,7 +113,8 @@ impl Mode {
     /// running statistics from the first batch on: `running ← running + (batch's − running) / batch`.
     ///
     /// For weights that training did not pass through, such as slow weights or averages: their statistics
-    /// are not those that training tracked (Izmailov et al. 2018, arXiv:1803.05407, section 3.2).
+    /// are not those that training tracked (Izmailov et al. 2018, arXiv:1803.05407, section 3.2). A channel whose
+    /// statistics in a batch are not finite keeps in it what it had, which then counts for this batch.
     ///
     /// ```
     /// # use std::num::NonZero;

@@ -1,8 +1,8 @@
 //! What every network here can do.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-use crate::Mode;
+use crate::{Error, Mode};
 
 /// A network: from a batch of inputs to a batch of outputs.
 ///
@@ -27,4 +27,22 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// When `x` has another shape, dtype or device than the network, or when candle fails.
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor>;
+}
+
+/// Refuses an input that is not of the dtype of a network's weights. Those of f32 also take half precision, which is
+/// computed in f32.
+pub(crate) fn check_dtype(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<()> {
+    let (dtype, of_weights) = (x.dtype(), weight.dtype());
+    let single = of_weights == DType::F32;
+    if dtype == of_weights || (single && matches!(dtype, DType::BF16 | DType::F16)) {
+        return Ok(());
+    }
+    let halves = if single { ", BF16 or F16" } else { "" };
+    Err(Error::Argument {
+        op,
+        argument: "x",
+        wanted: format!("of dtype {of_weights:?}{halves}, for weights of {of_weights:?}"),
+        got: format!("{dtype:?}"),
+    }
+    .into())
 }

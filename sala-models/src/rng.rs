@@ -141,15 +141,32 @@ impl Stream {
     /// library, so the bits are the same on every platform. The largest magnitude is
     /// √(2 · 53 · ln 2) ≈ 8.57.
     pub fn normal(&self, i: u64) -> f64 {
-        let (first, second) = split(self.block(i >> 1));
-        // 1 − u lies in (0, 1], where the logarithm is finite.
-        let radius = (-2.0 * libm::log(1.0 - unit(first))).sqrt();
-        let angle = std::f64::consts::TAU * unit(second);
+        let (radius, angle) = self.polar(i >> 1);
         if i & 1 == 0 {
             radius * libm::cos(angle)
         } else {
             radius * libm::sin(angle)
         }
+    }
+
+    /// [Normals](Self::normal) `2k` and `2k + 1`, at little more than the cost of one.
+    pub(crate) fn normal_pair(&self, k: u64) -> [f64; 2] {
+        let (radius, angle) = self.polar(k);
+        [radius * libm::cos(angle), radius * libm::sin(angle)]
+    }
+
+    /// [Uniforms](Self::uniform) `2k` and `2k + 1`, at the cost of one.
+    pub(crate) fn uniform_pair(&self, k: u64) -> [f64; 2] {
+        let (first, second) = split(self.block(k));
+        [unit(first), unit(second)]
+    }
+
+    /// The point in the plane whose coordinates are normals `2k` and `2k + 1`.
+    fn polar(&self, k: u64) -> (f64, f64) {
+        let (first, second) = split(self.block(k));
+        // 1 − u lies in (0, 1], where the logarithm is finite.
+        let radius = (-2.0 * libm::log(1.0 - unit(first))).sqrt();
+        (radius, std::f64::consts::TAU * unit(second))
     }
 
     /// Integer number `i` in `0..n`, by multiplying 64 random bits with `n` and keeping the high

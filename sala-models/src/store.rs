@@ -181,14 +181,6 @@ impl VarStore {
         self.vars.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn create(&self, shape: &Shape, name: &str, init: Init, dtype: DType) -> Result<Var> {
-        let values = init::draw(init, shape, name, self.rng)?;
-        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?
-            .to_dtype(dtype)?
-            .to_device(&self.device)?;
-        Ok(Var::from_tensor(&tensor)?)
-    }
-
     fn check_device(&self, name: &str, device: &Device) -> Result<()> {
         if device.same_device(&self.device) {
             return Ok(());
@@ -212,15 +204,18 @@ impl SimpleBackend for VarStore {
         device: &Device,
     ) -> candle_core::Result<Tensor> {
         self.check_device(name, device)?;
-        let mut vars = self.lock();
-        if let Some(var) = vars.get(name) {
-            check_same(name, var, &shape, dtype)?;
-            return Ok(var.as_tensor().clone());
-        }
-        let var = self.create(&shape, name, init, dtype)?;
-        let tensor = var.as_tensor().clone();
-        vars.insert(name.to_owned(), var);
-        Ok(tensor)
+        let known = Self::get(self, name);
+        let var = match known {
+            Some(var) => var,
+            None => {
+                // Without the lock, since threads share the work: one that waits for the others may be given work that
+                // asks this store for a variable. Two that draw the same one draw the same values.
+                let new = init::variable(init, (&shape, dtype), name, self.rng, &self.device)?;
+                self.lock().entry(name.to_owned()).or_insert(new).clone()
+            }
+        };
+        check_same(name, &var, &shape, dtype)?;
+        Ok(var.as_tensor().clone())
     }
 
     fn get_unchecked(

@@ -21,7 +21,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use self::block::{Block, Filter, Layer, Shape};
-use super::parts::{head, images};
+use super::parts::images;
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_positive, check_probability, check_sizes},
@@ -242,7 +242,6 @@ pub struct EfficientNetLite {
     head: Layer,
     dropout: Dropout,
     classifier: Linear,
-    in_channels: usize,
     format: ImageFormat,
 }
 
@@ -300,7 +299,6 @@ impl EfficientNetLite {
             )?,
             dropout: Dropout::new(config.dropout, masks)?,
             classifier: classifier(config.classes, vb.pp("classifier"))?,
-            in_channels: config.in_channels,
             format,
         })
     }
@@ -313,14 +311,13 @@ fn classifier(classes: usize, vb: VarBuilder) -> crate::Result<Linear> {
         lo: -bound,
         up: bound,
     };
-    vb.get_with_hints((classes, HEAD), "weight", uniform)?;
-    head(HEAD, classes, vb)
+    Linear::with_init(HEAD, classes, uniform, Some(Init::Const(0.0)), vb)
 }
 
 impl Network for EfficientNetLite {
     /// `x` is `(N, in_channels, H, W)`.
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = images("EfficientNetLite", x, self.in_channels, self.format)?;
+        let x = images("EfficientNetLite", x, self.stem.conv())?;
         let mut x = relu6(&self.stem.forward(&x, mode)?)?;
         for block in &self.blocks {
             x = block.forward(&x, mode)?;

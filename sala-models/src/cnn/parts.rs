@@ -8,7 +8,8 @@ use candle_nn::{
 
 use crate::{
     Error,
-    ops::{BatchNorm, Conv2d, Conv2dConfig, ImageFormat, Linear},
+    network::check_dtype,
+    ops::{BatchNorm, Conv2d, Conv2dConfig, ImageFormat, Linear, linear::fan_in_uniform},
 };
 
 /// The initialisation of He et al. 2015 (arXiv:1502.01852) that keeps the size of gradients: normal, of
@@ -39,9 +40,8 @@ pub(super) fn he_conv(
     format: ImageFormat,
     vb: VarBuilder,
 ) -> crate::Result<Conv2d> {
-    // The layer finds its weight under the name that it would have created it with.
-    vb.get_with_hints((outputs, inputs, kernel, kernel), "weight", HE_FAN_OUT)?;
-    conv((inputs, outputs), kernel, stride, format, vb)
+    let config = Conv2dConfig::same(kernel, stride).with_format(format);
+    Conv2d::with_init((inputs, outputs, kernel), config, HE_FAN_OUT, None, vb)
 }
 
 /// A batch norm for images of this format.
@@ -55,8 +55,8 @@ pub(super) fn norm(
 
 /// The last layer, whose bias starts at zero.
 pub(super) fn head(features: usize, classes: usize, vb: VarBuilder) -> crate::Result<Linear> {
-    vb.get_with_hints(classes, "bias", Init::Const(0.0))?;
-    Linear::new(features, classes, vb)
+    let weight = fan_in_uniform("linear", features, classes)?;
+    Linear::with_init(features, classes, weight, Some(Init::Const(0.0)), vb)
 }
 
 /// The number of blocks of each of three groups in a network of `depth` layers, of which `beside` are in no
@@ -87,13 +87,9 @@ pub(super) const fn group_stride(group: usize, number: usize) -> usize {
     if group > 0 && number == 0 { 2 } else { 1 }
 }
 
-/// Refuses what is not a batch of images with so many channels, and brings it to `format`.
-pub(super) fn images(
-    op: &'static str,
-    x: &Tensor,
-    channels: usize,
-    format: ImageFormat,
-) -> Result<Tensor> {
+/// Refuses what is not a batch of images for a network that begins with `stem`, and brings it to its format.
+pub(super) fn images(op: &'static str, x: &Tensor, stem: &Conv2d) -> Result<Tensor> {
+    let channels = stem.weight().dim(1)?;
     if x.rank() != 4 || x.dim(1)? != channels {
         return Err(Error::Argument {
             op,
@@ -103,5 +99,6 @@ pub(super) fn images(
         }
         .into());
     }
-    format.from_channels_first(x)
+    check_dtype(op, x, stem.weight())?;
+    stem.config().format.from_channels_first(x)
 }

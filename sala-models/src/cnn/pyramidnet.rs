@@ -144,7 +144,6 @@ pub struct PyramidNet {
     blocks: Vec<Block>,
     norm: BatchNorm,
     fc: Linear,
-    in_channels: usize,
     format: ImageFormat,
 }
 
@@ -196,7 +195,6 @@ impl PyramidNet {
             blocks,
             norm: norm(channels, format, vb.pp("bn_final"))?,
             fc: head(channels, config.classes, vb.pp("fc"))?,
-            in_channels: config.in_channels,
             format,
         })
     }
@@ -206,7 +204,7 @@ impl Network for PyramidNet {
     /// `x` is `(N, in_channels, H, W)`.
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         const OP: &str = "PyramidNet";
-        let images = images(OP, x, self.in_channels, self.format)?;
+        let images = images(OP, x, &self.stem.0)?;
         let (_, _, height, width) = x.dims4()?;
         if height % 4 != 0 || width % 4 != 0 {
             return Err(Error::Argument {

@@ -188,7 +188,6 @@ pub struct ResNet {
     pool: Option<Pool2d>,
     blocks: Vec<Block>,
     linear: Linear,
-    in_channels: usize,
     format: ImageFormat,
 }
 
@@ -246,7 +245,6 @@ impl ResNet {
             pool: (config.stem == ResNetStem::ImageNet).then(|| stem_pool(format)),
             blocks,
             linear: Linear::new(channels, config.classes, vb.pp("linear"))?,
-            in_channels: config.in_channels,
             format,
         })
     }
@@ -255,7 +253,7 @@ impl ResNet {
 impl Network for ResNet {
     /// `x` is `(N, in_channels, H, W)`.
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = images("ResNet", x, self.in_channels, self.format)?;
+        let x = images("ResNet", x, &self.stem.0)?;
         let (conv, norm) = &self.stem;
         let mut x = norm.forward_relu(&conv.forward(&x)?, mode)?;
         if let Some(pool) = &self.pool {

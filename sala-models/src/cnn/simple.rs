@@ -7,7 +7,8 @@ use super::parts::{conv, norm};
 use crate::{
     Error, Mode, Network, Rng,
     error::{check_probability, check_sizes},
-    kernels::graph::composed,
+    kernels::graph::reshaped,
+    network::check_dtype,
     ops::{BatchNorm, Conv2d, Dropout, ImageFormat, Linear, Pool2d},
 };
 
@@ -156,6 +157,8 @@ impl Network for SimpleCnn {
             }
             .into());
         }
+        let first = self.features.first().map(|(conv, _)| conv.weight());
+        check_dtype("SimpleCnn", x, first.unwrap_or(self.classifier.weight()))?;
         let pool = Pool2d::square(2).with_format(self.format);
         let mut x = self.format.from_channels_first(x)?;
         for (conv, norm) in &self.features {
@@ -163,10 +166,8 @@ impl Network for SimpleCnn {
             x = pool.max(&activated)?;
         }
         // The classifier's weights, and dropout's masks, are in the order (C, H, W).
-        let format = self.format;
-        let flat = composed("flatten", &[&x], move |x| {
-            format.to_channels_first(&x[0])?.flatten_from(1)
-        })?;
+        let first = self.format.to_channels_first(&x)?;
+        let flat = reshaped(&first, (first.dim(0)?, self.classifier.weight().dim(1)?))?;
         let features = self.dropout.forward(&flat, mode)?;
         self.classifier.forward(&features)
     }

@@ -100,7 +100,6 @@ pub struct WideResNet {
     blocks: Vec<Block>,
     norm: BatchNorm,
     fc: Linear,
-    in_channels: usize,
     format: ImageFormat,
 }
 
@@ -149,7 +148,6 @@ impl WideResNet {
             blocks,
             norm: norm(channels, format, vb.pp("bn1"))?,
             fc: head(channels, config.classes, vb.pp("fc"))?,
-            in_channels: config.in_channels,
             format,
         })
     }
@@ -158,7 +156,7 @@ impl WideResNet {
 impl Network for WideResNet {
     /// `x` is `(N, in_channels, H, W)`.
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let images = images("WideResNet", x, self.in_channels, self.format)?;
+        let images = images("WideResNet", x, &self.stem)?;
         let mut x = self.stem.forward(&images)?;
         for block in &self.blocks {
             x = block.forward(&x, mode)?;

@@ -7,6 +7,7 @@
 //! broadcast    y = Σᵢ xᵢ, repeated to one shape        dxᵢ = dy, summed over what xᵢ repeats
 //! prepend      y[b] = first, rest[b]                   dfirst = Σ_b dy[b, 0],  drest = dy[:, 1 ..]
 //! product      y = a b                                 da = dy b,  db = dy a
+//! permute      y's dimensions are x's in another order  dx's are dy's in x's order
 //! heads        y[b, h, t] = x[b, t, h], and back       dx[b, t, h] = dy[b, h, t]
 //! mean         y[b] = Σ_t c[b, t] x[b, t] / N_b        dx[b, t] = dy[b] / N_b · c[b, t]       N_b = max(1, Σ_t c[b, t])
 //! ```
@@ -31,31 +32,18 @@ pub(crate) fn narrow(x: &Tensor, dim: usize, start: usize, len: usize) -> Result
     if !in_graph(x)? {
         return x.narrow(dim, start, len);
     }
-    graph::apply(Narrow { dim, start, len }, &[&x.contiguous()?])
-}
-
-struct Narrow {
-    dim: usize,
-    start: usize,
-    len: usize,
-}
-
-impl Operation for Narrow {
-    fn name(&self) -> &'static str {
-        "narrow"
-    }
-
-    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
-        let part = inputs[0].narrow(self.dim, self.start, self.len)?;
-        part.force_contiguous()
-    }
-
-    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let x = &inputs[0].value;
-        let after = x.dim(self.dim)? - self.start - self.len;
-        let dx = dy.pad_with_zeros(self.dim, self.start, after)?;
-        Ok(vec![Some(inputs[0].share(&dx.contiguous()?)?)])
-    }
+    let after = x.dim(dim)?.checked_sub(start.saturating_add(len));
+    let Some(after) = after else {
+        // candle says what is wrong.
+        return x.narrow(dim, start, len);
+    };
+    let frame = Frame {
+        dim,
+        before: start,
+        after,
+        inward: true,
+    };
+    graph::apply(frame, &[&x.contiguous()?])
 }
 
 /// `x` with so many zeros before and after it along dimension `dim`.
@@ -63,29 +51,54 @@ pub(crate) fn pad(x: &Tensor, dim: usize, before: usize, after: usize) -> Result
     if !in_graph(x)? {
         return x.pad_with_zeros(dim, before, after);
     }
-    graph::apply(Pad { dim, before, after }, &[&x.contiguous()?])
+    let frame = Frame {
+        dim,
+        before,
+        after,
+        inward: false,
+    };
+    graph::apply(frame, &[&x.contiguous()?])
 }
 
-struct Pad {
+/// What is within a frame along one dimension, or that with zeros for the frame. Each is the other's gradient.
+struct Frame {
     dim: usize,
     before: usize,
     after: usize,
+    /// Whether the operation takes what is within, or puts the frame around it.
+    inward: bool,
 }
 
-impl Operation for Pad {
+impl Frame {
+    /// A copy: nobody else has its memory.
+    fn of(&self, x: &Tensor, inward: bool) -> Result<Tensor> {
+        if !inward && self.before + self.after > 0 {
+            // New, and of the dimensions' order.
+            return x
+                .pad_with_zeros(self.dim, self.before, self.after)?
+                .contiguous();
+        }
+        let within = if inward {
+            let len = x.dim(self.dim)? - self.before - self.after;
+            x.narrow(self.dim, self.before, len)?
+        } else {
+            x.clone()
+        };
+        within.force_contiguous()
+    }
+}
+
+impl Operation for Frame {
     fn name(&self) -> &'static str {
-        "pad"
+        if self.inward { "narrow" } else { "pad" }
     }
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
-        let padded = inputs[0].pad_with_zeros(self.dim, self.before, self.after)?;
-        padded.force_contiguous()
+        self.of(inputs[0], self.inward)
     }
 
-    fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let len = inputs[0].value.dim(self.dim)?;
-        let dx = dy.narrow(self.dim, self.before, len)?;
-        Ok(vec![Some(dx.force_contiguous()?)])
+    fn backward(&self, _: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(self.of(dy, !self.inward)?)])
     }
 }
 
@@ -288,6 +301,37 @@ impl Operation for Product {
     }
 }
 
+/// `x` with its dimensions in another order, contiguous.
+pub(crate) fn permute<const N: usize>(x: &Tensor, order: [usize; N]) -> Result<Tensor> {
+    if !x.track_op() || !in_graph(x)? {
+        return x.permute(order)?.contiguous();
+    }
+    graph::apply(Permute { order }, &[&x.contiguous()?])
+}
+
+struct Permute<const N: usize> {
+    order: [usize; N],
+}
+
+impl<const N: usize> Operation for Permute<N> {
+    fn name(&self) -> &'static str {
+        "permute"
+    }
+
+    fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].permute(self.order)?.force_contiguous()
+    }
+
+    fn backward(&self, _: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let mut back = [0; N];
+        for (place, &dim) in self.order.iter().enumerate() {
+            back[dim] = place;
+        }
+        let dx = dy.permute(back)?;
+        Ok(vec![Some(dx.force_contiguous()?)])
+    }
+}
+
 /// The features `(B, T, heads · size)` of each token as `(B, heads, T, size)`.
 pub(crate) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (batch, length, features) = x.dims3()?;
@@ -416,6 +460,8 @@ mod tests {
         let by = wave(&[2, 1, 1], 0.4);
         check(&[&[2, 4, 3]], |x| scale(x[0], &by));
         check(&[&[2, 3], &[2, 3]], |x| product(x[0], x[1]));
+        check(&[&[2, 4, 3, 5]], |x| permute(x[0], [0, 2, 3, 1]));
+        check(&[&[2, 4, 3, 5]], |x| permute(x[0], [3, 1, 0, 2]));
         check(&[&[2, 4, 6]], |x| split_heads(x[0], 3));
         check(&[&[2, 1, 6]], |x| split_heads(x[0], 3));
         check(&[&[2, 3, 4, 2]], |x| join_heads(x[0]));

@@ -46,7 +46,7 @@ pub struct Attention {
 impl Attention {
     /// Attends from `q (B, H, T, D)` to `k (B, G, S, D)` and `v (B, G, S, E)`, where `G` divides
     /// `H`. The result is `(B, H, T, E)` of `q`'s dtype; half precision is computed in f32, on a graphics
-    /// card product by product.
+    /// card product by product, and with keys and values of f32 rounded to a `q` of half precision first.
     ///
     /// `mask` broadcasts to `(B, H, T, S)` and is one of [`masked_softmax`]: u8, not zero where a
     /// query sees a key (padding of the keys: `(B, 1, 1, S)`), or floats that are added to the scaled

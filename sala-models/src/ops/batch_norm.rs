@@ -13,7 +13,9 @@
 //! `Σx²/m − μ²` would lose every digit when the mean is large against the spread.
 //!
 //! candle's own layer updates the statistics in every training forward. In a sharpness-aware step
-//! that is twice, once of them at perturbed weights. Here [`Mode::track_stats`] decides.
+//! that is twice, once of them at perturbed weights. Here [`Mode::track_stats`] decides. Where a batch would make a
+//! channel's running mean or variance infinite or NaN, that channel keeps both: one in which something overflowed, as
+//! under a loss scale that is too large, does not spoil the network for good.
 
 use candle_core::{DType, Result, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
@@ -39,7 +41,7 @@ const MOMENTUM: f64 = 0.1;
 ///
 /// Parameters `weight` (γ, starts at 1) and `bias` (β, starts at 0), buffers `running_mean`
 /// (starts at 0) and `running_var` (starts at 1), each of shape `(C)`. Half-precision inputs are
-/// normalised in f32, and the buffers of a half-precision store are f32: an average that moves by a
+/// normalised in f32, with parameters of f32 as they are, and the buffers of a half-precision store are f32: an average that moves by a
 /// tenth of a small difference would stand still in bf16.
 ///
 /// ```
@@ -173,7 +175,8 @@ impl BatchNorm {
     /// has its shape and dtype.
     ///
     /// In training the statistics are those of the batch, and gradients flow through them; in
-    /// evaluation they are the running ones, which are constants. `x` may have any strides.
+    /// evaluation they are the running ones, which are constants. `x` may have any strides. Of a channel with
+    /// values that are not finite the result is not finite either, and its running statistics stay as they are.
     ///
     /// # Errors
     /// When `x` is empty, not of floats, of another rank or channel count, when a training batch has
@@ -281,7 +284,6 @@ impl BatchNorm {
                 _ => t.contiguous(),
             }
         };
-        let parameter = |t: &Tensor| t.to_dtype(x.dtype())?.contiguous();
         let residual = after.residual.map(|r| last(&r.to_dtype(x.dtype())?));
         let settings = card::batch_norm::BatchNorm {
             channels: self.channels,
@@ -298,7 +300,7 @@ impl BatchNorm {
         let y = card::batch_norm::batch_norm(
             card,
             &last(x)?,
-            [&parameter(&self.weight)?, &parameter(&self.bias)?],
+            [&self.weight, &self.bias],
             residual.transpose()?.as_ref(),
             settings,
         )?;
@@ -406,12 +408,20 @@ impl BatchNorm {
         Ok(())
     }
 
-    /// Moves the running statistics towards those of a batch with `count` values per channel.
+    /// Moves the running statistics towards those of a batch with `count` values per channel. A channel whose new ones
+    /// would not be finite keeps the old: from infinity or NaN there is no way back.
     fn track(&self, mean: &Tensor, var: &Tensor, count: usize, mode: Mode) -> Result<()> {
         let unbiased = count as f64 / (count as f64 - 1.0);
         let share = share(mode);
-        move_towards(&self.running_mean, mean, share, 1.0)?;
-        move_towards(&self.running_var, var, share, unbiased)
+        let new_mean = moved(&self.running_mean, mean, share, 1.0)?;
+        let new_var = moved(&self.running_var, var, share, unbiased)?;
+        // x − x is 0 for a finite x, and NaN for any other.
+        let zeros = ((&new_mean - &new_mean)? + (&new_var - &new_var)?)?;
+        let finite = zeros.eq(0.0)?;
+        for (running, new) in [(&self.running_mean, new_mean), (&self.running_var, new_var)] {
+            running.set(&finite.where_cond(&new, &running.as_detached_tensor())?)?;
+        }
+        Ok(())
     }
 
     /// `(C)` to `(1, C, 1)`, in the dtype of the computation.
@@ -425,15 +435,15 @@ fn share(mode: Mode) -> f64 {
     mode.averaging.map_or(MOMENTUM, |i| 1.0 / i.get() as f64)
 }
 
-/// `running ← (1 − a) running + a · factor · batch` for a share `a`, outside any graph.
-fn move_towards(running: &Var, batch: &Tensor, share: f64, factor: f64) -> Result<()> {
+/// `(1 − a) running + a · factor · batch` for a share `a`, outside any graph.
+fn moved(running: &Var, batch: &Tensor, share: f64, factor: f64) -> Result<Tensor> {
     let batch = batch
         .detach()
         .flatten_all()?
         .to_dtype(running.dtype())?
         .affine(share * factor, 0.0)?;
     let kept = running.as_detached_tensor().affine(1.0 - share, 0.0)?;
-    running.set(&(kept + batch)?)
+    kept + batch
 }
 
 /// `(N, C, P)` to the mean over batch and positions, `(1, C, 1)`. Positions first: they are

@@ -94,12 +94,41 @@ impl Embedding {
     /// # Ok::<(), sala_models::Error>(())
     /// ```
     pub fn new(entries: usize, size: usize, vb: VarBuilder) -> crate::Result<Self> {
-        check_size(OP, "entries", entries)?;
-        check_size(OP, "size", size)?;
         let init = Init::Randn {
             mean: 0.0,
             stdev: 1.0,
         };
+        Self::with_init(entries, size, init, vb)
+    }
+
+    /// [`Embedding::new`] with other initial values.
+    ///
+    /// # Errors
+    /// As for [`Embedding::new`], and when the initialisation makes no sense.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use candle_nn::Init;
+    /// use sala_models::{VarStore, ops::Embedding};
+    ///
+    /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
+    /// let normal = Init::Randn { mean: 0.0, stdev: 0.02 };
+    /// let tokens = Embedding::with_init(100, 8, normal, store.builder().pp("tokens"))?;
+    /// assert_eq!(tokens.weight().dims(), [100, 8]);
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "candle's layers take the builder by value"
+    )]
+    pub fn with_init(
+        entries: usize,
+        size: usize,
+        init: Init,
+        vb: VarBuilder,
+    ) -> crate::Result<Self> {
+        check_size(OP, "entries", entries)?;
+        check_size(OP, "size", size)?;
         let weight = vb.get_with_hints((entries, size), "weight", init)?;
         Ok(Self { weight })
     }

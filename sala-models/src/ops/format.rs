@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::checks::refuse_shape;
-use crate::kernels;
+use crate::kernels::{self, parts::permute};
 
 /// The order of a batch of images' dimensions.
 ///
@@ -105,5 +105,5 @@ fn permuted(op: &'static str, x: &Tensor, order: [usize; 4]) -> Result<Tensor> {
     if x.rank() != 4 {
         return Err(refuse_shape(op, "x", "of rank 4", x));
     }
-    x.permute(order)?.contiguous()
+    permute(x, order)
 }

@@ -18,7 +18,9 @@ const OP: &str = "linear";
 /// `x·Wᵀ + b`: from `x (…, I)`, `weight (O, I)` and `bias (O)` to `(…, O)`, of `x`'s dtype.
 ///
 /// Half precision is computed in f32 and rounded once; parameters have `x`'s dtype or the one it is
-/// computed in.
+/// computed in. On a graphics card a product takes factors of one dtype, so parameters of f32 are
+/// rounded to an `x` of half precision first, as `torch.autocast` does; their gradients are rounded to it,
+/// too, and arrive as f32.
 ///
 /// # Errors
 /// When a tensor is empty, not of floats, of another dtype or does not fit the others, or candle fails.
@@ -117,10 +119,8 @@ impl Linear {
     /// # Ok::<(), sala_models::Error>(())
     /// ```
     pub fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> crate::Result<Self> {
-        let mut layer = Self::without_bias(inputs, outputs, vb.clone())?;
         let init = fan_in_uniform(OP, inputs, outputs)?;
-        layer.bias = Some(vb.get_with_hints(outputs, "bias", init)?);
-        Ok(layer)
+        Self::with_init(inputs, outputs, init, Some(init), vb)
     }
 
     /// [`Linear::new`] without the bias.
@@ -139,9 +139,41 @@ impl Linear {
     /// ```
     pub fn without_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> crate::Result<Self> {
         let init = fan_in_uniform(OP, inputs, outputs)?;
+        Self::with_init(inputs, outputs, init, None, vb)
+    }
+
+    /// [`Linear::new`] with other initial values: those of the weight, and of the bias or `None` for no bias.
+    ///
+    /// # Errors
+    /// As for [`Linear::new`], and when an initialisation makes no sense.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use candle_nn::Init;
+    /// use sala_models::{VarStore, ops::Linear};
+    ///
+    /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
+    /// let (zero, normal) = (Init::Const(0.0), Init::Randn { mean: 0.0, stdev: 0.02 });
+    /// let layer = Linear::with_init(4, 2, normal, Some(zero), store.builder())?;
+    /// assert_eq!(layer.bias().ok_or("no bias")?.to_vec1::<f32>()?, [0.0; 2]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "candle's layers take the builder by value"
+    )]
+    pub fn with_init(
+        inputs: usize,
+        outputs: usize,
+        weight: Init,
+        bias: Option<Init>,
+        vb: VarBuilder,
+    ) -> crate::Result<Self> {
+        check_sizes(OP, inputs, outputs)?;
+        let bias = bias.map(|init| vb.get_with_hints(outputs, "bias", init));
         Ok(Self {
-            weight: vb.get_with_hints((outputs, inputs), "weight", init)?,
-            bias: None,
+            weight: vb.get_with_hints((outputs, inputs), "weight", weight)?,
+            bias: bias.transpose()?,
         })
     }
 
@@ -175,6 +207,16 @@ pub(crate) fn fan_in_uniform(
     fan_in: usize,
     outputs: usize,
 ) -> crate::Result<Init> {
+    check_sizes(op, fan_in, outputs)?;
+    let bound = 1.0 / (fan_in as f64).sqrt();
+    Ok(Init::Uniform {
+        lo: -bound,
+        up: bound,
+    })
+}
+
+/// Refuses a layer without inputs or outputs.
+pub(super) fn check_sizes(op: &'static str, fan_in: usize, outputs: usize) -> crate::Result<()> {
     for (argument, size) in [("fan_in", fan_in), ("outputs", outputs)] {
         if size == 0 {
             return Err(Error::Argument {
@@ -185,9 +227,5 @@ pub(crate) fn fan_in_uniform(
             });
         }
     }
-    let bound = 1.0 / (fan_in as f64).sqrt();
-    Ok(Init::Uniform {
-        lo: -bound,
-        up: bound,
-    })
+    Ok(())
 }

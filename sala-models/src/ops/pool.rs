@@ -303,8 +303,6 @@ impl Axis {
     }
 }
 
-/// The largest values. Columns first: then the first row with the maximum decides, and in it the first
-/// column.
 /// Windows that cover an axis between them, as the kernels of graphics cards take them.
 const fn on_card(size: usize, windows: usize) -> card::pool::Axis {
     card::pool::Axis {
@@ -329,6 +327,8 @@ fn on_channels_last(
     }
 }
 
+/// The largest values. Columns first: then the first row with the maximum decides, and in it the first
+/// column.
 fn composed_max(x: &Tensor, rows: Axis, columns: Axis) -> Result<Tensor> {
     largest(&largest(x, columns)?, rows)
 }

@@ -69,6 +69,37 @@ impl ModelConfig {
         }
     }
 
+    /// Whether `transformers` computes something else with the saved network for `task` than this library does.
+    ///
+    /// That is so for classifiers of texts by the mean of their tokens: `transformers`' classes for BERT, RoBERTa and
+    /// DistilBERT do not read `classifier_pooling` and take the first token's features, BERT's through a pooler that the
+    /// file does not have and that starts at random. All parameters are loaded, and nothing is said about it. How to compute
+    /// the same there is in `docs/finetuning.md`.
+    ///
+    /// ```
+    /// use sala_models::{pretrained::{ModelConfig, Task}, transformer::Pooling};
+    ///
+    /// let config = ModelConfig::from_json(serde_json::json!({"model_type": "bert"}))?;
+    /// let classify = |pooling| Task::TextClassification { pooling };
+    /// assert!(config.differs_in_transformers(classify(Pooling::Mean)));
+    /// assert!(!config.differs_in_transformers(classify(Pooling::First)));
+    /// assert!(!config.differs_in_transformers(Task::SentenceEmbedding));
+    /// # Ok::<(), sala_models::Error>(())
+    /// ```
+    pub const fn differs_in_transformers(&self, task: Task) -> bool {
+        let mean = matches!(
+            task,
+            Task::TextClassification {
+                pooling: Pooling::Mean
+            }
+        );
+        let reads_texts = matches!(
+            self.architecture(),
+            Architecture::Bert(_) | Architecture::Roberta(_) | Architecture::DistilBert(_)
+        );
+        mean && reads_texts
+    }
+
     /// A network for `task`, whose parameters, with initial values, are in `store` under the names of the
     /// hub's classes with a head (see [`names`](super::names)). `rng` seeds the dropout masks only.
     ///

@@ -261,6 +261,9 @@ impl ModelConfig {
     /// The same with a classifier that makes one vector of a text so; without effect on networks that do
     /// not classify texts.
     ///
+    /// The key `classifier_pooling` is read here, and by `transformers` for other architectures only: there a saved
+    /// classifier by the mean is [another model](Self::differs_in_transformers).
+    ///
     /// ```
     /// use sala_models::{pretrained::ModelConfig, transformer::Pooling};
     ///

@@ -49,6 +49,14 @@ impl<'a> SaveOptions<'a> {
 
 /// Writes `config.json`, `model.safetensors` and the companions' files into `folder`, which is made if needed.
 ///
+/// `transformers` loads the folder and computes what the network here does, but for a classifier of texts by the mean
+/// of their tokens: [`ModelConfig::differs_in_transformers`].
+///
+/// Where `config` states the dtype of the weights (`dtype`, or `torch_dtype` as it was called before), it is written
+/// with the dtype of the saved floats: `transformers` loads in the stated one, and would round weights that were
+/// trained in f32 to the bf16 of the model that they started from. Where it states none, `transformers` takes the
+/// tensors' own.
+///
 /// All files are written aside and synced before the first is renamed, and the weights come last: where
 /// `model.safetensors` is, the folder is whole. An earlier model in the folder is replaced; when the disk is
 /// full, it is still whole.
@@ -75,7 +83,8 @@ pub fn save(
 ) -> Result<()> {
     fs::create_dir_all(folder).map_err(|source| failed("make", folder, source))?;
     let weights = write_weights(&tensors(store, options)?, folder)?;
-    let mut others = vec![(CONFIG.to_owned(), write_config(config, folder)?)];
+    let config = stating_dtype(config.clone(), options.dtype.unwrap_or(store.dtype()));
+    let mut others = vec![(CONFIG.to_owned(), write_config(&config, folder)?)];
     for source in options
         .companions
         .map(Snapshot::companions)
@@ -151,6 +160,24 @@ fn write_weights(tensors: &BTreeMap<String, Tensor>, folder: &Path) -> Result<Na
     };
     sync().map_err(io)?;
     Ok(file)
+}
+
+/// The configuration with the dtype of the saved floats wherever it states one.
+fn stating_dtype(mut config: Value, dtype: DType) -> Value {
+    // As PyTorch calls them.
+    let name = match dtype {
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        DType::F32 => "float32",
+        DType::F64 => "float64",
+        _ => return config,
+    };
+    for key in ["dtype", "torch_dtype"] {
+        if let Some(stated) = config.get_mut(key).filter(|stated| stated.is_string()) {
+            *stated = name.into();
+        }
+    }
+    config
 }
 
 fn write_config(config: &Value, folder: &Path) -> Result<NamedTempFile> {

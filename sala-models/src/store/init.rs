@@ -1,9 +1,13 @@
 //! Initial values from a seed and a name.
 
-use candle_core::Shape;
+use candle_core::{CpuStorage, DType, Device, Shape, Tensor, Var, WithDType};
 use candle_nn::{Init, init::NormalOrUniform};
 
-use crate::{Error, Result, Rng};
+use crate::{
+    Error, Result, Rng,
+    kernels::pieces::{self, PIECE},
+    rng::Stream,
+};
 
 /// The distributions that the initialisations of candle come down to.
 enum Law {
@@ -12,20 +16,84 @@ enum Law {
     Uniform { low: f64, width: f64 },
 }
 
-/// The values of a new variable, in row-major order: value `i` is number `i` of the stream that
-/// belongs to the variable's name.
-pub(super) fn draw(init: Init, shape: &Shape, name: &str, rng: Rng) -> Result<Vec<f64>> {
-    let law = law(init, shape, name)?;
-    // The prefix keeps these streams apart from those of dropout or shuffling with the same seed.
-    let stream = rng.stream(&format!("init/{name}"));
-    let indices = 0..shape.elem_count() as u64;
-    Ok(match law {
-        Law::Constant(value) => vec![value; shape.elem_count()],
-        Law::Normal { mean, deviation } => indices
-            .map(|i| mean + deviation * stream.normal(i))
-            .collect(),
-        Law::Uniform { low, width } => indices.map(|i| low + width * stream.uniform(i)).collect(),
-    })
+/// A new variable. Its values, in row-major order, are drawn in f64 and rounded to `dtype`: value `i` is number `i` of
+/// the stream that belongs to the variable's name, whoever draws it, so threads share the work.
+pub(super) fn variable(
+    init: Init,
+    (shape, dtype): (&Shape, DType),
+    name: &str,
+    rng: Rng,
+    device: &Device,
+) -> Result<Var> {
+    let draw = Draw::of(init, shape, name, rng)?;
+    // Straight to the type of the variable: f64 first would be three times the memory and the time.
+    match dtype {
+        DType::F32 => draw.variable(CpuStorage::F32, device),
+        DType::F64 => draw.variable(CpuStorage::F64, device),
+        DType::BF16 => draw.variable(CpuStorage::BF16, device),
+        DType::F16 => draw.variable(CpuStorage::F16, device),
+        other => {
+            let wide = Tensor::from_vec(draw.values::<f64>(), shape, &Device::Cpu)?;
+            let tensor = wide.to_dtype(other)?.to_device(device)?;
+            Ok(Var::from_tensor(&tensor)?)
+        }
+    }
+}
+
+/// The values of a variable that is to be made.
+struct Draw<'a> {
+    law: Law,
+    stream: Stream,
+    shape: &'a Shape,
+}
+
+impl<'a> Draw<'a> {
+    fn of(init: Init, shape: &'a Shape, name: &str, rng: Rng) -> Result<Self> {
+        Ok(Self {
+            law: law(init, shape, name)?,
+            // The prefix keeps these streams apart from those of dropout or shuffling with the same seed.
+            stream: rng.stream(&format!("init/{name}")),
+            shape,
+        })
+    }
+
+    /// The variable of the type of elements that `_storage` holds, which says it without a name for it.
+    fn variable<T: WithDType>(
+        &self,
+        _storage: fn(Vec<T>) -> CpuStorage,
+        device: &Device,
+    ) -> Result<Var> {
+        Ok(Var::from_vec(self.values::<T>(), self.shape, device)?)
+    }
+
+    fn values<T: WithDType>(&self) -> Vec<T> {
+        let stream = self.stream;
+        match self.law {
+            Law::Constant(value) => vec![T::from_f64(value); self.shape.elem_count()],
+            Law::Normal { mean, deviation } => {
+                self.pairs(|k| stream.normal_pair(k).map(|z| mean + deviation * z))
+            }
+            Law::Uniform { low, width } => {
+                self.pairs(|k| stream.uniform_pair(k).map(|u| low + width * u))
+            }
+        }
+    }
+
+    /// Values of which `pair` yields numbers `2k` and `2k + 1`, because a block of the stream makes two.
+    fn pairs<T: WithDType>(&self, pair: impl Fn(u64) -> [f64; 2] + Sync + Send) -> Vec<T> {
+        // Pieces begin at even numbers.
+        const { assert!(PIECE.is_multiple_of(2)) };
+        let mut values = vec![T::from_f64(0.0); self.shape.elem_count()];
+        pieces::each_of(&mut values, PIECE, |i, piece| {
+            let first = (i * PIECE / 2) as u64;
+            for (places, k) in piece.chunks_mut(2).zip(first..) {
+                for (place, value) in places.iter_mut().zip(pair(k)) {
+                    *place = T::from_f64(value);
+                }
+            }
+        });
+        values
+    }
 }
 
 fn law(init: Init, shape: &Shape, name: &str) -> Result<Law> {
@@ -89,6 +157,46 @@ mod tests {
     use candle_nn::init::{FanInOut, NonLinearity};
 
     use super::*;
+
+    fn draw(init: Init, shape: &Shape, name: &str, rng: Rng) -> Result<Vec<f64>> {
+        Ok(Draw::of(init, shape, name, rng)?.values())
+    }
+
+    // Catches pieces that begin at the wrong number, pairs in the wrong order, and a second rounding.
+    #[test]
+    fn values_are_those_of_the_stream_one_by_one_in_every_dtype() {
+        let count = 2 * PIECE + 7;
+        let shape = Shape::from(count);
+        let stream = Rng::new(3).stream("init/w");
+        let normal = Init::Randn {
+            mean: 0.5,
+            stdev: 0.02,
+        };
+        let uniform = Init::Uniform { lo: -0.3, up: 0.1 };
+        for (init, normal) in [(normal, true), (uniform, false)] {
+            let value = |i| {
+                if normal {
+                    0.5 + 0.02 * stream.normal(i)
+                } else {
+                    -0.3 + (0.1 - -0.3) * stream.uniform(i)
+                }
+            };
+            let wanted: Vec<f64> = (0..count as u64).map(value).collect();
+            let wanted = Tensor::new(wanted, &Device::Cpu).unwrap();
+            for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
+                let of = (&shape, dtype);
+                let got = variable(init, of, "w", Rng::new(3), &Device::Cpu).unwrap();
+                assert_eq!(got.dtype(), dtype);
+                let values =
+                    |t: &Tensor| -> Vec<f64> { t.to_dtype(DType::F64).unwrap().to_vec1().unwrap() };
+                let wanted = values(&wanted.to_dtype(dtype).unwrap());
+                let bits = |values: Vec<f64>| -> Vec<u64> {
+                    values.into_iter().map(f64::to_bits).collect()
+                };
+                assert_eq!(bits(values(&got)), bits(wanted), "{init:?} {dtype:?}");
+            }
+        }
+    }
 
     fn moments(init: Init, dims: &[usize]) -> (f64, f64, f64) {
         let values = draw(init, &Shape::from(dims), "w", Rng::new(3)).unwrap();

@@ -1,6 +1,5 @@
 //! Layers that start as those of `transformers` do, and checks of configurations.
 
-use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 
 use crate::{
@@ -22,8 +21,8 @@ pub(super) fn linear(
     deviation: f64,
     vb: VarBuilder,
 ) -> crate::Result<Linear> {
-    let weight = vb.get_with_hints((outputs, inputs), "weight", normal(deviation))?;
-    Ok(Linear::from_parts(weight, zeros(outputs, bias, &vb)?))
+    let zeros = bias.then_some(Init::Const(0.0));
+    Linear::with_init(inputs, outputs, normal(deviation), zeros, vb)
 }
 
 /// As [`linear`] with a bias, with its weight stored as `(inputs, outputs)`, which is how GPT-2 has it.
@@ -33,13 +32,8 @@ pub(super) fn transposed_linear(
     vb: VarBuilder,
 ) -> crate::Result<Linear> {
     let weight = vb.get_with_hints((inputs, outputs), "weight", normal(deviation))?;
-    Ok(Linear::from_parts(weight.t()?, zeros(outputs, true, &vb)?))
-}
-
-fn zeros(outputs: usize, bias: bool, vb: &VarBuilder) -> crate::Result<Option<Tensor>> {
-    let zero = Init::Const(0.0);
-    let bias = bias.then(|| vb.get_with_hints(outputs, "bias", zero));
-    Ok(bias.transpose()?)
+    let bias = vb.get_with_hints(outputs, "bias", Init::Const(0.0))?;
+    Ok(Linear::from_parts(weight.t()?, Some(bias)))
 }
 
 /// A table whose entries start from a normal law.
@@ -49,9 +43,7 @@ pub(super) fn embedding(
     deviation: f64,
     vb: VarBuilder,
 ) -> crate::Result<Embedding> {
-    // The layer finds its table under the name that it would have created it with.
-    vb.get_with_hints((entries, size), "weight", normal(deviation))?;
-    Embedding::new(entries, size, vb)
+    Embedding::with_init(entries, size, normal(deviation), vb)
 }
 
 /// A dropout with masks of its own, named after its place.

@@ -25,7 +25,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct RobertaConfig {
-    /// What it has in common with BERT; `pooling` is not used.
+    /// What it has in common with BERT.
     pub bert: BertConfig,
     /// The id of padding. Texts have at most `max_position_embeddings − pad_token_id − 1` tokens.
     pub pad_token_id: u32,

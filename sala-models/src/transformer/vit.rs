@@ -19,6 +19,7 @@ use crate::{
         graph::reshaped,
         parts::{broadcast_sum, prepend},
     },
+    network::check_dtype,
     ops::{Conv2d, Conv2dConfig, Dropout, ImageFormat, LayerNorm, Linear},
 };
 
@@ -271,14 +272,12 @@ fn projection(
 ) -> crate::Result<Conv2d> {
     let (inputs, outputs, patch) = (config.num_channels, config.hidden_size, config.patch_size);
     let vb = vb.pp("patch_embeddings.projection");
-    // The layer finds its parameters under the names that it would have created them with.
-    vb.get_with_hints((outputs, inputs, patch, patch), "weight", init)?;
-    vb.get_with_hints(outputs, "bias", Init::Const(0.0))?;
     let windows = Conv2dConfig {
         stride: (patch, patch),
         ..Conv2dConfig::default()
     };
-    Conv2d::new(inputs, outputs, patch, windows.with_format(format), vb)
+    let (sizes, windows) = ((inputs, outputs, patch), windows.with_format(format));
+    Conv2d::with_init(sizes, windows, init, Some(Init::Const(0.0)), vb)
 }
 
 impl Network for Vit {
@@ -293,6 +292,7 @@ impl Network for Vit {
             }
             .into());
         }
+        check_dtype("Vit", x, self.projection.weight())?;
         let images = self.format.from_channels_first(x)?;
         let mut x = self.dropout.forward(&self.tokens(&images)?, mode)?;
         for layer in &self.layers {

@@ -204,3 +204,29 @@ fn wrong_arguments_are_refused() {
         &[op, "q", "at most 2", "got 3"],
     );
 }
+
+// Catches shares that are not divided by what is kept, or dropped more or less often than asked for.
+#[test]
+fn dropout_of_shares_keeps_their_mean() {
+    const DRAWS: u64 = 2000;
+    let dropout = Dropout::new(0.4, Rng::new(3).stream("shares")).unwrap();
+    let [q, k, v] = ["q", "k", "v"].map(|name| normal(name, &[1, 2, 2, 3]));
+    in_every_form(|| {
+        let of = |mode| {
+            let attention = Attention {
+                dropout: dropout.mask(mode),
+                ..PLAIN
+            };
+            values(&attention.forward(&q, &k, &v, None).unwrap())
+        };
+        let drawn: Vec<Vec<f64>> = (0..DRAWS).map(|draw| of(Mode::train(draw))).collect();
+        for (i, wanted) in of(Mode::eval()).into_iter().enumerate() {
+            let each = drawn.iter().map(|y| y[i]);
+            let mean = each.clone().sum::<f64>() / DRAWS as f64;
+            let variance = each.map(|y| (y - mean).powi(2)).sum::<f64>() / DRAWS as f64;
+            // Five standard errors, which are about a hundredth of the values.
+            let error = 5.0 * (variance / DRAWS as f64).sqrt();
+            assert!((mean - wanted).abs() < error, "{i}: {mean} for {wanted}");
+        }
+    });
+}

@@ -4,13 +4,14 @@
 use candle_core::{DType, Device, Tensor};
 use sala_core::testing::TRAJECTORY_F64;
 use sala_models::{
-    Mode, Network, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
+    Mlp, MlpConfig, Mode, Network, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
     cnn::{
         EfficientNetLite, EfficientNetLiteConfig, PyramidNet, PyramidNetBlock, PyramidNetConfig,
         ResNet, ResNetConfig, ResNetStem, WideResNet, WideResNetConfig,
     },
     kernels::{Choice, with_choice},
     ops::cross_entropy,
+    transformer::{Vit, VitConfig},
 };
 
 use crate::gradcheck::{normal, values};
@@ -223,6 +224,59 @@ fn images_of_other_channels_ranks_or_sizes_are_refused() {
         .unwrap_err()
         .to_string();
     assert!(text.contains("multiples of 4"), "{text}");
+}
+
+// Catches an error about a weight, of which a caller knows nothing, where the images are of the wrong dtype.
+#[test]
+fn images_of_a_dtype_that_does_not_fit_the_weights_are_refused_by_name() {
+    let vit: Make = |store| {
+        let config = VitConfig {
+            image_size: 8,
+            patch_size: 4,
+            num_channels: 2,
+            hidden_size: 8,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            intermediate_size: 8,
+            ..VitConfig::default()
+        };
+        Box::new(Vit::new(&config, store.builder(), Rng::new(0)).unwrap())
+    };
+    let mlp: Make = |store| {
+        let config = MlpConfig {
+            inputs: 2 * 8 * 8,
+            ..MlpConfig::default()
+        };
+        Box::new(Mlp::new(&config, store.builder(), Rng::new(0)).unwrap())
+    };
+    for (name, make, size) in ALL.into_iter().chain([("vit", vit, 8), ("mlp", mlp, 8)]) {
+        let run = |weights, images| {
+            let network = make(&VarStore::new(0, weights, &Device::Cpu));
+            let x = Tensor::ones((2, 2, size, size), images, &Device::Cpu).unwrap();
+            network.forward(&x, Mode::eval())
+        };
+        for (weights, images, wanted) in [
+            (DType::BF16, DType::F32, "x must be of dtype BF16"),
+            (
+                DType::F32,
+                DType::F64,
+                "x must be of dtype F32, BF16 or F16",
+            ),
+            (DType::F32, DType::U8, "x must be of dtype F32, BF16 or F16"),
+        ] {
+            let text = run(weights, images).unwrap_err().to_string();
+            let got = format!("got {images:?}");
+            assert!(
+                text.contains(wanted) && text.contains(&got),
+                "{name}: {text}"
+            );
+        }
+        assert_eq!(
+            run(DType::F32, DType::BF16).unwrap().dtype(),
+            DType::BF16,
+            "{name}"
+        );
+    }
 }
 
 #[test]

@@ -367,6 +367,41 @@ fn offline_takes_what_the_cache_has_and_asks_nobody() {
     assert_eq!(server.requests().len(), count);
 }
 
+// Catches a run that fails, or another that waits for the network, for a model that is on the disk.
+#[test]
+fn without_the_hub_the_cache_is_taken_where_it_is_whole() {
+    let all = files();
+    let up = Arc::new(AtomicUsize::new(1));
+    let switch = Arc::clone(&up);
+    let server = Server::new(move |request| match switch.load(Ordering::SeqCst) {
+        1 => hub(&all, request),
+        _ => Response::new(503, "gone for lunch"),
+    });
+    let (_cache, client) = client(&server);
+    let snapshot = client.snapshot(ID, None).unwrap();
+    let count = server.requests().len();
+    assert_eq!(client.snapshot(ID, Some(MAIN)).unwrap(), snapshot);
+    assert_eq!(server.requests().len(), count, "a commit was asked for");
+
+    up.store(0, Ordering::SeqCst);
+    assert_eq!(client.snapshot(ID, None).unwrap(), snapshot);
+    assert!(server.requests().len() > count);
+    for absent in ["other", OTHER] {
+        let (error, text) = refused(client.snapshot(ID, Some(absent)));
+        assert!(matches!(error, HubError::Request { .. }), "{text}");
+        assert_all(&text, &[ID, &server.address, "no whole copy"]);
+    }
+    // Half a file is no model.
+    fs::write(snapshot.weights(), b"short").unwrap();
+    for revision in [None, Some(MAIN)] {
+        let (error, text) = refused(client.snapshot(ID, revision));
+        assert!(matches!(error, HubError::Request { .. }), "{text}");
+    }
+    up.store(1, Ordering::SeqCst);
+    assert_eq!(client.snapshot(ID, Some(MAIN)).unwrap(), snapshot);
+    assert!(fs::metadata(snapshot.weights()).unwrap().len() > 100);
+}
+
 #[test]
 fn a_cache_that_python_filled_is_used() {
     let all = files();

@@ -126,6 +126,38 @@ fn floats_are_saved_as_they_are_or_as_asked_for() {
     }
 }
 
+// Catches f32 weights beside the bf16 of the model that they started from, in which `transformers` would load them.
+#[test]
+fn the_configuration_states_the_dtype_that_was_saved() {
+    let (config, store) = loaded("bert", DType::F32);
+    let mut json = config.to_json();
+    let keys = json.as_object_mut().unwrap();
+    keys.insert("dtype".into(), "bfloat16".into());
+    keys.insert("torch_dtype".into(), "bfloat16".into());
+    let stated = |json: &serde_json::Value, dtype| {
+        let target = tempfile::tempdir().unwrap();
+        let options = SaveOptions {
+            dtype,
+            ..SaveOptions::of(&config)
+        };
+        save(&store, json, target.path(), &options).unwrap();
+        let saved = ModelConfig::read(target.path().join("config.json")).unwrap();
+        let saved = saved.to_json();
+        ["dtype", "torch_dtype"].map(|key| saved.get(key).cloned())
+    };
+    for (asked, name) in [
+        (None, "float32"),
+        (Some(DType::F16), "float16"),
+        (Some(DType::BF16), "bfloat16"),
+    ] {
+        assert_eq!(stated(&json, asked), [Some(json!(name)), Some(json!(name))]);
+    }
+    let keys = json.as_object_mut().unwrap();
+    keys.remove("dtype");
+    keys["torch_dtype"] = serde_json::Value::Null;
+    assert_eq!(stated(&json, None), [None, Some(serde_json::Value::Null)]);
+}
+
 #[test]
 fn the_tokenizers_files_are_copied_and_nothing_else() {
     let source = tempfile::tempdir().unwrap();

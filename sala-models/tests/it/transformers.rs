@@ -174,8 +174,7 @@ fn dropout_of_shares_is_repeatable_and_keeps_masks_and_the_future_hidden() {
 }
 
 #[test]
-fn dropout_of_shares_keeps_their_mean() {
-    // With one key, what is kept is 1 / (1 − p) of its value: the mean over masks is the value.
+fn dropout_of_shares_that_drops_none_changes_nothing() {
     let with = BertConfig {
         attention_probs_dropout_prob: 0.5,
         num_hidden_layers: 1,

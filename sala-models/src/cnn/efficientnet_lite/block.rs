@@ -138,19 +138,20 @@ impl Layer {
             groups,
             ..Conv2dConfig::same(kernel, stride).with_format(format)
         };
-        let conv = vb.pp(conv);
-        // The layer finds its weight under the name that it would have created it with.
         let fan_out = kernel * kernel * outputs / groups;
         let normal = Init::Randn {
             mean: 0.0,
             stdev: (2.0 / fan_out as f64).sqrt(),
         };
-        let shape = (outputs, inputs / groups, kernel, kernel);
-        conv.get_with_hints(shape, "weight", normal)?;
+        let sizes = (inputs, outputs, kernel);
         Ok(Self {
-            conv: Conv2d::without_bias(inputs, outputs, kernel, config, conv)?,
+            conv: Conv2d::with_init(sizes, config, normal, None, vb.pp(conv))?,
             norm: norm(outputs, format, vb.pp(norm_name))?.with_eps(EPS)?,
         })
+    }
+
+    pub(super) const fn conv(&self) -> &Conv2d {
+        &self.conv
     }
 
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {

@@ -5,8 +5,9 @@ use std::sync::OnceLock;
 use candle_core::{DType, Result, Tensor, Var, bail};
 
 use super::{
-    Call, Card, computed,
+    Call, Card, computed, fitting_parameters,
     tiles::{Tiles, blocks_of_teams},
+    wide,
 };
 use crate::kernels::graph::{self, Input, Operation};
 
@@ -22,8 +23,8 @@ pub(crate) struct BatchNorm {
     pub(crate) running: [Var; 2],
 }
 
-/// Applies the layer. All tensors are contiguous and of one type, but for the running statistics, which have the type
-/// that it is computed in.
+/// Applies the layer to contiguous tensors of one type. Parameters have that type or the one it is computed in, running
+/// statistics have the latter.
 pub(crate) fn batch_norm(
     card: Card,
     x: &Tensor,
@@ -31,7 +32,8 @@ pub(crate) fn batch_norm(
     residual: Option<&Tensor>,
     settings: BatchNorm,
 ) -> Result<Tensor> {
-    let inputs: Vec<&Tensor> = [x, weight, bias].into_iter().chain(residual).collect();
+    let parameters = fitting_parameters(x, [weight, bias].into_iter())?;
+    let inputs: Vec<&Tensor> = [x].into_iter().chain(&parameters).chain(residual).collect();
     let statistics = OnceLock::new();
     graph::apply(
         Op {
@@ -56,15 +58,15 @@ impl Op {
         Tiles::of(x.elem_count() / channels, channels)
     }
 
-    /// Launches a kernel for each tile.
+    /// Launches a kernel for each tile. It may read `weight` and what has its type.
     fn tiled(
         &self,
         kernel: &'static str,
-        (x, tiles): (&Tensor, Tiles),
+        (x, weight, tiles): (&Tensor, &Tensor, Tiles),
         tensors: &[Option<&Tensor>],
     ) -> Result<()> {
         let mut numbers = tiles.numbers().to_vec();
-        numbers.push(usize::from(self.settings.relu));
+        numbers.extend([usize::from(self.settings.relu), wide(weight, x)]);
         self.card.launch(Call {
             kernel,
             dtype: x.dtype(),
@@ -75,7 +77,7 @@ impl Op {
         })
     }
 
-    fn statistics(&self, x: &Tensor, tiles: Tiles) -> Result<[Tensor; 2]> {
+    fn statistics(&self, x: &Tensor, weight: &Tensor, tiles: Tiles) -> Result<[Tensor; 2]> {
         let BatchNorm {
             channels,
             eps,
@@ -84,14 +86,13 @@ impl Op {
             ref running,
             ..
         } = self.settings;
-        let wide = computed(x.dtype());
         let sums = train
             .then(|| self.card.empty((2, channels, tiles.chunks()), DType::F64))
             .transpose()?;
         if let Some(sums) = &sums {
-            self.tiled("norm_sums", (x, tiles), &[Some(x), Some(sums)])?;
+            self.tiled("norm_sums", (x, weight, tiles), &[Some(x), Some(sums)])?;
         }
-        let of_channels = || self.card.empty(channels, wide);
+        let of_channels = || self.card.empty(channels, computed(x.dtype()));
         let [mean, inverse] = [of_channels()?, of_channels()?];
         let [running_mean, running_variance] = running.each_ref().map(Var::as_tensor);
         self.card.launch(Call {
@@ -119,20 +120,20 @@ impl Operation for Op {
     }
 
     fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
-        let x = inputs[0];
+        let (x, weight) = (inputs[0], inputs[1]);
         let tiles = self.tiles(x);
-        let [mean, inverse] = self.statistics(x, tiles)?;
+        let [mean, inverse] = self.statistics(x, weight, tiles)?;
         let y = self.card.empty_like(x)?;
         let tensors = [
             Some(x),
             Some(&y),
             Some(&mean),
             Some(&inverse),
-            Some(inputs[1]),
+            Some(weight),
             Some(inputs[2]),
             inputs.get(3).copied(),
         ];
-        self.tiled("normalise", (x, tiles.finer()), &tensors)?;
+        self.tiled("normalise", (x, weight, tiles.finer()), &tensors)?;
         // Set once: there is one forward pass.
         let _ = self.statistics.set([mean, inverse]);
         Ok(y)
@@ -152,7 +153,7 @@ impl Operation for Op {
         let tiles = self.tiles(x);
         let sums = self.card.empty((2, channels, tiles.chunks()), DType::F64)?;
         let of_sums = [Some(x), Some(&sums), Some(y), Some(dy), Some(mean)];
-        self.tiled("norm_gradient_sums", (x, tiles), &of_sums)?;
+        self.tiled("norm_gradient_sums", (x, weight, tiles), &of_sums)?;
         let [of_weight, of_bias] = [self.card.empty_like(weight)?, self.card.empty_like(weight)?];
         let [constant, slope] = [self.card.empty_like(mean)?, self.card.empty_like(mean)?];
         self.card.launch(Call {
@@ -167,7 +168,13 @@ impl Operation for Op {
                 Some(&constant),
                 Some(&slope),
             ],
-            numbers: &[tiles.rows, channels, tiles.chunks(), usize::from(train)],
+            numbers: &[
+                tiles.rows,
+                channels,
+                tiles.chunks(),
+                usize::from(train),
+                wide(weight, x),
+            ],
             factors: &[],
         })?;
         let of_x = (inputs[0].tracked)
@@ -192,7 +199,7 @@ impl Operation for Op {
                 of_x.as_ref(),
                 of_residual.as_ref().filter(|_| relu),
             ];
-            self.tiled("norm_gradient", (x, tiles.finer()), &tensors)?;
+            self.tiled("norm_gradient", (x, weight, tiles.finer()), &tensors)?;
         }
         Ok(vec![of_x, Some(of_weight), Some(of_bias), of_residual])
     }

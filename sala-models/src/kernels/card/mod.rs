@@ -188,6 +188,27 @@ fn suffix(dtype: DType) -> Option<&'static str> {
     }
 }
 
+/// Parameters of an operation that reads either type: as they are where all have `x`'s, or else in the type that it is
+/// computed in, which loses nothing.
+fn fitting_parameters<'a>(
+    x: &Tensor,
+    parameters: impl Iterator<Item = &'a Tensor> + Clone,
+) -> Result<Vec<Tensor>> {
+    let stored = parameters.clone().all(|p| p.dtype() == x.dtype());
+    let dtype = if stored {
+        x.dtype()
+    } else {
+        computed(x.dtype())
+    };
+    let fitting = |p: &Tensor| p.to_dtype(dtype)?.contiguous();
+    parameters.map(fitting).collect()
+}
+
+/// Whether parameters are of the type that `x` is computed in, as kernels are told.
+fn wide(parameter: &Tensor, x: &Tensor) -> usize {
+    usize::from(parameter.dtype() == computed(x.dtype()))
+}
+
 /// The type that elements of a tensor are computed in.
 pub(crate) fn computed(dtype: DType) -> DType {
     match dtype {

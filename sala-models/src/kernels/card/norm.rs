@@ -5,9 +5,10 @@ use std::sync::OnceLock;
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
-    Call, Card, computed,
+    Call, Card, computed, fitting_parameters,
     rows::Rows,
     tiles::{Tiles, blocks_of_teams},
+    wide,
 };
 use crate::kernels::graph::{self, Input, Operation};
 
@@ -28,15 +29,7 @@ pub(crate) fn rms_norm(card: Card, x: &Tensor, weight: &Tensor, eps: f64) -> Res
 }
 
 fn apply(op: Norm, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let parameters: Vec<&Tensor> = [weight].into_iter().chain(bias).collect();
-    let stored = parameters.iter().all(|p| p.dtype() == x.dtype());
-    let dtype = if stored {
-        x.dtype()
-    } else {
-        computed(x.dtype())
-    };
-    let fitting = |p: &Tensor| p.to_dtype(dtype)?.contiguous();
-    let parameters: Vec<Tensor> = (parameters.into_iter().map(fitting)).collect::<Result<_>>()?;
+    let parameters = fitting_parameters(x, [weight].into_iter().chain(bias))?;
     let inputs: Vec<&Tensor> = [x].into_iter().chain(&parameters).collect();
     graph::apply(op, &inputs)
 }
@@ -117,11 +110,6 @@ impl Norm {
         })?;
         Ok([Some(of_weight), of_bias])
     }
-}
-
-/// Whether parameters are of the type that `x` is computed in, as kernels are told.
-fn wide(weight: &Tensor, x: &Tensor) -> usize {
-    usize::from(weight.dtype() == computed(x.dtype()))
 }
 
 impl Operation for Norm {

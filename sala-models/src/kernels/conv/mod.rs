@@ -321,10 +321,11 @@ fn pad<T: Element>(
         return None;
     }
     let (row, source_row) = (columns.len() * channels, columns.size * channels);
+    // Where one window sees nothing but padding, that is longer than what is seen.
     let start = if columns.is_needless() {
         0
     } else {
-        columns.before * channels
+        (columns.before * channels).min(row)
     };
     let len = source_row.min(row - start);
     let mut padded = Scratch::new(batch * rows.len() * row);

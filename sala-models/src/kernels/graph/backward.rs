@@ -12,21 +12,29 @@ use super::{Application, RESULTS, Recipient, lock, tokens::Seed};
 use crate::kernels::sum::sum;
 
 thread_local! {
-    /// Gradients of parameters, while [`backward`] runs on this thread.
-    static COLLECTED: RefCell<Option<Parts>> = const { RefCell::new(None) };
+    /// What candle's walk leaves aside, while [`backward`] runs on this thread.
+    static COLLECTED: RefCell<Option<Collected>> = const { RefCell::new(None) };
 }
 
 /// Gradients of tensors that are to be added, by id.
 type Parts = HashMap<TensorId, Vec<Tensor>>;
 
-/// Keeps the gradient of a parameter, or gives it back if nobody collects.
-pub(super) fn collect(parameter: &Tensor, gradient: Tensor) -> Option<Tensor> {
+/// Gradients of parameters, of the graph of one loss only: an operation of its own kind may differentiate another graph
+/// in its backward, as one that computes its features once more does, and that has to get its gradients from candle.
+struct Collected {
+    nodes: HashSet<TensorId>,
+    parts: Parts,
+}
+
+/// Keeps the gradient of a parameter that a token yields, or gives it back if nobody collects those of its graph.
+pub(super) fn collect(token: TensorId, parameter: &Tensor, gradient: Tensor) -> Option<Tensor> {
     COLLECTED.with_borrow_mut(|collected| match collected {
-        Some(collected) => {
-            collected.entry(parameter.id()).or_default().push(gradient);
+        Some(collected) if collected.nodes.contains(&token) => {
+            let parts = collected.parts.entry(parameter.id()).or_default();
+            parts.push(gradient);
             None
         }
-        None => Some(gradient),
+        _ => Some(gradient),
     })
 }
 
@@ -36,7 +44,7 @@ pub(super) fn collect(parameter: &Tensor, gradient: Tensor) -> Option<Tensor> {
 /// loss and the operations nearest to the parameters is of this crate, candle's walk through the graph is saved, too, with
 /// its zero and sum for each operation, which are launches on a graphics card.
 ///
-/// Any graph may be given, with operations of candle among those of this crate.
+/// Any graph may be given, with operations of candle among those of this crate. After an error it can be tried again.
 ///
 /// # Errors
 /// Those of [`Tensor::backward`].
@@ -54,10 +62,11 @@ pub(super) fn collect(parameter: &Tensor, gradient: Tensor) -> Option<Tensor> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn backward(loss: &Tensor) -> Result<GradStore> {
-    let (mut gradients, parts) = match Order::of(loss) {
-        Some(order) => order.differentiate(loss)?,
-        None => by_candle(loss)?,
+    let found = match Order::of(loss) {
+        Some(order) => order.differentiate(loss),
+        None => by_candle(loss),
     };
+    let (mut gradients, parts) = found.inspect_err(|_| forget(loss))?;
     for (id, mut parts) in parts {
         parts.extend(gradients.get_id(id).cloned());
         if let Some(sum) = sum(parts)? {
@@ -69,17 +78,42 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
 
 /// candle's walk, and the gradients of parameters that were kept aside.
 fn by_candle(loss: &Tensor) -> Result<(GradStore, Parts)> {
-    struct Restore(Option<Parts>);
+    struct Restore(Option<Collected>);
     impl Drop for Restore {
         fn drop(&mut self) {
             COLLECTED.set(self.0.take());
         }
     }
-    let restore = Restore(COLLECTED.replace(Some(HashMap::new())));
+    let nodes = loss.sorted_nodes().iter().map(|node| node.id()).collect();
+    let restore = Restore(COLLECTED.replace(Some(Collected {
+        nodes,
+        parts: Parts::new(),
+    })));
     let gradients = loss.backward()?;
-    let collected = COLLECTED.take().unwrap_or_default();
+    let collected = COLLECTED.take();
     drop(restore);
-    Ok((gradients, collected))
+    Ok((gradients, collected.map(|c| c.parts).unwrap_or_default()))
+}
+
+/// Takes out what waits in the inboxes of all that a loss depends on. When a walk ends early, gradients are left there
+/// that the next one would add to its own.
+fn forget(loss: &Tensor) {
+    let nodes = loss.sorted_nodes();
+    let known = |node: &&Tensor| lock(&RESULTS).get(&node.id()).map(|(_, a)| Arc::clone(a));
+    let mut waiting: Vec<Arc<Application>> = nodes.iter().filter_map(known).collect();
+    let mut seen = HashSet::new();
+    while let Some(application) = waiting.pop() {
+        if !seen.insert(Arc::as_ptr(&application)) {
+            continue;
+        }
+        application.inbox.clear();
+        for recipient in &application.recipients {
+            recipient.inbox().clear();
+            if let Recipient::Application(source) = recipient {
+                waiting.push(Arc::clone(source));
+            }
+        }
+    }
 }
 
 /// Applications in the order in which candle would come to their tokens: each before those whose results it takes.
@@ -177,20 +211,23 @@ fn in_order_of_tokens(recipients: &[Recipient]) -> Vec<&Recipient> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Var};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Var, bail};
 
     use super::*;
     use crate::{
-        Mode, Network, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
+        Mlp, MlpConfig, Mode, Network, Rng, SimpleCnn, SimpleCnnConfig, VarStore,
         cnn::{
             EfficientNetLite, EfficientNetLiteConfig, PyramidNet, PyramidNetConfig, ResNet,
-            ResNetConfig,
+            ResNetConfig, WideResNet, WideResNetConfig,
         },
         kernels::graph::composed,
         ops::{CrossEntropy, add, gelu, gelu_tanh, layer_norm, linear, relu, silu},
         transformer::{
-            BertClassifier, BertConfig, Gpt2, Gpt2Config, Llama, LlamaConfig, Pooling, Vit,
-            VitConfig, next_token_loss,
+            BertClassifier, BertConfig, DistilBertClassifier, DistilBertConfig, Gpt2, Gpt2Config,
+            Llama, LlamaConfig, Pooling, RobertaClassifier, RobertaConfig, Vit, VitConfig,
+            next_token_loss,
         },
     };
 
@@ -268,6 +305,101 @@ mod tests {
         }
     }
 
+    /// `gelu(x Wᵀ)`, which keeps nothing and computes itself once more to be differentiated.
+    struct Checkpoint(Var);
+
+    impl Checkpoint {
+        fn of(&self, x: &Tensor) -> Result<Tensor> {
+            gelu(&linear(x, &self.0, None)?)
+        }
+    }
+
+    impl CustomOp1 for Checkpoint {
+        fn name(&self) -> &'static str {
+            "checkpoint"
+        }
+
+        fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+            let x = Tensor::new(x.as_slice::<f64>()?, &Device::Cpu)?.reshape(layout.shape())?;
+            let y = self.of(&x)?;
+            let values = y.flatten_all()?.to_vec1::<f64>()?;
+            Ok((CpuStorage::F64(values), y.shape().clone()))
+        }
+
+        fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+            let x = Var::from_tensor(&x.detach())?;
+            let within = (self.of(&x)? * dy)?.sum_all()?.backward()?;
+            assert!(
+                within.get(&self.0).is_some(),
+                "the weight's, which both graphs have"
+            );
+            Ok(within.get(&x).cloned())
+        }
+    }
+
+    // Catches gradients of a graph within an operation's backward that go to the loss that is being differentiated.
+    #[test]
+    fn a_backward_within_a_backward_keeps_its_own_gradients() {
+        let w = [wave(&[4, 4], 1.3), wave(&[4, 4], 0.7)];
+        let x = wave(&[3, 4], 0.3).as_detached_tensor();
+        let h = linear(&x, &w[0], None).unwrap();
+        let h = h.apply_op1(Checkpoint(w[1].clone())).unwrap();
+        let loss = linear(&h, &w[1], None).unwrap().sqr().unwrap();
+        let loss = loss.sum_all().unwrap();
+        let (got, wanted) = (backward(&loss).unwrap(), loss.backward().unwrap());
+        for var in &w {
+            let [got, wanted] = [&got, &wanted].map(|gradients| {
+                let gradient = gradients.get(var).unwrap().flatten_all().unwrap();
+                gradient.to_vec1::<f64>().unwrap()
+            });
+            assert_eq!(got, wanted);
+        }
+    }
+
+    // Catches gradients that a walk which failed has left, and that the next one counts once more.
+    #[test]
+    fn a_backward_that_failed_leaves_nothing_behind() {
+        let w = wave(&[4, 4], 1.3);
+        for candle_between in [false, true] {
+            for odd_first in [false, true] {
+                let fails = Arc::new(AtomicBool::new(false));
+                let x = wave(&[3, 4], 0.3).as_detached_tensor();
+                let h = linear(&x, &w, None).unwrap();
+                let told = Arc::clone(&fails);
+                let odd = composed("odd", &[&h], move |h| {
+                    if told.load(Ordering::SeqCst) {
+                        bail!("told to");
+                    }
+                    h[0].sqr()
+                });
+                let (odd, even) = (odd.unwrap(), gelu(&h).unwrap());
+                let sum = if odd_first {
+                    add(&odd, &even)
+                } else {
+                    add(&even, &odd)
+                };
+                let sum = sum.unwrap();
+                let sum = if candle_between {
+                    sum.tanh().unwrap()
+                } else {
+                    sum
+                };
+                let targets = Tensor::new(&[0u32, 2, 1], &Device::Cpu).unwrap();
+                let loss = cross_entropy(&sum, &targets).unwrap();
+                assert_eq!(Order::of(&loss).is_none(), candle_between);
+                let gradient = || {
+                    let gradients = backward(&loss)?;
+                    gradients.get(&w).unwrap().flatten_all()?.to_vec1::<f64>()
+                };
+                let wanted = gradient().unwrap();
+                fails.store(true, Ordering::SeqCst);
+                assert!(gradient().unwrap_err().to_string().contains("told to"));
+                fails.store(false, Ordering::SeqCst);
+                assert_eq!(gradient().unwrap(), wanted);
+            }
+        }
+    }
+
     /// Whether a network's loss is differentiated without candle's walk.
     fn goes_alone(
         (dtype, x): (DType, &Tensor),
@@ -336,8 +468,44 @@ mod tests {
             width: 0.25,
             ..EfficientNetLiteConfig::lite0()
         };
+        let wide = WideResNetConfig {
+            depth: 10,
+            widening: 1,
+            dropout: 0.3,
+            ..WideResNetConfig::default()
+        };
+        let mlp = MlpConfig {
+            inputs: 3 * 8 * 8,
+            hidden: vec![8, 8],
+            dropout: 0.3,
+            ..MlpConfig::default()
+        };
+        let roberta = RobertaConfig {
+            bert: bert(Pooling::First),
+            ..RobertaConfig::default()
+        };
+        let distilbert = DistilBertConfig {
+            vocab_size: 8,
+            dim: 8,
+            n_layers: 2,
+            n_heads: 2,
+            hidden_dim: 16,
+            ..DistilBertConfig::default()
+        };
         let large = wave(&[2, 3, 32, 32], 0.1).to_dtype(dtype).unwrap();
         let alone = [
+            goes_alone((dtype, &images), |store, rng| {
+                Box::new(WideResNet::new(&wide, store.builder(), rng).unwrap())
+            }),
+            goes_alone((dtype, &images), |store, rng| {
+                Box::new(Mlp::new(&mlp, store.builder(), rng).unwrap())
+            }),
+            goes_alone((dtype, &texts), |store, rng| {
+                Box::new(RobertaClassifier::new(&roberta, store.builder(), rng).unwrap())
+            }),
+            goes_alone((dtype, &texts), |store, rng| {
+                Box::new(DistilBertClassifier::new(&distilbert, store.builder(), rng).unwrap())
+            }),
             goes_alone((dtype, &images), |store, _| {
                 Box::new(PyramidNet::new(&pyramid, store.builder()).unwrap())
             }),
@@ -362,7 +530,7 @@ mod tests {
                 Box::new(BertClassifier::new(&config, store.builder(), rng).unwrap())
             }),
         ];
-        assert_eq!(alone, [true; 7]);
+        assert_eq!(alone, [true; 11]);
         let gpt2 = Gpt2Config {
             vocab_size: 8,
             n_embd: 8,

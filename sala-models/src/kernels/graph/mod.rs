@@ -163,6 +163,11 @@ impl Inbox {
         lock(&self.0).push(gradient);
     }
 
+    fn clear(&self) {
+        let gradients = mem::take(&mut *lock(&self.0));
+        drop(gradients);
+    }
+
     /// The sum, in the order of arrival.
     fn take(&self) -> Result<Option<Tensor>> {
         let gradients = mem::take(&mut *lock(&self.0));
@@ -191,14 +196,14 @@ impl Recipient {
         }
     }
 
-    /// What candle is told to be the gradient of `argument`.
-    fn answer(&self, argument: &Tensor) -> Result<Option<Tensor>> {
+    /// What candle is told to be the gradient of `argument`, when it comes to `token`.
+    fn answer(&self, argument: &Tensor, token: &Tensor) -> Result<Option<Tensor>> {
         let Self::Candle(_, inbox) = self else {
             return nothing(argument.device()).map(Some);
         };
         let gradient = inbox.take()?;
         match gradient {
-            Some(gradient) if argument.is_variable() => Ok(collect(argument, gradient)),
+            Some(gradient) if argument.is_variable() => Ok(collect(token.id(), argument, gradient)),
             other => Ok(other),
         }
     }

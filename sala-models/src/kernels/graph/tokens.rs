@@ -57,7 +57,11 @@ struct Visit {
 impl Visit {
     const NAME: &'static str = "token";
 
-    fn answers<const N: usize>(&self, arguments: [&Tensor; N]) -> Result<[Option<Tensor>; N]> {
+    fn answers<const N: usize>(
+        &self,
+        arguments: [&Tensor; N],
+        token: &Tensor,
+    ) -> Result<[Option<Tensor>; N]> {
         if let Some(application) = &self.application {
             application.differentiate()?;
         }
@@ -65,7 +69,7 @@ impl Visit {
         for ((answer, recipient), argument) in
             answers.iter_mut().zip(&self.recipients).zip(arguments)
         {
-            *answer = recipient.answer(argument)?;
+            *answer = recipient.answer(argument, token)?;
         }
         Ok(answers)
     }
@@ -114,8 +118,8 @@ impl CustomOp1 for Visit {
         token_on_card(a)
     }
 
-    fn bwd(&self, a: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
-        let [a] = self.answers([a])?;
+    fn bwd(&self, a: &Tensor, token: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        let [a] = self.answers([a], token)?;
         Ok(a)
     }
 }
@@ -149,10 +153,10 @@ impl CustomOp2 for Visit {
         &self,
         a: &Tensor,
         b: &Tensor,
-        _: &Tensor,
+        token: &Tensor,
         _: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok(self.answers([a, b])?.into())
+        Ok(self.answers([a, b], token)?.into())
     }
 }
 
@@ -190,10 +194,10 @@ impl CustomOp3 for Visit {
         a: &Tensor,
         b: &Tensor,
         c: &Tensor,
-        _: &Tensor,
+        token: &Tensor,
         _: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        Ok(self.answers([a, b, c])?.into())
+        Ok(self.answers([a, b, c], token)?.into())
     }
 }
 

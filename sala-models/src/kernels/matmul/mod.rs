@@ -75,18 +75,43 @@ pub(crate) fn width<T: Element>() -> usize {
     Arch::new().dispatch(Width::<T>(std::marker::PhantomData))
 }
 
+/// Work in tiles of `ROWS` rows, or of so many elements of the depth.
+trait Tiled {
+    type Out;
+
+    fn run<S: Simd, const ROWS: usize>(self, simd: S) -> Self::Out;
+}
+
+/// Does the work in the instruction set of this processor, in tiles as high as its registers allow.
+fn tiled<W: Tiled>(work: W) -> W::Out {
+    struct Chosen<W>(W);
+    impl<W: Tiled> WithSimd for Chosen<W> {
+        type Output = W::Out;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> W::Out {
+            if S::REGISTER_COUNT >= 32 {
+                self.0.run::<S, 12>(simd)
+            } else {
+                self.0.run::<S, 6>(simd)
+            }
+        }
+    }
+    Arch::new().dispatch(Chosen(work))
+}
+
 /// Rows of a tile on this processor.
 pub(crate) fn tile_rows() -> usize {
     struct Rows;
-    impl WithSimd for Rows {
-        type Output = usize;
+    impl Tiled for Rows {
+        type Out = usize;
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> usize {
-            if S::REGISTER_COUNT >= 32 { 12 } else { 6 }
+        fn run<S: Simd, const ROWS: usize>(self, _: S) -> usize {
+            ROWS
         }
     }
-    Arch::new().dispatch(Rows)
+    tiled(Rows)
 }
 
 /// The places of the rows of two plain matrices, whose rows begin `stride` and `columns` elements apart.

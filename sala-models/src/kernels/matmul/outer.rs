@@ -7,9 +7,9 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Simd;
 
-use super::{Run, VECTORS, width};
+use super::{Run, Tiled, VECTORS, tiled, width};
 use crate::kernels::{element::Element, pieces, scratch::Scratch};
 
 /// The product that sums over the rows of two matrices, as gradients of weights do:
@@ -134,7 +134,7 @@ impl<T: Element> OuterSums<T> {
 /// Adds `Σ_m left[m · stride + k] right[m, n]` to the sums of one block of columns, `(depth, width)`, on
 /// the calling thread. `right` is `(rows, width)`.
 pub(crate) fn accumulate<T: Element>(left: &[T], stride: usize, right: &[T], sums: &mut [T]) {
-    Arch::new().dispatch(Accumulate {
+    tiled(Accumulate {
         left,
         stride,
         right,
@@ -152,20 +152,9 @@ struct Accumulate<'a, 'b, T: Element> {
     sums: &'b mut [T],
 }
 
-impl<T: Element> WithSimd for Accumulate<'_, '_, T> {
-    type Output = ();
+impl<T: Element> Tiled for Accumulate<'_, '_, T> {
+    type Out = ();
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        if S::REGISTER_COUNT >= 32 {
-            self.run::<S, 12>(simd);
-        } else {
-            self.run::<S, 6>(simd);
-        }
-    }
-}
-
-impl<T: Element> Accumulate<'_, '_, T> {
     #[inline(always)]
     fn run<S: Simd, const DEPTH: usize>(self, simd: S) {
         let right = T::vectors::<S>(self.right).as_chunks::<VECTORS>().0;

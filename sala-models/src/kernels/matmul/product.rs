@@ -7,9 +7,9 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Simd;
 
-use super::{Panels, Place, Run, VECTORS};
+use super::{Panels, Place, Run, Tiled, VECTORS, tiled};
 use crate::kernels::{element::Element, pieces};
 
 /// Rows of a block of the right matrix: with two registers of 32 bytes in each, 24 KiB.
@@ -55,7 +55,7 @@ impl<T: Element> Product<'_, T> {
 
     /// Writes values, and reads only what it has written.
     fn dispatch(self, (first_row, columns): (usize, Range<usize>), out: &mut [MaybeUninit<T>]) {
-        Arch::new().dispatch(Write {
+        tiled(Write {
             product: self,
             first_row,
             columns,
@@ -94,20 +94,9 @@ struct Write<'a, 'b, T: Element> {
     out: &'b mut [MaybeUninit<T>],
 }
 
-impl<T: Element> WithSimd for Write<'_, '_, T> {
-    type Output = ();
+impl<T: Element> Tiled for Write<'_, '_, T> {
+    type Out = ();
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        if S::REGISTER_COUNT >= 32 {
-            self.run::<S, 12>(simd);
-        } else {
-            self.run::<S, 6>(simd);
-        }
-    }
-}
-
-impl<T: Element> Write<'_, '_, T> {
     #[inline(always)]
     fn run<S: Simd, const ROWS: usize>(self, simd: S) {
         let Product {

@@ -18,12 +18,12 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Simd;
 
 use super::{
-    Panels, VECTORS,
+    Panels, Tiled, VECTORS,
     product::{DEPTH, load, store},
-    tile_rows,
+    tile_rows, tiled,
 };
 use crate::kernels::{element::Element, pieces, scratch::Scratch};
 
@@ -43,7 +43,7 @@ pub(crate) fn turned_product<T: Element>(left: &[T], right: &Panels<T>) -> Vec<T
     pieces::made(rows * columns, of_piece * columns, |i, out| {
         let first = i * of_piece;
         let wanted = first..first + out.len() / columns;
-        Arch::new().dispatch(Write {
+        tiled(Write {
             left,
             rows,
             wanted,
@@ -65,20 +65,9 @@ struct Write<'a, 'b, T: Element> {
     out: &'b mut [MaybeUninit<T>],
 }
 
-impl<T: Element> WithSimd for Write<'_, '_, T> {
-    type Output = ();
+impl<T: Element> Tiled for Write<'_, '_, T> {
+    type Out = ();
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        if S::REGISTER_COUNT >= 32 {
-            self.run::<S, 12>(simd);
-        } else {
-            self.run::<S, 6>(simd);
-        }
-    }
-}
-
-impl<T: Element> Write<'_, '_, T> {
     #[inline(always)]
     fn run<S: Simd, const ROWS: usize>(self, simd: S) {
         let Self {

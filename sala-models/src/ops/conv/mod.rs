@@ -18,9 +18,9 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use super::{
-    checks::{accumulator, check_companion, check_size, check_values, refuse_shape},
+    checks::{accumulator, check_companion, check_size, check_values, refuse, refuse_shape},
     format::ImageFormat,
-    linear::fan_in_uniform,
+    linear::{check_sizes, fan_in_uniform},
 };
 use crate::{
     Error,
@@ -83,12 +83,13 @@ impl Conv2dConfig {
 ///
 /// The result is `(N, O, H', W')` of `x`'s dtype; with another [`ImageFormat`], `x` and the result have
 /// that one's dimensions (the weight does not change). Half precision is computed in f32 and rounded
-/// once; parameters have `x`'s dtype or the one it is computed in.
+/// once; parameters have `x`'s dtype or the one it is computed in. On a graphics card parameters of f32 are
+/// rounded to an `x` of half precision first, as [`linear`](super::linear()) says.
 ///
 /// # Errors
 /// When a tensor is empty, not of floats or of another dtype, has another rank, the channels do not
-/// fit the weight or the groups, a setting is zero, the kernel is larger than the padded image, or
-/// candle fails.
+/// fit the weight or the groups, a setting is zero, the kernel is larger than the padded image, padded images
+/// could not be addressed, or candle fails.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -202,25 +203,10 @@ impl Geometry {
         }
         let (height, width) = format.spatial();
         let axis = |dim, kernel, pick: fn((usize, usize)) -> usize| {
-            let (stride, dilation) = (pick(config.stride), pick(config.dilation));
-            check_size(OP, "stride", stride)?;
-            check_size(OP, "dilation", dilation)?;
-            let (size, padding) = (x.dim(dim)?, pick(config.padding));
-            let reach = dilation * (kernel - 1) + 1;
-            let Some(room) = (size + 2 * padding).checked_sub(reach) else {
-                let wanted = format!("at least {reach} long where the kernel is, padding included");
-                return Err(refuse_shape(OP, "x", wanted, x));
-            };
-            Ok(Axis {
-                size,
-                kernel,
-                stride,
-                padding,
-                dilation,
-                windows: room / stride + 1,
-            })
+            let (stride, padding) = (pick(config.stride), pick(config.padding));
+            Axis::of(x, dim, kernel, (stride, padding, pick(config.dilation)))
         };
-        Ok(Self {
+        let geometry = Self {
             format,
             batch,
             inputs,
@@ -228,7 +214,63 @@ impl Geometry {
             groups,
             rows: axis(height, kernel_rows, |pair| pair.0)?,
             columns: axis(width, kernel_columns, |pair| pair.1)?,
+        };
+        geometry.check_countable(config.padding)?;
+        Ok(geometry)
+    }
+
+    /// Refuses padding with which images or results could not be addressed.
+    fn check_countable(&self, padding: (usize, usize)) -> Result<()> {
+        let channels = self.inputs.max(self.outputs);
+        let sizes = [channels, self.rows.padded(), self.columns.padded()];
+        let mut sizes = sizes.into_iter();
+        let elements = sizes.try_fold(self.batch, usize::checked_mul);
+        // Of eight bytes at most.
+        if elements.is_some_and(|elements| elements <= isize::MAX as usize / 8) {
+            return Ok(());
+        }
+        let wanted = "so small that padded images can be addressed";
+        Err(refuse(OP, "padding", wanted, format!("{padding:?}")))
+    }
+}
+
+impl Axis {
+    /// Dimension `dim` of `x`, with a kernel that moves by `(stride, padding, dilation)`.
+    fn of(
+        x: &Tensor,
+        dim: usize,
+        kernel: usize,
+        (stride, padding, dilation): (usize, usize, usize),
+    ) -> Result<Self> {
+        check_size(OP, "stride", stride)?;
+        check_size(OP, "dilation", dilation)?;
+        let size = x.dim(dim)?;
+        let padded = padding.checked_mul(2).and_then(|p| p.checked_add(size));
+        let Some(padded) = padded else {
+            let wanted = "so small that padded images can be addressed";
+            return Err(refuse(OP, "padding", wanted, padding.to_string()));
+        };
+        let reach = dilation.checked_mul(kernel - 1);
+        let reach = reach.and_then(|reach| reach.checked_add(1));
+        let Some(room) = reach.and_then(|reach| padded.checked_sub(reach)) else {
+            let reach = reach.map_or("more than can be counted".into(), |r| r.to_string());
+            let wanted = format!("at least {reach} long where the kernel is, padding included");
+            return Err(refuse_shape(OP, "x", wanted, x));
+        };
+        Ok(Self {
+            size,
+            kernel,
+            // A longer step leads out of the image just as this one does, and sums with it do not overflow.
+            stride: stride.min(padded),
+            padding,
+            dilation,
+            windows: room / stride + 1,
         })
+    }
+
+    /// The size of the input with its padding.
+    const fn padded(&self) -> usize {
+        self.size + 2 * self.padding
     }
 }
 
@@ -265,10 +307,9 @@ impl Conv2d {
         config: Conv2dConfig,
         vb: VarBuilder,
     ) -> crate::Result<Self> {
-        let (_, init) = weight_spec(inputs, outputs, kernel, config.groups)?;
-        let mut layer = Self::without_bias(inputs, outputs, kernel, config, vb.clone())?;
-        layer.bias = Some(vb.get_with_hints(outputs, "bias", init)?);
-        Ok(layer)
+        let init = default_init(inputs, outputs, kernel, config.groups)?;
+        let sizes = (inputs, outputs, kernel);
+        Self::with_init(sizes, config, init, Some(init), vb)
     }
 
     /// [`Conv2d::new`] without the bias: what stands before a batch norm, whose own bias would hide it.
@@ -293,10 +334,46 @@ impl Conv2d {
         config: Conv2dConfig,
         vb: VarBuilder,
     ) -> crate::Result<Self> {
-        let (shape, init) = weight_spec(inputs, outputs, kernel, config.groups)?;
+        let init = default_init(inputs, outputs, kernel, config.groups)?;
+        Self::with_init((inputs, outputs, kernel), config, init, None, vb)
+    }
+
+    /// [`Conv2d::new`] of `(inputs, outputs, kernel)` with other initial values: those of the weight, and of the
+    /// bias or `None` for no bias.
+    ///
+    /// # Errors
+    /// As for [`Conv2d::new`], and when an initialisation makes no sense.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use candle_nn::{Init, init::DEFAULT_KAIMING_NORMAL};
+    /// use sala_models::{VarStore, ops::{Conv2d, Conv2dConfig}};
+    ///
+    /// let store = VarStore::new(0, DType::F32, &Device::Cpu);
+    /// let (config, zero) = (Conv2dConfig::same(3, 1), Init::Const(0.0));
+    /// let (sizes, normal) = ((3, 8, 3), DEFAULT_KAIMING_NORMAL);
+    /// let layer = Conv2d::with_init(sizes, config, normal, Some(zero), store.builder())?;
+    /// assert_eq!(layer.bias().ok_or("no bias")?.to_vec1::<f32>()?, [0.0; 8]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "candle's layers take the builder by value"
+    )]
+    pub fn with_init(
+        (inputs, outputs, kernel): (usize, usize, usize),
+        config: Conv2dConfig,
+        weight: Init,
+        bias: Option<Init>,
+        vb: VarBuilder,
+    ) -> crate::Result<Self> {
+        let in_group = inputs_of_group(inputs, outputs, config.groups)?;
+        check_sizes(OP, in_group * kernel, outputs)?;
+        let shape = (outputs, in_group, kernel, kernel);
+        let bias = bias.map(|init| vb.get_with_hints(outputs, "bias", init));
         Ok(Self {
-            weight: vb.get_with_hints(shape, "weight", init)?,
-            bias: None,
+            weight: vb.get_with_hints(shape, "weight", weight)?,
+            bias: bias.transpose()?,
             config,
         })
     }
@@ -324,14 +401,19 @@ impl Module for Conv2d {
     }
 }
 
-type WeightShape = (usize, usize, usize, usize);
-
-fn weight_spec(
+/// `U(−1/√fan_in, 1/√fan_in)`.
+fn default_init(
     inputs: usize,
     outputs: usize,
     kernel: usize,
     groups: usize,
-) -> crate::Result<(WeightShape, Init)> {
+) -> crate::Result<Init> {
+    let in_group = inputs_of_group(inputs, outputs, groups)?;
+    fan_in_uniform(OP, in_group * kernel * kernel, outputs)
+}
+
+/// The inputs that one output sees.
+fn inputs_of_group(inputs: usize, outputs: usize, groups: usize) -> crate::Result<usize> {
     if groups == 0 || !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
         return Err(Error::Argument {
             op: OP,
@@ -340,7 +422,5 @@ fn weight_spec(
             got: groups.to_string(),
         });
     }
-    let in_group = inputs / groups;
-    let init = fan_in_uniform(OP, in_group * kernel * kernel, outputs)?;
-    Ok(((outputs, in_group, kernel, kernel), init))
+    Ok(inputs / groups)
 }

@@ -91,7 +91,8 @@ impl Cache {
     }
 }
 
-fn is_commit(revision: &str) -> bool {
+/// Whether a revision is a whole commit hash, which never means anything else.
+pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

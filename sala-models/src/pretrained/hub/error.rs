@@ -122,7 +122,9 @@ pub enum HubError {
     },
 
     /// The hub cannot be reached or answers with something else.
-    #[error("model `{id}`: the hub at {endpoint} does not answer as it should: {source}")]
+    #[error(
+        "model `{id}`: the hub at {endpoint} does not answer as it should, and the cache has no whole copy: {source}"
+    )]
     Request {
         /// The repository.
         id: String,

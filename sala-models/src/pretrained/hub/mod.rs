@@ -16,12 +16,12 @@ use tokio::runtime;
 
 use self::{
     asked::Asked,
-    cache::{Cache, failed},
+    cache::{Cache, failed, is_commit},
     download::{Download, Patience, Remote},
 };
 pub use self::{error::HubError, settings::HubBuilder};
 use super::{
-    Snapshot,
+    Snapshot, Weights,
     snapshot::{COMPANIONS, CONFIG},
     weights::locate::{INDEX, SINGLE, shards},
 };
@@ -80,6 +80,10 @@ impl Hub {
     /// A model's configuration, weights and tokenizer, from the cache as far as they are there. `id` is
     /// `owner/name`; a revision is a branch, a tag or a commit, `main` without one.
     ///
+    /// The hub is asked what a branch or tag is now. Where it cannot be reached, the model that the cache has whole for
+    /// that revision is taken, with a warning (an event of `tracing`); a whole commit hash that the cache has is taken
+    /// without asking, and `HF_HUB_OFFLINE` or [`HubBuilder::offline`] do so for every revision.
+    ///
     /// # Errors
     /// [`Error::Hub`], which says what is wrong and what may help; [`Error::Io`] of the cache.
     pub fn snapshot(&self, id: &str, revision: Option<&str>) -> Result<Snapshot> {
@@ -103,35 +107,57 @@ impl Hub {
         };
         asked.check()?;
         let cache = Cache::new(self.client.cache_dir(), id);
+        let not_cached = || HubError::NotCached {
+            id: id.into(),
+            revision: asked.revision.clone(),
+            cache: self.client.cache_dir().into(),
+        };
         if self.offline {
-            return self.cached(&asked, &cache);
+            return Ok(cached(&asked, &cache).ok_or_else(not_cached)?);
         }
+        // A commit never changes. Downloads bring companions first, so where there is one, nothing is missing; where there is
+        // none, another program may have fetched the weights alone.
+        if is_commit(&asked.revision)
+            && let Some(found) = cached(&asked, &cache)
+            && !found.companions().is_empty()
+        {
+            return Ok(found);
+        }
+        match self.online(&asked, &cache, progress) {
+            Err(error @ Error::Hub(HubError::Request { .. })) => {
+                let Some(found) = cached(&asked, &cache) else {
+                    return Err(error);
+                };
+                tracing::warn!(
+                    id,
+                    revision = asked.revision,
+                    commit = found.commit(),
+                    %error,
+                    "taking the model that the cache has; HF_HUB_OFFLINE=1 does so without asking"
+                );
+                Ok(found)
+            }
+            result => result,
+        }
+    }
+
+    /// What the hub has, as far as it is not in the cache.
+    fn online(
+        &self,
+        asked: &Asked,
+        cache: &Cache,
+        progress: &mut (dyn FnMut(Progress<'_>) + Send),
+    ) -> Result<Snapshot> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|source| failed("start", "the download".as_ref(), source))?;
         // On a thread of its own, because the caller's may belong to another runtime.
-        let work = || runtime.block_on(self.fetch(&asked, &cache, progress));
+        let work = || runtime.block_on(self.fetch(asked, cache, progress));
         std::thread::scope(|scope| match scope.spawn(work).join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         })
-    }
-
-    /// What the cache has, without a word to the hub.
-    fn cached(&self, asked: &Asked, cache: &Cache) -> Result<Snapshot> {
-        let found = cache.commit(&asked.revision).and_then(|commit| {
-            let snapshot = Snapshot::local(cache.snapshot(&commit)).ok()?;
-            // A program may have fetched weights alone.
-            snapshot.config().ok()?;
-            Some(snapshot.of_commit(commit))
-        });
-        let not_cached = || HubError::NotCached {
-            id: asked.id.clone(),
-            revision: asked.revision.clone(),
-            cache: self.client.cache_dir().into(),
-        };
-        Ok(found.ok_or_else(not_cached)?)
     }
 
     async fn fetch(
@@ -168,6 +194,16 @@ impl Hub {
         drop(lock);
         Ok(Snapshot::local(folder)?.of_commit(commit))
     }
+}
+
+/// What the cache has, without a word to the hub: nothing where it is not whole.
+fn cached(asked: &Asked, cache: &Cache) -> Option<Snapshot> {
+    let commit = cache.commit(&asked.revision)?;
+    let snapshot = Snapshot::local(cache.snapshot(&commit)).ok()?;
+    // A program may have fetched weights alone, or an index before its shards, or have been stopped.
+    snapshot.config().ok()?;
+    Weights::open(snapshot.weights()).ok()?;
+    Some(snapshot.of_commit(commit))
 }
 
 /// The files of one commit on their way into the cache.

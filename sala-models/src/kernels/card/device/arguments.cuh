@@ -21,6 +21,23 @@ template <class S> INLINE S *array(const Arguments &a, int which) {
     return reinterpret_cast<S *>(static_cast<uintptr_t>(a.at[which]));
 }
 
+// An element of a tensor that is either of the stored type or of the one computed in, as the latter.
+template <class S>
+INLINE typename Computed<S>::Type read_either(const Arguments &a, int which, bool computed, int64_t at) {
+    using T = typename Computed<S>::Type;
+    return computed ? array<const T>(a, which)[at] : wide(array<const S>(a, which)[at]);
+}
+
+// As `read_either`, written.
+template <class S>
+INLINE void write_either(const Arguments &a, int which, bool computed, int64_t at, typename Computed<S>::Type value) {
+    using T = typename Computed<S>::Type;
+    if (computed)
+        array<T>(a, which)[at] = value;
+    else
+        narrow(value, array<S>(a, which)[at]);
+}
+
 INLINE bool given(const Arguments &a, int which) { return a.at[which] != 0; }
 
 // Whether a tensor may be read by packs.

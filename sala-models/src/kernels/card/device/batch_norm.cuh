@@ -42,7 +42,7 @@ template <class S> struct NormSums {
 
 // x, sums, mean, inverse, running mean, running variance; numbers: rows, channels, chunks. Mean and 1 / sqrt(variance + eps)
 // of each channel, from the sums, or from the running statistics if there are no chunks. factors: eps, and the
-// share with which the running statistics move: not at all if it is 0.
+// share with which the running statistics move: not at all if it is 0, and where the batch's are not finite.
 template <class S> struct NormStatistics {
     using T = typename Computed<S>::Type;
     static constexpr int MEMORY = 2 * THREADS * sizeof(double);
@@ -70,8 +70,13 @@ template <class S> struct NormStatistics {
                 array<T>(a, 3)[channel] = (T)(1.0 / sqrt(variance + a.factors[0]));
                 if (share > 0.0) {
                     const double unbiased = variance * (rows / (rows - 1.0));
-                    *running_mean = (T)((1.0 - share) * (double)*running_mean + share * mean);
-                    *running_variance = (T)((1.0 - share) * (double)*running_variance + share * unbiased);
+                    const T new_mean = (T)((1.0 - share) * (double)*running_mean + share * mean);
+                    const T new_variance = (T)((1.0 - share) * (double)*running_variance + share * unbiased);
+                    // x - x is 0 for a finite x, and NaN for any other.
+                    if (new_mean - new_mean == T(0) && new_variance - new_variance == T(0)) {
+                        *running_mean = new_mean;
+                        *running_variance = new_variance;
+                    }
                 }
             }
         }
@@ -79,14 +84,14 @@ template <class S> struct NormStatistics {
 };
 
 // x, y, mean, inverse, weight, bias, residual: y = (x - mean) inverse weight + bias + residual, cut off at 0 if
-// numbers[5] says so.
+// numbers[5] says so. Numbers[6] says whether parameters are of the type computed in.
 template <class S> struct Normalise {
     using T = typename Computed<S>::Type;
     static constexpr int MEMORY = NO_MEMORY;
 
     static INLINE void run(const Arguments &a, void *, uint32_t block) {
         const Tile tile(a, 0, block);
-        const bool relu = a.numbers[5] != 0, added = given(a, 6);
+        const bool relu = a.numbers[5] != 0, computed = a.numbers[6] != 0, added = given(a, 6);
         const bool packed = tile.packed() && aligned(a, 0) && aligned(a, 1) && aligned(a, 6);
         EACH_THREAD(t) {
             const int count = tile.count(t);
@@ -95,8 +100,8 @@ template <class S> struct Normalise {
                 T mean[WIDTH] = {}, slope[WIDTH] = {}, bias[WIDTH] = {};
                 for (int i = 0; i < count; i++) {
                     mean[i] = array<const T>(a, 2)[channel + i];
-                    slope[i] = array<const T>(a, 3)[channel + i] * wide(array<const S>(a, 4)[channel + i]);
-                    bias[i] = wide(array<const S>(a, 5)[channel + i]);
+                    slope[i] = array<const T>(a, 3)[channel + i] * read_either<S>(a, 4, computed, channel + i);
+                    bias[i] = read_either<S>(a, 5, computed, channel + i);
                 }
                 for (int64_t row = tile.first_row(t); row < tile.end; row += tile.step()) {
                     const int64_t at = row * tile.channels + channel;
@@ -162,7 +167,7 @@ template <class S> struct NormGradientSums {
 };
 
 // inverse, sums, gradient of the weight, of the bias, constant, slope; numbers: rows, channels, chunks, whether the
-// statistics are the batch's. The gradients of the parameters, and what the gradient of x subtracts.
+// statistics are the batch's, whether parameters are of the type computed in. The gradients of the parameters, and what the gradient of x subtracts.
 template <class S> struct NormParameterGradients {
     using T = typename Computed<S>::Type;
     static constexpr int MEMORY = 2 * THREADS * sizeof(double);
@@ -177,8 +182,9 @@ template <class S> struct NormParameterGradients {
             if (t % TEAM == 0 && channel < channels) {
                 const double inverse = (double)array<const T>(a, 0)[channel];
                 const double sum = sums[t], product = sums[THREADS + t];
-                narrow((T)(product * inverse), array<S>(a, 2)[channel]);
-                narrow((T)sum, array<S>(a, 3)[channel]);
+                const bool computed = a.numbers[4] != 0;
+                write_either<S>(a, 2, computed, channel, (T)(product * inverse));
+                write_either<S>(a, 3, computed, channel, (T)sum);
                 array<T>(a, 4)[channel] = (T)(sum * share);
                 array<T>(a, 5)[channel] = (T)(product * share * inverse * inverse);
             }
@@ -187,14 +193,14 @@ template <class S> struct NormParameterGradients {
 };
 
 // x, y, dy, mean, inverse, weight, constant, slope, dx, dresidual:
-// dx = weight inverse (g - constant - (x - mean) slope), dresidual = g, each where it is wanted.
+// dx = weight inverse (g - constant - (x - mean) slope), dresidual = g, each where it is wanted. Numbers[6] as above.
 template <class S> struct NormGradient {
     using T = typename Computed<S>::Type;
     static constexpr int MEMORY = NO_MEMORY;
 
     static INLINE void run(const Arguments &a, void *, uint32_t block) {
         const Tile tile(a, 0, block);
-        const bool relu = a.numbers[5] != 0;
+        const bool relu = a.numbers[5] != 0, computed = a.numbers[6] != 0;
         const bool packed = tile.packed() && aligned(a, 0) && aligned(a, 1) && aligned(a, 2) && aligned(a, 8) &&
                             aligned(a, 9);
         EACH_THREAD(t) {
@@ -204,7 +210,7 @@ template <class S> struct NormGradient {
                 T mean[WIDTH] = {}, scale[WIDTH] = {}, constant[WIDTH] = {}, slope[WIDTH] = {};
                 for (int i = 0; i < count; i++) {
                     mean[i] = array<const T>(a, 3)[channel + i];
-                    scale[i] = array<const T>(a, 4)[channel + i] * wide(array<const S>(a, 5)[channel + i]);
+                    scale[i] = array<const T>(a, 4)[channel + i] * read_either<S>(a, 5, computed, channel + i);
                     constant[i] = array<const T>(a, 6)[channel + i];
                     slope[i] = array<const T>(a, 7)[channel + i];
                 }

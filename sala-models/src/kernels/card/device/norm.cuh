@@ -163,13 +163,6 @@ template <class S> struct RowNormTotals {
     using T = typename Computed<S>::Type;
     static constexpr int MEMORY = 2 * THREADS * sizeof(double);
 
-    static INLINE void write(const Arguments &a, int which, int64_t column, double sum) {
-        if (a.numbers[2] != 0)
-            array<T>(a, which)[column] = (T)sum;
-        else
-            narrow((T)sum, array<S>(a, which)[column]);
-    }
-
     static INLINE void run(const Arguments &a, void *memory, uint32_t block) {
         const int64_t columns = a.numbers[0];
         double *sums = (double *)memory;
@@ -177,8 +170,9 @@ template <class S> struct RowNormTotals {
         EACH_THREAD(t) {
             const int64_t column = (int64_t)block * (THREADS / TEAM) + t / TEAM;
             if (t % TEAM == 0 && column < columns) {
-                write(a, 1, column, sums[t]);
-                if (given(a, 2)) write(a, 2, column, sums[THREADS + t]);
+                const bool computed = a.numbers[2] != 0;
+                write_either<S>(a, 1, computed, column, (T)sums[t]);
+                if (given(a, 2)) write_either<S>(a, 2, computed, column, (T)sums[THREADS + t]);
             }
         }
     }
