@@ -37,12 +37,13 @@ use crate::{
 };
 use measure::{Measures, Settings, Slices};
 use solution::Solution;
-use table::{Figure, Sharpness};
+use table::Figure;
 
 pub(crate) use args::{EXAMPLES, SharpnessArgs};
 pub(crate) use saved::Saved;
 #[cfg(test)]
 pub(crate) use saved::tests::table as example;
+pub(crate) use table::Sharpness;
 
 /// The folder of a run directory that everything goes to.
 const FOLDER: &str = "sharpness";
