@@ -2,8 +2,8 @@
 //! elsewhere.
 
 use std::{
-    fmt::Write as _,
-    io::{IsTerminal, stderr},
+    fmt::{Display, Write as _},
+    io::{IsTerminal, Write as _, stderr},
     sync::{
         LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -48,8 +48,15 @@ pub(crate) fn say(line: &str) {
     if FOR_MACHINES.load(Ordering::Relaxed) {
         tracing::info!(target: TARGET, "{line}");
     } else {
-        above(|| eprintln!("{line}"));
+        line_above(line);
     }
+}
+
+/// A line on standard error. That nobody reads it (`2>&1 | head`) is no reason to end: what is made stays on disk.
+pub(crate) fn line_above(line: impl Display) {
+    above(|| {
+        let _ = writeln!(stderr(), "{line}");
+    });
 }
 
 /// Why the program ends, on standard error.
@@ -57,7 +64,7 @@ pub(crate) fn complain(error: &anyhow::Error) {
     if FOR_MACHINES.load(Ordering::Relaxed) {
         tracing::error!(target: TARGET, "{error:#}");
     } else {
-        above(|| eprintln!("error: {error:#}"));
+        line_above(format_args!("error: {error:#}"));
     }
 }
 

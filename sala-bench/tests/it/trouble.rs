@@ -56,6 +56,40 @@ fn with_small_files(command: &Command, blocks_of_512: u32) -> Command {
     limited
 }
 
+// Catches `println!`, which panics where nobody reads on and where a disk is full.
+#[test]
+fn a_reader_who_has_gone_is_no_error_and_a_full_disk_is_one() {
+    let place = Place::new(EXPERIMENT);
+    let words = ["--epochs", "1", "--optimizers", "sgd", "--seeds", "0"];
+    let shell = |command: &Command, script: &str| {
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-c", script, "bash"])
+            .arg(command.get_program());
+        shell
+            .args(command.get_args())
+            .current_dir(command.get_current_dir().unwrap());
+        shell
+    };
+    let data = ["data", "info", "--experiment", "experiment.toml"];
+    for command in [
+        place.compare("out", &words),
+        place.command(&["report", "out"]),
+        place.command(&["presets"]),
+        place.command(&data),
+    ] {
+        let gone = "set -o pipefail; \"$@\" 2> said | true; code=$?; cat said >&2; exit $code";
+        let (_, said) = succeed(&mut shell(&command, gone));
+        assert!(!said.contains("panicked"), "{said}");
+        if Path::new("/dev/full").exists() {
+            let said = fail(&mut shell(&command, "exec \"$@\" > /dev/full"));
+            says(&said, &["cannot write to standard output"]);
+        }
+    }
+    let nobody = "set -o pipefail; \"$@\" --fresh 2>&1 > /dev/null | true";
+    succeed(&mut shell(&place.compare("out", &words), nobody));
+}
+
 #[test]
 fn a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_one_before() {
     let place = Place::new(EXPERIMENT);

@@ -22,7 +22,7 @@ use crate::{
         batches::{Batch, channel_stats},
         feed::Feed,
     },
-    registry,
+    registry, shell,
     speed::{self, Machine},
 };
 
@@ -104,7 +104,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
             }
         }
     }
-    println!("{}", report.text());
+    shell::print(report.text() + "\n")?;
     if let Some(out) = &args.out {
         let path = out.join("input-pipeline.json");
         let save = || -> Result<()> {
@@ -116,7 +116,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
             )?)
         };
         save().with_context(|| format!("cannot write {}", path.display()))?;
-        println!("Every time: {}", path.display());
+        shell::print(format!("Every time: {}\n", path.display()))?;
     }
     Ok(())
 }
