@@ -20,7 +20,7 @@ mod file;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Score;
+use crate::metrics::{Metric, Score};
 
 pub(crate) use dir::{Access, PLAN, RunDir, Sharing, run_file};
 pub(crate) use file::{RunWriter, read_run};
@@ -89,6 +89,14 @@ pub(crate) struct RunRecord {
 }
 
 impl RunRecord {
+    /// Its score on the validation part; nothing if it diverged.
+    pub(crate) fn validated(&self, metric: Metric) -> Option<f64> {
+        let ended = self.failure.is_none();
+        self.validation
+            .filter(|_| ended)
+            .and_then(|score| metric.of(&score))
+    }
+
     /// Whether the other run may stand beside this one: what both say of their data is the same.
     pub(crate) fn shares_data_with(&self, other: &Self) -> bool {
         let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;

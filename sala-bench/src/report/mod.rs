@@ -37,10 +37,12 @@ use crate::{
     stats::{self, Profile},
 };
 use curves::Measure;
-use grid::Grid;
 use load::load;
 
 pub(crate) use command::report;
+#[cfg(test)]
+pub(crate) use grid::cells_of_lines;
+pub(crate) use grid::{Grid, NONE};
 pub(crate) use load::OnConflict;
 pub(crate) use workload::Settings;
 

@@ -383,10 +383,5 @@ pub(crate) fn profiles(measure: Measure, workloads: &[String], profiles: &[Profi
 
 /// What has been measured of the solutions of one directory.
 pub(crate) fn sharpness(saved: &Saved) -> Grid {
-    Grid {
-        title: "Sharpness of the solutions".into(),
-        header: saved.table.header(),
-        rows: saved.table.cells(),
-        legend: saved.table.legend() + "\n",
-    }
+    saved.table.grid()
 }

@@ -144,7 +144,7 @@ pub(crate) fn run_missing(
     if missing.is_empty() {
         let place = dir.path().display();
         progress::say(&format!(
-            "All {total} runs are complete in {place}; --fresh runs them again."
+            "All {total} runs are complete in {place}; the command that began them runs them again with --fresh."
         ));
         return Ok((records, Outcome::Complete));
     }
@@ -191,7 +191,7 @@ fn check_data(dir: &RunDir, data: &str, complete: &[RunRecord]) -> Result<()> {
     };
     bail!(
         "{} was made of other data: the fingerprint of its run {} is {}, that of the data as they are now {data}; put \
-         the data of then back, or begin anew with --fresh or another --out",
+         the data of then back, or begin anew: the command that began them, with --fresh or another --out",
         dir.path().display(),
         run_name(&record.optimizer, record.seed),
         record.data.as_deref().unwrap_or_default(),
@@ -264,7 +264,9 @@ impl<'a> Queue<'a> {
                 Ok(Taken::Stopped) => break,
                 Ok(Taken::Elsewhere) => {
                     in_vain += 1;
-                    if self.put_back((seed, optimizer)) <= in_vain {
+                    let missing = self.put_back((seed, optimizer));
+                    if missing <= in_vain {
+                        self.progress.wait(missing);
                         std::thread::sleep(PATIENCE);
                         in_vain = 0;
                     }

@@ -32,7 +32,6 @@ use updates::Update;
 
 pub(crate) use machine::Machine;
 pub(crate) use place::{Precision, Size};
-pub(crate) use report::median;
 pub(crate) use updates::UpdateMethod;
 pub(crate) use workload::Workload;
 
