@@ -10,6 +10,7 @@ use std::{
 use crate::{
     EXPERIMENT, Place,
     common::{fail, succeed, wait_for},
+    kill::write_images,
 };
 
 /// One run, saved after every step.
@@ -88,6 +89,31 @@ fn a_reader_who_has_gone_is_no_error_and_a_full_disk_is_one() {
     }
     let nobody = "set -o pipefail; \"$@\" --fresh 2>&1 > /dev/null | true";
     succeed(&mut shell(&place.compare("out", &words), nobody));
+}
+
+// Catches pairs whose runs were scored on different test parts, which is known only when a run has ended.
+#[test]
+fn a_run_on_another_test_part_is_not_recorded_beside_the_others() {
+    let place = Place::new(&EXPERIMENT.replace("source = \"embedded\"", "source = \"images\""));
+    let images = place.path("images");
+    fs::create_dir(&images).unwrap();
+    write_images(&images, "train", 4800);
+    write_images(&images, "t10k", 64);
+    let words = ["--epochs", "1", "--optimizers", "sgd", "--jobs", "1"];
+    succeed(&mut place.compare("out", &words));
+    fs::remove_file(place.path("out/runs/sgd-seed1.jsonl")).unwrap();
+    write_images(&images, "t10k", 72);
+    let said = fail(&mut place.compare("out", &words));
+    says(
+        &said,
+        &[
+            "test part is another one than that of the run sgd-seed0",
+            "--fresh",
+        ],
+    );
+    assert!(!place.path("out/runs/sgd-seed1.jsonl").exists());
+    write_images(&images, "t10k", 64);
+    succeed(&mut place.compare("out", &words));
 }
 
 #[test]
