@@ -15,6 +15,7 @@ use crate::{
     record::{Access, RunDir, RunRecord, run_name},
     report,
     runs::{self, Maker, Outcome, Plan, Work, lock, run::Site},
+    shell,
     spec::{Experiment, TestPart},
     train::{Ending, SeedData, Trainer},
 };
@@ -36,13 +37,10 @@ pub(crate) fn compare(
     let dir = RunDir::open(out, &experiment.to_toml()?, Access::alone(&device, fresh))?;
     progress::say(&experiment.description);
     let (records, outcome) = run_missing(trainer, &dir, work)?;
-    println!(
-        "{}",
-        report::conclude(&dir, &records, &experiment.description)?
-    );
-    println!("Records: {}", out.display());
+    let table = report::conclude(&dir, &records, &experiment.description)?;
+    shell::print(format!("{table}\nRecords: {}\n", out.display()))?;
     if work.running.keeps_models() {
-        println!("Models:  {}", dir.models()?.display());
+        shell::print(format!("Models:  {}\n", dir.models()?.display()))?;
     }
     Ok(outcome)
 }

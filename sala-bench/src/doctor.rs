@@ -31,6 +31,8 @@ pub(crate) struct Findings {
     /// Of the program, as it was built.
     features: Vec<&'static str>,
     allocator: &'static str,
+    // `threads` is the number of them, which the machine's description has.
+    #[serde(rename = "thread_settings")]
     threads: Threads,
     kernels: Kernels,
     devices: Vec<Found>,
@@ -247,7 +249,7 @@ fn contents(source: &Source) -> Result<String> {
 }
 
 /// Whether files can be made in a folder, or in the nearest one above it that is there.
-fn writable(folder: &Path) -> Result<String> {
+pub(crate) fn writable(folder: &Path) -> Result<String> {
     let absolute = std::path::absolute(folder)?;
     let there = absolute.ancestors().find(|path| path.exists());
     let there = there.unwrap_or(Path::new("/"));
@@ -272,6 +274,72 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let message = writable(&file.join("x")).unwrap_err().to_string();
         assert!(message.contains("is no folder"), "{message}");
+    }
+
+    /// JSON whose objects have every key once.
+    struct Strict;
+
+    impl<'de> serde::Deserialize<'de> for Strict {
+        fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+            reader.deserialize_any(Self)
+        }
+    }
+
+    impl<'de> serde::de::Visitor<'de> for Strict {
+        type Value = Self;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("JSON")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+            let mut keys = std::collections::BTreeSet::new();
+            while let Some((key, Strict)) = map.next_entry::<String, Self>()? {
+                if !keys.insert(key.clone()) {
+                    return Err(serde::de::Error::custom(format!("`{key}` is there twice")));
+                }
+            }
+            Ok(self)
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
+            while list.next_element::<Self>()?.is_some() {}
+            Ok(self)
+        }
+
+        fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+            Ok(self)
+        }
+
+        fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+            Ok(self)
+        }
+
+        fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+            Ok(self)
+        }
+
+        fn visit_unit<E>(self) -> Result<Self, E> {
+            Ok(self)
+        }
+    }
+
+    #[test]
+    fn its_json_has_every_key_once() {
+        let twice = serde_json::from_str::<Strict>("[{\"a\": 1, \"a\": {}}]").map(|_| ());
+        assert!(
+            twice
+                .unwrap_err()
+                .to_string()
+                .contains("`a` is there twice")
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let json = serde_json::to_string(&Findings::gather(&[], folder.path())).unwrap();
+        serde_json::from_str::<Strict>(&json).map(|_| ()).unwrap();
+        assert!(
+            json.contains("\"thread_settings\":{\"processors\""),
+            "{json}"
+        );
     }
 
     #[test]

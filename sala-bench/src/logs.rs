@@ -124,7 +124,8 @@ impl Write for TraceFile {
         if let Some(Err(error)) = self.file.as_mut().map(|file| file.write_all(bytes)) {
             self.file = None;
             let path = self.path.display();
-            progress::above(|| eprintln!("warning: the trace {path} is not complete: {error}"));
+            let warning = format_args!("warning: the trace {path} is not complete: {error}");
+            progress::line_above(warning);
         }
         Ok(bytes.len())
     }

@@ -4,8 +4,6 @@
 //! optimizers) → `train` (one run) → `record` (what stays on disk) → `stats` → `report`. The commands
 //! `compare` and `sweep` put them together; `finetune` does it for pretrained models. `speed` times networks, beside PyTorch if it is there.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
 #[cfg(all(unix, feature = "jemalloc"))]
 mod allocator;
 mod claim;
@@ -133,7 +131,7 @@ fn compare(args: &CompareArgs) -> Result<Outcome> {
         let access = Access::alone(&device, args.place.fresh);
         let dir = RunDir::open(&out, &experiment.to_toml()?, access)?;
         let commands = slurm::emit(&experiment, &dir, &args.emission.request())?;
-        say(&format!(
+        shell::print(format!(
             "{commands}Then run the same command without --emit for the report.\n"
         ))?;
         return Ok(Outcome::Complete);
@@ -179,7 +177,7 @@ fn sweep(sweep: &Sweep, args: &TuneArgs) -> Result<Outcome> {
         let dir = sweep.open(&out, place.fresh)?;
         let commands = slurm::emit(sweep.trials(), &dir, &args.emission.request())?;
         let collect = format!("sala-bench sweep --resume --out {}", out.display());
-        say(&format!(
+        shell::print(format!(
             "{commands}Then collect what they find with\n  {collect}\n"
         ))?;
         return Ok(Outcome::Complete);
@@ -188,16 +186,12 @@ fn sweep(sweep: &Sweep, args: &TuneArgs) -> Result<Outcome> {
     sweep::sweep(sweep, &out, place.fresh, &*work(place.jobs(), running)?)
 }
 
-fn say(text: &str) -> Result<()> {
-    shell::print(text.as_bytes())
-}
-
 /// Prints a plan and what it takes.
 fn dry_run(experiment: &Experiment, out: &Path, place: &Place, dry: &Dry) -> Result<Outcome> {
     let jobs = place.jobs().get();
     share_processors(cli::processors().get(), jobs);
     let estimate = Estimate::of(experiment, out, jobs)?;
-    say(&if dry.json {
+    shell::print(if dry.json {
         serde_json::to_string_pretty(&estimate)? + "\n"
     } else {
         estimate.text()?
@@ -208,7 +202,7 @@ fn dry_run(experiment: &Experiment, out: &Path, place: &Place, dry: &Dry) -> Res
 /// Prints what was found; problems make it an error.
 fn doctor(args: &DoctorArgs) -> Result<()> {
     let findings = Findings::gather(&args.data_dir, &args.out);
-    say(&if args.json {
+    shell::print(if args.json {
         serde_json::to_string_pretty(&findings)? + "\n"
     } else {
         findings.text()

@@ -89,11 +89,17 @@ impl Metric {
         }
     }
 
+    /// Whether its values are shares, which lie within ±1.
+    pub(crate) fn is_share(self) -> bool {
+        matches!(self, Self::Accuracy | Self::MacroF1 | Self::Matthews)
+    }
+
     /// Factor and unit in tables: shares are shown in per cent.
     pub(crate) fn unit(self) -> (f64, &'static str) {
-        match self {
-            Self::Accuracy | Self::MacroF1 | Self::Matthews => (100.0, " %"),
-            Self::Perplexity | Self::Loss => (1.0, ""),
+        if self.is_share() {
+            (100.0, " %")
+        } else {
+            (1.0, "")
         }
     }
 

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 
-use crate::spec::Experiment;
+use crate::{shell, spec::Experiment};
 
 /// The experiment that runs when none is named.
 pub(crate) const DEFAULT: &str = "fashion-mnist-noise";
@@ -48,9 +48,9 @@ pub(crate) fn list() -> Result<()> {
     for (name, text) in PRESETS {
         table.add_row([name, &Experiment::from_toml(text, name)?.description]);
     }
-    println!("{table}");
-    println!("Run one with --preset NAME; change it with --network NAME and --augment NAME,….");
-    Ok(())
+    shell::print(format!(
+        "{table}\nRun one with --preset NAME; change it with --network NAME and --augment NAME,….\n"
+    ))
 }
 
 #[cfg(test)]

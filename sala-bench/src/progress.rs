@@ -2,10 +2,10 @@
 //! elsewhere.
 
 use std::{
-    fmt::Write as _,
-    io::{IsTerminal, stderr},
+    fmt::{Display, Write as _},
+    io::{IsTerminal, Write as _, stderr},
     sync::{
-        LazyLock,
+        LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -48,8 +48,15 @@ pub(crate) fn say(line: &str) {
     if FOR_MACHINES.load(Ordering::Relaxed) {
         tracing::info!(target: TARGET, "{line}");
     } else {
-        above(|| eprintln!("{line}"));
+        line_above(line);
     }
+}
+
+/// A line on standard error. That nobody reads it (`2>&1 | head`) is no reason to end: what is made stays on disk.
+pub(crate) fn line_above(line: impl Display) {
+    above(|| {
+        let _ = writeln!(stderr(), "{line}");
+    });
 }
 
 /// Why the program ends, on standard error.
@@ -57,7 +64,46 @@ pub(crate) fn complain(error: &anyhow::Error) {
     if FOR_MACHINES.load(Ordering::Relaxed) {
         tracing::error!(target: TARGET, "{error:#}");
     } else {
-        above(|| eprintln!("error: {error:#}"));
+        line_above(format_args!("error: {error:#}"));
+    }
+}
+
+/// Lines for who waits where there is no terminal: one after two seconds without any, then one every ten.
+pub(crate) struct Pulse {
+    plain: bool,
+    next: Mutex<Instant>,
+}
+
+/// How long the first line is waited for.
+const FIRST: Duration = Duration::from_secs(2);
+
+impl Pulse {
+    pub(crate) fn new() -> Self {
+        Self {
+            plain: !stderr().is_terminal(),
+            next: Mutex::new(Instant::now() + FIRST),
+        }
+    }
+
+    /// Says something, if it is time for it.
+    pub(crate) fn say(&self, words: impl FnOnce() -> String) {
+        if self.plain && self.is_due(Instant::now()) {
+            say(&words());
+        }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = now >= *next;
+        if due {
+            *next = now + SILENCE;
+        }
+        due
+    }
+
+    /// Something else was said meanwhile.
+    fn heard(&self) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + SILENCE;
     }
 }
 
@@ -92,6 +138,7 @@ pub(crate) struct Progress {
     done: AtomicUsize,
     /// Letters of the longest name of a run.
     width: usize,
+    pulse: Pulse,
 }
 
 /// Units of the bar for one step of the base.
@@ -137,6 +184,7 @@ impl Progress {
             width: runs.iter().map(|(_, width)| *width).max().unwrap_or(0),
             runs: runs.len(),
             done: AtomicUsize::new(0),
+            pulse: Pulse::new(),
         };
         progress.show_count(0);
         progress
@@ -176,6 +224,7 @@ impl Progress {
             },
             (None, None) => "no validation part".into(),
         };
+        self.pulse.heard();
         let (runs, name, seed) = (self.runs, &run.optimizer, run.seed);
         say(&format!(
             "[{done:>2}/{runs}] {name}, seed {seed}: {outcome}, {:.1} s{}",
@@ -192,6 +241,14 @@ impl Progress {
         } else {
             String::new()
         }
+    }
+
+    /// Nothing can be made here, because other processes make so many runs.
+    pub(crate) fn wait(&self, runs: usize) {
+        self.total
+            .set_message(format!("waiting for {runs} that another process makes"));
+        self.pulse
+            .say(|| format!("waiting for {runs} runs that another process makes"));
     }
 
     /// Takes the bars away.
@@ -286,6 +343,16 @@ impl RunProgress<'_> {
         if !self.of.plain {
             self.bar.set_message(self.now.show(self.of.epochs));
         }
+        // Before the first epoch ends nothing else tells that a long one is under way.
+        self.of.pulse.say(|| {
+            let (now, done) = (self.now.show(self.of.epochs), step.report.step);
+            let all = self.bar.length().unwrap_or(done);
+            format!(
+                "{}: {now}, step {done} of {all}{}",
+                self.title,
+                self.of.to_go()
+            )
+        });
     }
 
     pub(crate) fn epoch(&mut self, record: &EpochRecord) {
@@ -294,6 +361,7 @@ impl RunProgress<'_> {
         if self.of.plain && (self.of.long || self.heard.elapsed() >= SILENCE) {
             let line = format!("{}: {now}{}", self.title, self.of.to_go());
             say(&line);
+            self.of.pulse.heard();
             self.heard = Instant::now();
         }
         self.bar.set_message(now);
@@ -328,6 +396,19 @@ mod tests {
             lr: 0.1,
             report,
         }
+    }
+
+    #[test]
+    fn a_line_comes_after_two_seconds_and_then_every_ten() {
+        let (pulse, start) = (Pulse::new(), Instant::now());
+        let after = |s: f64| pulse.is_due(start + Duration::from_secs_f64(s));
+        let due: Vec<bool> = [0.5, 1.5, 2.5, 3.0, 12.0, 12.6, 20.0, 22.7]
+            .map(after)
+            .to_vec();
+        assert_eq!(due, [false, false, true, false, false, true, false, true]);
+        pulse.heard();
+        assert!(!pulse.is_due(Instant::now() + Duration::from_secs(9)));
+        assert!(pulse.is_due(Instant::now() + Duration::from_secs(11)));
     }
 
     #[test]

@@ -12,10 +12,11 @@ use clap_complete::Shell;
 
 use crate::cli::Cli;
 
-/// Prints to standard output. A reader who has seen enough (`| head`) is no error.
-pub(crate) fn print(text: &[u8]) -> Result<()> {
+/// Prints to standard output. A reader who has seen enough (`| head`) is no error; `println!` would panic there, and
+/// where a disk is full.
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<()> {
     let mut out = stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to standard output")
         }

@@ -289,6 +289,10 @@ impl Workload for Images<'_> {
         evaluate(&*self.network, &test, self.dtype).map(Some)
     }
 
+    fn test_data(&self) -> Option<String> {
+        self.trainer.test.get().map(Split::fingerprint)
+    }
+
     fn keep_point(&self, epoch: u64) -> Result<()> {
         match &self.ending.trajectory {
             Some(folder) => {

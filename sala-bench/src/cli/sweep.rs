@@ -68,7 +68,12 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_name = "SEED")]
     pub(crate) search_seed: Option<u64>,
     /// Continue what was begun in --out, as it was begun
-    #[arg(long, requires = "out", conflicts_with_all = ["experiment", "search", "fresh"])]
+    #[arg(
+        long,
+        requires = "out",
+        // `Changes` is the group of all options that change an experiment.
+        conflicts_with_all = ["Changes", "search", "fresh", "strategy", "trials", "studies", "search_seed"]
+    )]
     pub(crate) resume: bool,
 }
 
@@ -204,6 +209,31 @@ mod tests {
         let experiment = args(&[]).tune.changes.experiment().unwrap();
         let sweep = Sweep::new(experiment, search).unwrap();
         assert_eq!(sweep.trials().optimizers.len(), 9 * 3 * 8);
+    }
+
+    // Catches an option beside --resume that would be left out of account without a word.
+    #[test]
+    fn what_is_continued_is_not_changed() {
+        let resumed = ["sala-bench", "sweep", "--resume", "--out", "x"];
+        let read = |more: &[&str]| Cli::try_parse_from([&resumed[..], more].concat());
+        for more in [
+            &["--epochs", "50"][..],
+            &["--trials", "7"],
+            &["--strategy", "grid"],
+            &["--studies", "2"],
+            &["--search-seed", "1"],
+            &["--set", "training.batch_size=3"],
+            &["--preset", "cifar-10"],
+            &["--fresh"],
+        ] {
+            let message = read(more).unwrap_err().to_string();
+            assert!(
+                message.contains("cannot be used with"),
+                "{more:?}: {message}"
+            );
+        }
+        read(&["--jobs", "1", "--checkpoint-seconds", "5"]).unwrap();
+        read(&["--emit", "slurm", "--cpus-per-task", "3"]).unwrap();
     }
 
     #[test]

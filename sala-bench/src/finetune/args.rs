@@ -71,7 +71,13 @@ pub(crate) struct FinetuneArgs {
     #[arg(long)]
     precision: Option<Precision>,
     /// Continue what was begun in --out, with its settings
-    #[arg(long, requires = "out", conflicts_with_all = ["spec", "model", "train", "fresh"])]
+    #[arg(
+        long,
+        requires = "out",
+        // The groups are those of the options below.
+        conflicts_with_all = ["spec", "name", "model", "task", "DataArgs", "OptimizerArgs", "TrainingArgs", "pooling",
+            "set", "device", "precision", "fresh"]
+    )]
     resume: bool,
     #[command(flatten)]
     pub(crate) place: crate::cli::Place,
@@ -553,5 +559,15 @@ mod tests {
         says(&[&NEEDED[..], &["--set", "x"]].concat(), "KEY=VALUE");
         says(&["--out", "nowhere", "--resume"], "nothing to continue");
         says(&["--resume"], "--out");
+        for more in [
+            ["--epochs", "9"],
+            ["--lr", "1"],
+            ["--test", "0.2"],
+            ["--set", "a=1"],
+            ["--precision", "f64"],
+        ] {
+            let words = [&["--out", "x", "--resume"][..], &more].concat();
+            says(&words, "cannot be used with");
+        }
     }
 }

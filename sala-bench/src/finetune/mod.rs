@@ -23,8 +23,9 @@ use crate::{
     record::{Access, RunDir},
     registry, report,
     runs::{self, Outcome, Plan, Work},
+    shell,
 };
-use data::{Parts, load_images, load_language, load_texts};
+use data::{Overlap, Parts, load_images, load_language, load_texts, overlaps};
 use model::Model;
 use run::Trainer;
 use spec::{FineTune, Keep, Task};
@@ -35,6 +36,15 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
     spec.precision.apply();
     let (model, parts) = prepare(spec)?;
     progress::say(&check(spec, &model)?);
+    for words in overlaps(&parts).into_iter().map(Overlap::words) {
+        progress::say(&format!("Warning: {words}"));
+    }
+    if spec.training.early_stopping.is_some() && parts.test.is_none() {
+        progress::say(
+            "Early stopping without a test part: each run is scored on the part that chose its epoch, so its score is too \
+             good and the report gives no verdict. --test FILE or --test 0.2 keeps a part for that.",
+        );
+    }
     let spec = &pinned(spec, &model);
     let dir = RunDir::open(
         out,
@@ -72,16 +82,16 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
     };
     let (records, outcome) = runs::run_missing(&plan, &trainer, &dir, work)?;
     let description = description(spec, &plan.title);
-    println!("{}", report::conclude(&dir, &records, &description)?);
-    println!("Records: {}", out.display());
+    let table = report::conclude(&dir, &records, &description)?;
+    shell::print(format!("{table}\nRecords: {}\n", out.display()))?;
     if trainer.keep != Keep::None
         && let Some(best) = trainer.best()
     {
         let folder = trainer.model_folder(&best.optimizer, best.seed);
-        println!(
-            "Model:   {} (best on the validation part)",
+        shell::print(format!(
+            "Model:   {} (best on the validation part)\n",
             folder.display()
-        );
+        ))?;
     }
     Ok(outcome)
 }

@@ -13,6 +13,8 @@ use sala_models::{
 };
 use serde_json::Value;
 
+use crate::spec::read::did_you_mean;
+
 use super::{
     data::{Preprocessing, tokenizer::TextTokenizer},
     spec,
@@ -208,10 +210,61 @@ fn read_config(snapshot: &Snapshot, changes: &toml::Table) -> Result<ModelConfig
     let Value::Object(mut json) = config.to_json() else {
         bail!("{} is no object", path.display());
     };
+    for key in changes.keys() {
+        check_key(key, &json, &path)?;
+    }
     for (key, value) in changes {
         json.insert(key.clone(), serde_json::to_value(value)?);
     }
     ModelConfig::from_json(json.into()).context("model.config: the changes cannot be made")
+}
+
+/// Keys that configurations may lack, and that say something of one network or another all the same.
+const OPTIONAL: [&str; 30] = [
+    "activation",
+    "activation_function",
+    "attention_bias",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "classifier_dropout",
+    "classifier_pooling",
+    "dropout",
+    "embd_pdrop",
+    "head_dim",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "image_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "max_position_embeddings",
+    "mlp_bias",
+    "n_inner",
+    "num_key_value_heads",
+    "pad_token_id",
+    "patch_size",
+    "qkv_bias",
+    "resid_pdrop",
+    "rms_norm_eps",
+    "rope_scaling",
+    "rope_theta",
+    "seq_classif_dropout",
+    "tie_word_embeddings",
+];
+
+/// Makes sure that a key is one of a configuration, which has many that nothing reads: one with a slip of the pen
+/// would be one more.
+fn check_key(key: &str, json: &serde_json::Map<String, Value>, path: &Path) -> Result<()> {
+    let mut known = json.keys().map(String::as_str).chain(OPTIONAL);
+    if known.clone().any(|k| k == key) {
+        return Ok(());
+    }
+    let hint = did_you_mean(key, &mut known);
+    bail!(
+        "model.config (--set): {} has no `{key}`{hint}",
+        path.display()
+    )
 }
 
 /// A folder on this machine, or a model of the hub.

@@ -23,10 +23,30 @@ use crate::{
 
 /// The file that says what is run.
 pub(crate) const PLAN: &str = "experiment.toml";
+const ENVIRONMENT: &str = "environment.json";
 const RUNS: &str = "runs";
 const MODELS: &str = "models";
 const TENSORBOARD: &str = "tensorboard";
 const LOCK: &str = ".lock";
+/// What is the runs', what commands have found of them, and what a scheduler was given.
+const FOLDERS: [&str; 5] = [RUNS, MODELS, TENSORBOARD, "sharpness", "slurm"];
+/// Files that would be of other runs than those that come.
+const MADE_OF_RUNS: [&str; 14] = [
+    ENVIRONMENT,
+    "runs.jsonl",
+    "summary.json",
+    "summary.csv",
+    "summary.md",
+    "report.html",
+    "report.md",
+    "report.csv",
+    "report.json",
+    "base.toml",
+    "search.toml",
+    "search.json",
+    "search.md",
+    "tuned.toml",
+];
 
 /// A run directory, locked while it is open.
 #[derive(Debug)]
@@ -34,6 +54,8 @@ pub(crate) struct RunDir {
     path: PathBuf,
     /// Fingerprint of the plan.
     experiment: String,
+    /// Where its runs compute.
+    device: String,
     /// Held until it is dropped.
     lock: File,
 }
@@ -86,6 +108,7 @@ impl RunDir {
         let dir = Self {
             path: path.into(),
             experiment: fingerprint(plan),
+            device: access.device.into(),
             lock,
         };
         if access.fresh {
@@ -94,8 +117,6 @@ impl RunDir {
         dir.claim(plan)?;
         if first {
             dir.sweep()?;
-            let environment = serde_json::to_vec_pretty(&Environment::here(access.device))?;
-            dir.write("environment.json", &environment)?;
             if access.sharing == Sharing::Shared {
                 (dir.lock.lock_shared())
                     .with_context(|| format!("cannot share {}", path.display()))?;
@@ -109,17 +130,25 @@ impl RunDir {
         Claim::take(self.run_file(optimizer, seed).with_extension("lock"))
     }
 
-    /// Removes runs, models, events and last the plan, if there is one: a folder without is none of this program's.
+    /// Removes what the program has left and last the plan, if there is one: a folder without is none of this
+    /// program's.
     fn clear(&self) -> Result<()> {
         let plan = self.path.join(PLAN);
         if !plan.is_file() {
             return Ok(());
         }
-        for name in [RUNS, MODELS, TENSORBOARD] {
-            let folder = self.path.join(name);
-            if folder.is_dir() {
-                fs::remove_dir_all(&folder)
-                    .with_context(|| format!("cannot remove {}", folder.display()))?;
+        for name in FOLDERS.iter().chain(&MADE_OF_RUNS) {
+            let path = self.path.join(name);
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            match removed {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
             }
         }
         fs::create_dir(self.path.join(RUNS))
@@ -183,6 +212,25 @@ impl RunDir {
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
         write_atomically(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Says where runs are made, before the first one is. What says so of complete runs stays: it is theirs, and
+    /// the record of a run that is made later has its own program.
+    pub(crate) fn describe_environment(&self) -> Result<()> {
+        if self.path.join(ENVIRONMENT).is_file() && self.has_complete_runs()? {
+            return Ok(());
+        }
+        let environment = serde_json::to_vec_pretty(&Environment::here(&self.device))?;
+        self.write(ENVIRONMENT, &environment)
+    }
+
+    fn has_complete_runs(&self) -> Result<bool> {
+        let runs = self.path.join(RUNS);
+        let entries =
+            fs::read_dir(&runs).with_context(|| format!("cannot read {}", runs.display()))?;
+        let is_record =
+            |entry: fs::DirEntry| entry.path().extension().is_some_and(|e| e == "jsonl");
+        Ok(entries.flatten().any(is_record))
     }
 
     /// Writes the last line of every run into one file, in this order.
@@ -393,12 +441,48 @@ mod tests {
         let model = dir.models().unwrap().join("sgd-seed0.safetensors");
         fs::write(&model, "weights").unwrap();
         fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        let left = [
+            "sharpness/sharpness.json",
+            "slurm/cells.tsv",
+            "search.md",
+            "tuned.toml",
+            "report.html",
+        ];
+        for name in left {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "of the runs before").unwrap();
+        }
         RunDir::open(folder.path(), TOML, Access::alone("cpu", true)).unwrap_err();
         assert_eq!(dir.finished("sgd", 0).unwrap(), Some(run("sgd", 0)));
         drop(dir);
         let dir = RunDir::open(folder.path(), "epochs = 3\n", Access::alone("cpu", true)).unwrap();
         assert_eq!(dir.finished("sgd", 0).unwrap(), None);
         assert!(!model.exists() && folder.path().join("notes.txt").exists());
+        assert!(left.iter().all(|name| !folder.path().join(name).exists()));
+    }
+
+    #[test]
+    fn where_runs_were_made_is_said_by_what_made_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(ENVIRONMENT);
+        let open_and_describe = || {
+            let dir = open(folder.path()).unwrap();
+            assert!(!file.exists() || fs::read_to_string(&file).unwrap() == "of then");
+            dir.describe_environment().unwrap();
+            dir
+        };
+        let dir = open_and_describe();
+        assert!(fs::read_to_string(&file).unwrap().contains("\"commit\""));
+        fs::write(&file, "of then").unwrap();
+        dir.begin("sgd", 0).unwrap().finish(&run("sgd", 0)).unwrap();
+        drop(dir);
+        let dir = open_and_describe();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "of then");
+        // Without a run, there is nothing that it would be true of.
+        fs::remove_file(dir.run_file("sgd", 0)).unwrap();
+        dir.describe_environment().unwrap();
+        assert!(fs::read_to_string(&file).unwrap().contains("\"commit\""));
     }
 
     #[test]

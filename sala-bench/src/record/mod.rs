@@ -20,7 +20,7 @@ mod file;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Score;
+use crate::metrics::{Metric, Score};
 
 pub(crate) use dir::{Access, PLAN, RunDir, Sharing, run_file};
 pub(crate) use file::{RunWriter, read_run};
@@ -76,7 +76,36 @@ pub(crate) struct RunRecord {
     pub(crate) test: Option<Score>,
     /// SHA-256 over those parameters: equal for equal bits.
     pub(crate) parameters: String,
+    /// Fingerprint of the data that were trained on and validated with. Records of earlier versions have none,
+    /// nor the next two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<String>,
+    /// Fingerprint of the test part, where that is read by itself after the last step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) test_data: Option<String>,
+    /// Version and commit of the program that made the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) program: Option<String>,
 }
+
+impl RunRecord {
+    /// Its score on the validation part; nothing if it diverged.
+    pub(crate) fn validated(&self, metric: Metric) -> Option<f64> {
+        let ended = self.failure.is_none();
+        self.validation
+            .filter(|_| ended)
+            .and_then(|score| metric.of(&score))
+    }
+
+    /// Whether the other run may stand beside this one: what both say of their data is the same.
+    pub(crate) fn shares_data_with(&self, other: &Self) -> bool {
+        let agree = |a: &Option<String>, b: &Option<String>| a.is_none() || b.is_none() || a == b;
+        agree(&self.data, &other.data) && agree(&self.test_data, &other.test_data)
+    }
+}
+
+/// Version and commit of this program.
+pub(crate) const PROGRAM: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("SALA_COMMIT"));
 
 /// What the files of a run are called by.
 pub(crate) fn run_name(optimizer: &str, seed: u64) -> String {
@@ -135,6 +164,9 @@ pub(crate) mod tests {
             validation: Some(score(0.8)),
             test: Some(score(0.1 + 0.2)),
             parameters: "abc".into(),
+            data: None,
+            test_data: None,
+            program: None,
         }
     }
 }

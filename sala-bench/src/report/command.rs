@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::{OnConflict, Report, Settings};
-use crate::cli::ReportArgs;
+use crate::{cli::ReportArgs, shell};
 
 /// Makes the report that is asked for, writes it and prints its tables.
 pub(crate) fn report(args: &ReportArgs) -> Result<()> {
@@ -26,7 +26,6 @@ pub(crate) fn report(args: &ReportArgs) -> Result<()> {
     };
     let report = Report::of(&args.directories, &settings, on_conflict)?;
     report.write(&out)?;
-    println!("{}", report.terminal());
-    println!("Page: {}", out.join("report.html").display());
-    Ok(())
+    let page = out.join("report.html");
+    shell::print(format!("{}\nPage: {}\n", report.terminal(), page.display()))
 }

@@ -57,6 +57,8 @@ pub(crate) enum Verdict {
     Equivalent,
     /// Not distinguishable, which is no evidence for equality.
     Undecided,
+    /// The part that is compared chose what it scores.
+    NotGiven,
 }
 
 impl Verdict {
@@ -82,6 +84,7 @@ impl Verdict {
             Self::WorseWithinMargin => "worse, within margin",
             Self::Equivalent => "equivalent",
             Self::Undecided => "undecided",
+            Self::NotGiven => "not given",
         }
     }
 }
@@ -101,22 +104,29 @@ pub(super) fn comparison(
             .collect();
         if let Some(scores) = scores.filter(|s| !s.is_empty()) {
             let (own, other): (Vec<f64>, Vec<f64>) = scores.into_iter().unzip();
-            found.push((name.into(), stats::paired_difference(&own, &other)?));
+            let paired = stats::paired_difference(&own, &other)?;
+            found.push((name.into(), judged(paired, values)));
         }
     }
     let p: Vec<f64> = found.iter().filter_map(|(_, paired)| paired.p).collect();
     let mut adjusted = stats::holm(&p).into_iter();
     let difference = |(optimizer, paired): (String, Paired)| {
         let p_holm = paired.p.and_then(|_| adjusted.next());
+        let margin = margin.filter(|_| !values.are_chosen());
         let equivalence = margin.map(|m| stats::equivalence(&paired, m)).transpose()?;
         let equivalence = equivalence.flatten();
         let metric = values.metric();
+        let verdict = if values.are_chosen() {
+            Verdict::NotGiven
+        } else {
+            Verdict::of(metric, paired.mean, p_holm, equivalence.as_ref())
+        };
         Ok(Difference {
-            verdict: Verdict::of(metric, paired.mean, p_holm, equivalence.as_ref()),
             optimizer,
             paired,
             p_holm,
             equivalence,
+            verdict,
         })
     };
     Ok(Comparison {
@@ -124,6 +134,20 @@ pub(super) fn comparison(
         margin,
         differences: found.into_iter().map(difference).collect::<Result<_>>()?,
     })
+}
+
+/// What a difference is judged by: maxima over epochs on the part that is compared tell nothing that an interval or
+/// a test could be right about.
+fn judged(paired: Paired, values: Values) -> Paired {
+    if !values.are_chosen() {
+        return paired;
+    }
+    Paired {
+        ci95: None,
+        bootstrap95: None,
+        p: None,
+        ..paired
+    }
 }
 
 #[cfg(test)]

@@ -71,6 +71,7 @@ pub(crate) fn load(directories: &[PathBuf], on_conflict: OnConflict) -> Result<V
     }
     for source in &mut sources {
         source.sort();
+        source.check_data()?;
     }
     Ok(sources)
 }
@@ -208,6 +209,30 @@ impl Source {
         Ok(())
     }
 
+    /// Runs are compared in pairs, which share their data.
+    fn check_data(&self) -> Result<()> {
+        for (number, run) in self.runs.iter().enumerate() {
+            let other = self.runs[..number].iter();
+            let mut others = other.filter(|o| !o.record.shares_data_with(&run.record));
+            if let Some(other) = others.next() {
+                let name = |r: &Run| {
+                    let place = self.places[r.place].path.display();
+                    format!(
+                        "{} of {place}",
+                        run_name(&r.record.optimizer, r.record.seed)
+                    )
+                };
+                bail!(
+                    "{} and {} were made of different data and cannot be compared; leave one of the directories out, or \
+                     make the runs of one of them anew",
+                    name(other),
+                    name(run)
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn sort(&mut self) {
         self.plan.seeds.sort_unstable();
         let names = self.plan.names();
@@ -219,13 +244,17 @@ impl Source {
     }
 }
 
-/// Whether two records are of one run: everything but the time.
+/// Whether two records are of one run: everything but the time and the program. Those of earlier versions do not
+/// say what their data were.
 fn is_same(one: &RunRecord, other: &RunRecord) -> bool {
-    let timeless = |r: &RunRecord| RunRecord {
+    let bare = |r: &RunRecord| RunRecord {
         train_s: 0.0,
+        data: None,
+        test_data: None,
+        program: None,
         ..r.clone()
     };
-    timeless(one) == timeless(other)
+    bare(one) == bare(other) && one.shares_data_with(other)
 }
 
 /// The first setting in which two optimizers differ.

@@ -3,6 +3,7 @@
 //! ```text
 //! load        directories → sources: plans and complete runs, merged where they belong together
 //! workload    a source → everything that is said of it, in numbers: compare, cost, curves, search
+//! notes       what a reader has to know of these numbers
 //! tables      numbers → tables of words (grid), for terminal, Markdown and HTML
 //! csv         numbers → comma-separated values
 //! plot, html  numbers → figures and the page
@@ -18,6 +19,7 @@ mod curves;
 mod grid;
 mod html;
 mod load;
+mod notes;
 mod plan;
 mod plot;
 mod search;
@@ -35,10 +37,12 @@ use crate::{
     stats::{self, Profile},
 };
 use curves::Measure;
-use grid::Grid;
 use load::load;
 
 pub(crate) use command::report;
+#[cfg(test)]
+pub(crate) use grid::cells_of_lines;
+pub(crate) use grid::{Grid, NONE};
 pub(crate) use load::OnConflict;
 pub(crate) use workload::Settings;
 

@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) description: String,
     /// What runs are compared by.
     pub(crate) metric: Metric,
+    /// Whether the validation part chose the epoch whose weights were scored.
+    pub(crate) early_stopping: bool,
     /// Whose weights were scored, in words.
     pub(crate) weights: &'static str,
     pub(crate) seeds: Vec<u64>,
@@ -84,6 +86,7 @@ impl Plan {
             name: written.name,
             description: written.description,
             metric: written.training.metric.unwrap_or(default),
+            early_stopping: written.training.early_stopping.is_some(),
             weights: match written.training.early_stopping {
                 Some(_) => "the weights of the epoch that was best on the validation part",
                 None => "the weights at the end of training",

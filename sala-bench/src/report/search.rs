@@ -1,7 +1,10 @@
 //! The trials of a search as its record has them: optimizers called `NAME.0`, `NAME.1`, ….
 
 use super::load::Source;
-use crate::stats::{self, Sensitivity, Trial, sensitivity};
+use crate::{
+    stats::{self, Sensitivity, Trial, sensitivity},
+    sweep::name_of_trial,
+};
 
 /// Each optimizer's trials; empty for what is no search.
 pub(super) fn trials(source: &Source) -> Vec<Sensitivity> {
@@ -27,22 +30,8 @@ pub(super) fn trials(source: &Source) -> Vec<Sensitivity> {
     groups.into_iter().map(sum_up).collect()
 }
 
-/// The optimizer that a trial is one of.
-pub(crate) fn name_of_trial(trial: &str) -> Option<&str> {
-    let (name, number) = trial.rsplit_once('.')?;
-    number.parse::<u32>().is_ok().then_some(name)
-}
-
-/// Mean score of a trial on the validation part; nothing if a run diverged or none is complete.
+/// Mean score of a trial on the validation part.
 fn score(source: &Source, trial: &str) -> Option<f64> {
     let metric = source.plan.metric;
-    let score = |r: &super::load::Run| {
-        let ended = r.record.failure.is_none();
-        r.record
-            .validation
-            .filter(|_| ended)
-            .and_then(|s| metric.of(&s))
-    };
-    let scores: Option<Vec<f64>> = source.of(trial).map(score).collect();
-    stats::mean(&scores?)
+    stats::score_of_trial(source.of(trial).map(|r| r.record.validated(metric)))
 }

@@ -53,10 +53,7 @@ impl Show {
 
     /// What differences are in: points for shares in per cent.
     pub(crate) fn unit_of_differences(self) -> &'static str {
-        match self.0 {
-            Metric::Accuracy | Metric::MacroF1 | Metric::Matthews => " points",
-            Metric::Perplexity | Metric::Loss => "",
-        }
+        if self.0.is_share() { " points" } else { "" }
     }
 }
 
@@ -74,11 +71,14 @@ pub(crate) fn capitalised(word: &str) -> String {
     first.chain(letters).collect()
 }
 
+/// Where the table of a comparison has its verdicts: behind the differences.
+const VERDICT: usize = 5;
+
 /// The table that a comparison ends in: scores, difference to the base, cost.
 pub(crate) fn overview(workload: &Workload) -> Grid {
     let (base, show) = (&workload.base, Show(workload.metric));
     let unit = workload.metric.unit().1;
-    let header = strings([
+    let mut header = strings([
         "optimizer",
         "runs",
         &format!("validation{unit}"),
@@ -88,6 +88,11 @@ pub(crate) fn overview(workload: &Workload) -> Grid {
         "time ×",
         "climbed",
     ]);
+    // Trials of a search are not compared with each other.
+    let judged = !workload.is_search();
+    if judged {
+        header.insert(VERDICT, "verdict".into());
+    }
     let differences = workload.to_base();
     let row = |row: &Row| {
         let found = differences.and_then(|c| c.of(&row.optimizer));
@@ -96,7 +101,7 @@ pub(crate) fn overview(workload: &Workload) -> Grid {
             (None, 0) => NONE.into(),
             (None, failed) => format!("{failed} diverged"),
         };
-        vec![
+        let mut cells = vec![
             row.optimizer.clone(),
             row.runs.to_string(),
             score(row.validation),
@@ -105,12 +110,30 @@ pub(crate) fn overview(workload: &Workload) -> Grid {
             or_none(row.evaluations_per_step, |e| format!("{e:.3}")),
             or_none(row.time_ratio, |t| format!("{t:.2}")),
             or_none(row.climbed, |c| format!("{:.0} %", 100.0 * c)),
-        ]
+        ];
+        if judged {
+            cells.insert(VERDICT, or_none(found, |d| d.verdict.words().into()));
+        }
+        cells
+    };
+    let adjusted = if judged {
+        " The interval is of that one difference, not adjusted for their number; the verdict is, at 5 % (Holm)."
+    } else {
+        ""
     };
     let incomplete = if workload.complete {
         ""
     } else {
-        "\nNot all runs are complete; run the same command again to continue."
+        "Not all runs are complete; run the same command again to continue."
+    };
+    let notes = [incomplete]
+        .into_iter()
+        .chain(workload.notes.iter().map(String::as_str));
+    let notes: Vec<&str> = notes.filter(|note| !note.is_empty()).collect();
+    let notes = if notes.is_empty() {
+        String::new()
+    } else {
+        format!("\n{}", notes.join("\n"))
     };
     Grid {
         title: "Result".into(),
@@ -119,7 +142,7 @@ pub(crate) fn overview(workload: &Workload) -> Grid {
         legend: format!(
             "{} of {}, mean ± sd over seeds. Difference to {base} paired by seed, with its 95 % t \
              interval. Time: training relative to {base}'s. Climbed: share of SALA's \
-             cycles that took the second gradient.{incomplete}\n",
+             cycles that took the second gradient.{adjusted}{notes}\n",
             capitalised(workload.metric.name()),
             workload.weights
         ),
@@ -162,7 +185,8 @@ pub(crate) fn differences(workload: &Workload, comparison: &Comparison) -> Grid 
     ]);
     let mut legend = format!(
         "Differences of {} on the {} part{}, paired by seed. t: interval and p of the paired t test. Bootstrap: BCa, \
-         too narrow with few seeds. Holm: adjusted for the {} differences of this table.",
+         too narrow with few seeds. Intervals and p are of one difference each; Holm: p adjusted for the {} differences \
+         of this table. Without any spread between pairs there is no interval and no p.",
         workload.metric.name(),
         workload.part.name(),
         if unit.is_empty() {
@@ -173,9 +197,9 @@ pub(crate) fn differences(workload: &Workload, comparison: &Comparison) -> Grid 
         comparison.differences.len(),
     );
     if let Some(margin) = comparison.margin {
-        let margin = show.number(margin);
-        header.push(format!("within ±{margin} (p)"));
-        legend = format!("{legend} Within ±{margin}: two one-sided t tests at 5 %.");
+        let margin = format!("±{}{unit}", show.number(margin));
+        header.push(format!("within {margin} (p)"));
+        legend = format!("{legend} Within {margin}: two one-sided t tests at 5 %.");
     }
     header.push("verdict".into());
     legend += " Undecided is no evidence for equality: more seeds would decide.\n";
@@ -359,10 +383,5 @@ pub(crate) fn profiles(measure: Measure, workloads: &[String], profiles: &[Profi
 
 /// What has been measured of the solutions of one directory.
 pub(crate) fn sharpness(saved: &Saved) -> Grid {
-    Grid {
-        title: "Sharpness of the solutions".into(),
-        header: saved.table.header(),
-        rows: saved.table.cells(),
-        legend: saved.table.legend() + "\n",
-    }
+    saved.table.grid()
 }

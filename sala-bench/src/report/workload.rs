@@ -8,6 +8,7 @@ use super::{
     cost::{Target, View, target, views},
     curves::{MeanCurve, curves},
     load::{Run, Source},
+    notes,
     search::trials,
 };
 use crate::{
@@ -58,6 +59,9 @@ pub(crate) struct Workload {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sharpness: Vec<Saved>,
     pub(crate) environments: Vec<Environment>,
+    /// What a reader has to know of these numbers beforehand, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
     /// The plan's text.
     pub(crate) plan: String,
 }
@@ -113,7 +117,11 @@ impl Workload {
         let tested = source.runs.iter().any(|r| r.record.test.is_some());
         let part = if tested { Part::Test } else { Part::Validation };
         let sensitivity = trials(source);
-        let values = Values { metric, part };
+        let values = Values {
+            metric,
+            part,
+            chosen: plan.early_stopping && part == Part::Validation,
+        };
         let mut references = vec![base.clone()];
         if sensitivity.is_empty() {
             for name in plan.report.references.iter().chain(&settings.references) {
@@ -146,8 +154,10 @@ impl Workload {
             sensitivity,
             sharpness: (source.places.iter())
                 .filter_map(|p| p.sharpness.clone())
+                .filter(|saved| notes::is_of(source, saved))
                 .collect(),
             environments: environments(source),
+            notes: notes::of(source, settings, values)?,
             plan: plan.text.clone(),
             base,
         })
@@ -197,9 +207,15 @@ fn environments(source: &Source) -> Vec<Environment> {
 pub(super) struct Values {
     metric: Metric,
     part: Part,
+    /// Whether that part has chosen the epoch whose weights it scores: a run's score is then the best of many.
+    chosen: bool,
 }
 
 impl Values {
+    pub(super) fn are_chosen(self) -> bool {
+        self.chosen
+    }
+
     pub(super) fn metric(self) -> Metric {
         self.metric
     }

@@ -13,14 +13,15 @@ use sala_models::VarStore;
 use serde::{Deserialize, Serialize};
 
 use super::tally::Tally;
-use crate::{metrics::Score, record::EpochRecord};
+use crate::{
+    metrics::Score,
+    record::{EpochRecord, PROGRAM},
+};
 
 const WEIGHTS: &str = "Weights";
 const PROGRESS: &str = "Progress";
 /// The one value of a progress.
 const CONTENT: &str = "content";
-/// What writes checkpoints.
-const PROGRAM: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("SALA_COMMIT"));
 
 /// Where a loop stands. Order and masks follow from the numbers of epoch and step, so there is no state of a
 /// random generator.

@@ -20,13 +20,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use sala_core::StepReport;
 
 use crate::{
     metrics::Metric,
     progress,
-    record::{EpochRecord, RunDir, RunRecord},
+    record::{EpochRecord, PROGRAM, RunDir, RunRecord, run_name},
     spec::{Optimizer, Running},
     tensorboard::EventWriter,
 };
@@ -139,14 +139,17 @@ pub(crate) fn run_missing(
             }
         }
     }
+    check_data(dir, maker.data(), &records)?;
     let (done, total) = (records.len(), records.len() + missing.len());
     if missing.is_empty() {
         let place = dir.path().display();
         progress::say(&format!(
-            "All {total} runs are complete in {place}; --fresh runs them again."
+            "All {total} runs are complete in {place}; the command that began them runs them again with --fresh."
         ));
         return Ok((records, Outcome::Complete));
     }
+    warn_of_other_programs(&records);
+    dir.describe_environment()?;
     let (title, steps, jobs) = (&plan.title, plan.steps, work.jobs);
     progress::say(&format!(
         "{title}; {total} runs of {steps} steps, {done} complete already, {jobs} at a time"
@@ -160,6 +163,7 @@ pub(crate) fn run_missing(
         progress,
         steps,
         missing: Mutex::new(missing),
+        complete: Mutex::new(records.clone()),
     };
     let outcomes = queue.work_on(workers);
     queue.progress.clear();
@@ -178,6 +182,49 @@ pub(crate) fn run_missing(
     Ok((records, Outcome::Complete))
 }
 
+/// Makes sure that complete runs were made of the data that are there now: differences are paired, and a pair
+/// shares its data.
+fn check_data(dir: &RunDir, data: &str, complete: &[RunRecord]) -> Result<()> {
+    let other = |r: &&RunRecord| r.data.as_deref().is_some_and(|there| there != data);
+    let Some(record) = complete.iter().find(other) else {
+        return Ok(());
+    };
+    bail!(
+        "{} was made of other data: the fingerprint of its run {} is {}, that of the data as they are now {data}; put \
+         the data of then back, or begin anew: the command that began them, with --fresh or another --out",
+        dir.path().display(),
+        run_name(&record.optimizer, record.seed),
+        record.data.as_deref().unwrap_or_default(),
+    )
+}
+
+/// The same of the test part, which is known only after a run's last step.
+fn check_test_data(record: &RunRecord, complete: &[RunRecord]) -> Result<()> {
+    let other = complete.iter().find(|r| !r.shares_data_with(record));
+    other.map_or(Ok(()), |other| {
+        bail!(
+            "the test part is another one than that of the run {}; put the data of then back, or begin anew with \
+             --fresh or another --out",
+            run_name(&other.optimizer, other.seed)
+        )
+    })
+}
+
+fn warn_of_other_programs(complete: &[RunRecord]) {
+    let other = |r: &&RunRecord| r.program.as_deref().is_some_and(|p| p != PROGRAM);
+    let mut others = complete.iter().filter(other);
+    if let Some(record) = others.next() {
+        tracing::warn!(
+            run = run_name(&record.optimizer, record.seed),
+            made_by = record.program,
+            this = PROGRAM,
+            "{} of the complete runs were made by another version of the program: what differs between versions will \
+             look like a difference between runs",
+            1 + others.count()
+        );
+    }
+}
+
 /// The runs that are still to be made, for several threads to take from.
 struct Queue<'a> {
     maker: &'a dyn Maker,
@@ -187,6 +234,8 @@ struct Queue<'a> {
     /// Steps of a run.
     steps: u64,
     missing: Mutex<VecDeque<Cell<'a>>>,
+    /// What new runs must share their data with.
+    complete: Mutex<Vec<RunRecord>>,
 }
 
 impl<'a> Queue<'a> {
@@ -215,7 +264,9 @@ impl<'a> Queue<'a> {
                 Ok(Taken::Stopped) => break,
                 Ok(Taken::Elsewhere) => {
                     in_vain += 1;
-                    if self.put_back((seed, optimizer)) <= in_vain {
+                    let missing = self.put_back((seed, optimizer));
+                    if missing <= in_vain {
+                        self.progress.wait(missing);
                         std::thread::sleep(PATIENCE);
                         in_vain = 0;
                     }
@@ -253,6 +304,7 @@ impl<'a> Queue<'a> {
         };
         let record = match self.dir.finished(&optimizer.name, seed)? {
             Some(record) => {
+                check_data(self.dir, self.maker.data(), std::slice::from_ref(&record))?;
                 self.progress.finish(&record);
                 Some(record)
             }
@@ -289,6 +341,11 @@ impl<'a> Queue<'a> {
         let Some(record) = self.maker.make(site)? else {
             return Ok(None);
         };
+        {
+            let mut complete = lock(&self.complete);
+            check_test_data(&record, &complete)?;
+            complete.push(record.clone());
+        }
         watch.writer.finish(&record)?;
         checkpoint.remove()?;
         self.maker.recorded(&record)?;

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     hex::hex,
     metrics::{Metric, Score},
-    record::RunRecord,
+    record::{PROGRAM, RunRecord},
     spec::{Budget, Optimizer},
 };
 
@@ -61,6 +61,11 @@ pub(crate) trait Workload {
 
     /// Scores them on the test part, if that is to be read.
     fn test(&self) -> Result<Option<Score>>;
+
+    /// Fingerprint of the test part, where it has been read and is no part of the data's.
+    fn test_data(&self) -> Option<String> {
+        None
+    }
 
     /// Keeps the weights as they are after an epoch (from 1), if the way of training is wanted.
     fn keep_point(&self, _epoch: u64) -> Result<()> {
@@ -352,6 +357,7 @@ impl<W: Workload> Run<'_, '_, W> {
         record.parameters = fingerprint(&self.store)?;
         if record.failure.is_none() {
             record.test = self.workload.test()?;
+            record.test_data = self.workload.test_data();
             if record.test.is_some_and(|score| !score.loss.is_finite()) {
                 (record.test, record.failure) = (None, Some(not_finite("test")));
             }
@@ -384,6 +390,9 @@ impl<W: Workload> Run<'_, '_, W> {
             },
             test: None,
             parameters: String::new(),
+            data: (self.site.checkpoint.as_ref()).map(|c| c.owner.data.clone()),
+            test_data: None,
+            program: Some(PROGRAM.into()),
         }
     }
 }

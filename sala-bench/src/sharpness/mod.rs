@@ -22,13 +22,13 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 use sala_core::{checkpoint::write_atomically, sharpness::Advance};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    progress,
+    progress::{self, Pulse},
     record::{PLAN, run_name},
     runs::{Outcome, Work},
     shell,
@@ -36,13 +36,14 @@ use crate::{
     train::{SeedData, Trainer},
 };
 use measure::{Measures, Settings, Slices};
-use solution::Solution;
-use table::{Figure, Sharpness};
+use solution::{Solution, State};
+use table::{Diverged, Figure};
 
 pub(crate) use args::{EXAMPLES, SharpnessArgs};
 pub(crate) use saved::Saved;
 #[cfg(test)]
 pub(crate) use saved::tests::table as example;
+pub(crate) use table::Sharpness;
 
 /// The folder of a run directory that everything goes to.
 const FOLDER: &str = "sharpness";
@@ -75,7 +76,8 @@ pub(crate) fn sharpness(args: &SharpnessArgs, work: &Work) -> Result<Outcome> {
             figures: !args.no_figures,
             stop: &work.stop,
         };
-        let Some(kept) = inquiry.measure_all()? else {
+        let diverged = inquiry.diverged()?;
+        let Some(kept) = inquiry.measure_all(&diverged)? else {
             progress::say("Stopped; what is measured is kept, and the same command continues.");
             return Ok(Outcome::Interrupted);
         };
@@ -85,8 +87,13 @@ pub(crate) fn sharpness(args: &SharpnessArgs, work: &Work) -> Result<Outcome> {
             .map(|o| o.name.clone())
             .collect();
         let measures = kept.iter().map(|k| k.measures.clone()).collect();
-        let mut table =
-            Sharpness::new((&experiment.name, &fingerprint), &names, settings, measures)?;
+        let mut table = Sharpness::new(
+            (&experiment.name, &fingerprint),
+            &names,
+            settings,
+            measures,
+            diverged,
+        )?;
         let slices: Vec<Slices> = kept.into_iter().filter_map(|k| k.slices).collect();
         write(&dir.join(FOLDER), &mut table, &slices)?;
         let place = dir.join(FOLDER);
@@ -138,15 +145,47 @@ struct Inquiry<'a> {
 }
 
 impl Inquiry<'_> {
-    /// Every optimizer with every seed; nothing when asked to stop. The figures show the first seed.
-    fn measure_all(&self) -> Result<Option<Vec<Kept>>> {
+    /// The runs that have no solution. What else is in the way of measuring any of them is known before the first one
+    /// is measured.
+    fn diverged(&self) -> Result<Vec<Diverged>> {
+        let experiment = self.trainer.experiment();
+        let mut all = Vec::new();
+        for &seed in &experiment.training.seeds {
+            for optimizer in &experiment.optimizers {
+                let optimizer = optimizer.name.clone();
+                if let State::Diverged(failure) = State::of(self.dir, &optimizer, seed)? {
+                    let name = run_name(&optimizer, seed);
+                    progress::say(&format!("{name} diverged and has no solution: {failure}"));
+                    all.push(Diverged {
+                        optimizer,
+                        seed,
+                        failure,
+                    });
+                }
+            }
+        }
+        let runs = experiment.training.seeds.len() * experiment.optimizers.len();
+        ensure!(
+            all.len() < runs,
+            "every run of {} diverged, so there is no solution to measure",
+            self.dir.display()
+        );
+        Ok(all)
+    }
+
+    /// Every optimizer with every seed, but for those that diverged; nothing when asked to stop. The figures show the
+    /// first seed.
+    fn measure_all(&self, diverged: &[Diverged]) -> Result<Option<Vec<Kept>>> {
         let experiment = self.trainer.experiment();
         let (seeds, optimizers) = (&experiment.training.seeds, &experiment.optimizers);
-        let total = seeds.len() * optimizers.len();
+        let total = seeds.len() * optimizers.len() - diverged.len();
+        let is_solved = |name: &str, seed| {
+            (diverged.iter()).all(|d| (d.optimizer.as_str(), d.seed) != (name, seed))
+        };
         let mut kept = Vec::with_capacity(total);
         for (number, &seed) in seeds.iter().enumerate() {
             let data = self.trainer.seed_data(seed)?;
-            for optimizer in optimizers {
+            for optimizer in optimizers.iter().filter(|o| is_solved(&o.name, seed)) {
                 let name = &optimizer.name;
                 let with_slices = self.figures && number == 0;
                 let one = self
@@ -183,7 +222,7 @@ impl Inquiry<'_> {
         let earlier = read_kept(&file)?
             .filter(|k| k.settings == settings && k.measures.parameters == parameters);
         let bar = Bar::new(&name);
-        let show = |advance| bar.show(advance);
+        let show = |advance| bar.show(&advance);
         let (measures, slices) = earlier.map_or((None, None), |k| (Some(k.measures), k.slices));
         let (had_measures, had_slices) = (measures.is_some(), slices.is_some());
         let measures = match measures {
@@ -289,24 +328,41 @@ impl sala_core::Objective for Stoppable<'_> {
     }
 }
 
-/// A bar that says what is measured, on a terminal.
-struct Bar(ProgressBar);
+/// A bar that says what is measured, on a terminal; now and then a line elsewhere.
+struct Bar {
+    shown: ProgressBar,
+    name: String,
+    pulse: Pulse,
+}
 
 impl Bar {
     fn new(name: &str) -> Self {
-        Self(progress::bar(1).with_prefix(name.to_owned()))
+        Self {
+            shown: progress::bar(1).with_prefix(name.to_owned()),
+            name: name.into(),
+            pulse: Pulse::new(),
+        }
     }
 
-    fn show(&self, advance: Advance) {
-        self.0.set_length(advance.total as u64);
-        self.0.set_position(advance.done as u64);
-        self.0.set_message(advance.measure);
+    fn show(&self, advance: &Advance) {
+        self.shown.set_length(advance.total as u64);
+        self.shown.set_position(advance.done as u64);
+        self.shown.set_message(advance.measure);
+        self.pulse.say(|| {
+            let Advance {
+                measure,
+                done,
+                total,
+                ..
+            } = advance;
+            format!("{}: {measure}, {done} of {total}", self.name)
+        });
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.shown.finish_and_clear();
     }
 }
 

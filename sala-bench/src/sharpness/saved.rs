@@ -61,7 +61,8 @@ pub(crate) mod tests {
     pub(crate) fn table() -> Sharpness {
         let names = ["sgd", "sala"].map(String::from);
         let solutions = vec![measures("sgd", 0, 10.0), measures("sala", 0, 1.0)];
-        let mut table = Sharpness::new(("e", "f"), &names, SETTINGS, solutions).unwrap();
+        let mut table =
+            Sharpness::new(("e", "f"), &names, SETTINGS, solutions, Vec::new()).unwrap();
         table.figures.push(Figure {
             file: "density.svg".into(),
             title: "Densities".into(),

@@ -30,6 +30,36 @@ pub(crate) struct Solution {
     name: String,
 }
 
+/// How a run has ended.
+pub(crate) enum State {
+    /// With a solution, of which weights are there; the fingerprint of its parameters.
+    Solved(String),
+    /// In words.
+    Diverged(String),
+}
+
+impl State {
+    /// Of one run of `dir`.
+    ///
+    /// # Errors
+    /// When it is not complete, or its weights were not kept.
+    pub(crate) fn of(dir: &Path, optimizer: &str, seed: u64) -> Result<Self> {
+        let (folder, name) = (dir.join("models"), run_name(optimizer, seed));
+        let record = read_run(&run_file(dir, optimizer, seed))?.map(|(_, run)| run);
+        let record =
+            record.with_context(|| format!("{} has no complete run {name}", dir.display()))?;
+        if let Some(failure) = record.failure {
+            return Ok(Self::Diverged(failure));
+        }
+        ensure!(
+            folder.join(format!("{name}.safetensors")).is_file(),
+            "there are no weights of {name} in {}; `compare` keeps them with --save-models",
+            folder.display()
+        );
+        Ok(Self::Solved(record.parameters))
+    }
+}
+
 impl Solution {
     /// Reads the weights of one run of `dir`.
     pub(crate) fn load(
@@ -41,23 +71,16 @@ impl Solution {
     ) -> Result<Self> {
         let seed = data.seed();
         let (folder, name) = (dir.join("models"), run_name(optimizer, seed));
-        let record = read_run(&run_file(dir, optimizer, seed))?.map(|(_, run)| run);
-        let record =
-            record.with_context(|| format!("{} has no complete run {name}", dir.display()))?;
-        if let Some(failure) = record.failure {
-            bail!("{name} has no solution: {failure}; leave it out with --optimizers or --seeds");
-        }
         let file = folder.join(format!("{name}.safetensors"));
-        ensure!(
-            file.is_file(),
-            "there are no weights of {name} in {}; `compare` keeps them with --save-models",
-            folder.display()
-        );
+        let record = match State::of(dir, optimizer, seed)? {
+            State::Diverged(failure) => bail!("{name} has no solution: {failure}"),
+            State::Solved(record) => record,
+        };
         let (saved, _) = trainer.network(seed, trainer.dtype())?;
         saved.load(&file)?;
         let fingerprint = fingerprint(&saved)?;
         ensure!(
-            fingerprint == record.parameters,
+            fingerprint == record,
             "{} has other weights than the run's record tells of; run the comparison again with --fresh",
             file.display()
         );

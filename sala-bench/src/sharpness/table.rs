@@ -1,11 +1,13 @@
 //! From the numbers of solutions to a table with spread over seeds: terminal, Markdown, CSV and JSON.
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Measures, Settings};
-use crate::stats::Summary;
+use crate::{
+    report::{Grid, NONE},
+    stats::Summary,
+};
 
 /// Printed beside every table and figure.
 pub(crate) const CAVEAT: &str = "Sharpness does not always predict generalisation: most of these measures change when weights \
@@ -23,8 +25,20 @@ pub(crate) struct Sharpness {
     /// In the order of the experiment's optimizers.
     pub(crate) rows: Vec<Row>,
     pub(crate) solutions: Vec<Measures>,
+    /// Runs without a solution.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) diverged: Vec<Diverged>,
     /// Beside this table.
     pub(crate) figures: Vec<Figure>,
+}
+
+/// A run that has no solution to measure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Diverged {
+    pub(crate) optimizer: String,
+    pub(crate) seed: u64,
+    /// What its record says.
+    pub(crate) failure: String,
 }
 
 /// A figure in a file of its own.
@@ -82,17 +96,19 @@ impl Row {
 }
 
 impl Sharpness {
-    /// From the solutions of one experiment; optimizers without a solution have no row.
+    /// From the solutions of one experiment; optimizers without a solution, or with a run that diverged, have no mean.
     pub(crate) fn new(
         (experiment, fingerprint): (&str, &str),
         optimizers: &[String],
         settings: Settings,
         solutions: Vec<Measures>,
+        diverged: Vec<Diverged>,
     ) -> Result<Self> {
         let mut rows = Vec::new();
         for name in optimizers {
             let own: Vec<&Measures> = solutions.iter().filter(|m| &m.optimizer == name).collect();
-            if !own.is_empty() {
+            let whole = diverged.iter().all(|d| &d.optimizer != name);
+            if whole && !own.is_empty() {
                 rows.push(Row::new(name, &own)?);
             }
         }
@@ -103,41 +119,35 @@ impl Sharpness {
             caveat: CAVEAT.into(),
             rows,
             solutions,
+            diverged,
             figures: Vec::new(),
         })
     }
 
     /// The table for a terminal.
     pub(crate) fn terminal(&self) -> String {
-        let mut table = self.table();
-        table.load_style(presets::UTF8_FULL_CONDENSED);
-        format!("{table}\n{}\n", self.legend())
+        self.grid().terminal()
     }
 
     /// The table as Markdown, under a heading, with the figures beside it.
     pub(crate) fn markdown(&self) -> String {
-        let mut table = self.table();
-        table.load_style(presets::ASCII_MARKDOWN);
         let figure = |Figure { file, title }: &Figure| format!("\n![{title}]({file})\n");
         let figures: Vec<String> = self.figures.iter().map(figure).collect();
-        let (name, legend) = (&self.experiment, self.legend());
-        format!(
-            "# Sharpness of {name}\n\n{table}\n\n{legend}\n{}",
-            figures.concat()
-        )
+        let (name, table) = (&self.experiment, self.grid().markdown());
+        format!("# Sharpness of {name}\n\n{table}{}", figures.concat())
     }
 
-    fn table(&self) -> Table {
-        let mut table = Table::new();
-        table.set_header(self.header());
-        table.add_rows(self.cells());
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
+    /// The table in words.
+    pub(crate) fn grid(&self) -> Grid {
+        Grid {
+            title: "Sharpness of the solutions".into(),
+            header: self.header(),
+            rows: self.cells(),
+            legend: self.legend() + "\n",
         }
-        table
     }
 
-    pub(crate) fn header(&self) -> Vec<String> {
+    fn header(&self) -> Vec<String> {
         let Settings {
             rho,
             rho_adaptive,
@@ -158,7 +168,7 @@ impl Sharpness {
         ]
     }
 
-    pub(crate) fn cells(&self) -> Vec<Vec<String>> {
+    fn cells(&self) -> Vec<Vec<String>> {
         let cells = |row: &Row| {
             let first = [row.optimizer.clone(), row.loss.n.to_string()];
             first
@@ -166,21 +176,54 @@ impl Sharpness {
                 .chain(row.summaries().map(written))
                 .collect()
         };
-        self.rows.iter().map(cells).collect()
+        let mut rows: Vec<Vec<String>> = self.rows.iter().map(cells).collect();
+        let width = self.header().len();
+        rows.extend(self.without_a_mean().into_iter().map(|(name, diverged)| {
+            let measured = self
+                .solutions
+                .iter()
+                .filter(|m| m.optimizer == name)
+                .count();
+            let mut row = vec![
+                name.to_owned(),
+                measured.to_string(),
+                format!("{diverged} diverged"),
+            ];
+            row.resize(width, NONE.into());
+            row
+        }));
+        rows
+    }
+
+    /// The optimizers of which a run diverged, and how many.
+    fn without_a_mean(&self) -> Vec<(&str, usize)> {
+        let mut all: Vec<(&str, usize)> = Vec::new();
+        for Diverged { optimizer, .. } in &self.diverged {
+            match all.iter_mut().find(|(name, _)| name == optimizer) {
+                Some((_, count)) => *count += 1,
+                None => all.push((optimizer, 1)),
+            }
+        }
+        all
     }
 
     /// What the columns mean, and what sharpness does not tell.
-    pub(crate) fn legend(&self) -> String {
+    fn legend(&self) -> String {
         let Settings {
             images,
             m,
             ascent_steps,
             ..
         } = self.settings;
+        let diverged = if self.diverged.is_empty() {
+            ""
+        } else {
+            " A run that diverged has no solution, and its optimizer no mean: one over its other seeds would flatter it."
+        };
         format!(
             "Mean ± sd over seeds, of the training loss on {images} images in training mode and f64, weight decay left out. λ_max, \
              λ_min and trace are the Hessian's; rises are m-sharpness with m = {m}: at the worst place within ρ that {ascent_steps} \
-             steps of ascent find, in L2 and relative to the weights, and under normal displacements.\n\n{}",
+             steps of ascent find, in L2 and relative to the weights, and under normal displacements.{diverged}\n\n{}",
             self.caveat
         )
     }
@@ -221,6 +264,7 @@ fn written(summary: &Summary) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::report::cells_of_lines;
 
     pub(crate) const SETTINGS: Settings = Settings {
         images: 64,
@@ -266,7 +310,8 @@ pub(crate) mod tests {
             measures("sgd", 1, 14.0),
         ];
         let names = ["sgd", "sam", "sala"].map(String::from);
-        let mut table = Sharpness::new(("e", "f"), &names, SETTINGS, solutions).unwrap();
+        let mut table =
+            Sharpness::new(("e", "f"), &names, SETTINGS, solutions, Vec::new()).unwrap();
         table.figures.push(Figure {
             file: "density.svg".into(),
             title: "densities".into(),
@@ -294,10 +339,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn every_line_of_the_table_has_as_many_cells_and_what_diverged_has_no_mean() {
+        let names = ["sgd", "sam"].map(String::from);
+        let solutions = ["sgd", "sam"].map(|name| measures(name, 0, 10.0)).to_vec();
+        let diverged = vec![Diverged {
+            optimizer: "sam".into(),
+            seed: 1,
+            failure: "clean pass: the loss is not finite".into(),
+        }];
+        let table = Sharpness::new(("e", "f"), &names, SETTINGS, solutions, diverged).unwrap();
+        let markdown = table.markdown();
+        assert_eq!(cells_of_lines(&markdown), [10; 4], "{markdown}");
+        let sam = markdown.lines().find(|l| l.starts_with("| sam")).unwrap();
+        assert!(sam.contains("1 diverged") && !sam.contains("10.0"), "{sam}");
+        assert_eq!((table.rows.len(), table.solutions.len()), (1, 2));
+    }
+
+    #[test]
     fn the_csv_has_a_line_a_solution_and_leaves_out_what_is_not_known() {
         let names = ["sgd"].map(String::from);
         let solutions = vec![measures("sgd", 7, 10.0)];
-        let table = Sharpness::new(("e", "f"), &names, SETTINGS, solutions).unwrap();
+        let table = Sharpness::new(("e", "f"), &names, SETTINGS, solutions, Vec::new()).unwrap();
         let text = String::from_utf8(table.csv().unwrap()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("optimizer,seed,loss,grad_norm,noise_scale,lambda_max,"));

@@ -5,7 +5,8 @@ use std::{fmt::Write as _, fs, path::Path};
 use anyhow::{Context, Result, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::report::{Report, median, spread};
+use super::report::{Report, spread};
+use crate::stats::median;
 
 /// The table of what both files have, and what there is to know of each.
 pub(super) fn compare(before: &Path, after: &Path) -> Result<String> {

@@ -32,7 +32,6 @@ use updates::Update;
 
 pub(crate) use machine::Machine;
 pub(crate) use place::{Precision, Size};
-pub(crate) use report::median;
 pub(crate) use updates::UpdateMethod;
 pub(crate) use workload::Workload;
 
@@ -167,19 +166,22 @@ fn run(jobs: Vec<Job>, timing: &Timing) -> Result<()> {
     for job in jobs {
         let measured = measure(timing, job, &bar)?;
         if bar.is_hidden() {
-            match &measured.left_out {
-                None => eprintln!("{}: {rounds} rounds", measured.workload),
-                Some(reason) => eprintln!("{}: left out: {reason}", measured.workload),
-            }
+            progress::say(&match &measured.left_out {
+                None => format!("{}: {rounds} rounds", measured.workload),
+                Some(reason) => format!("{}: left out: {reason}", measured.workload),
+            });
         }
         report.workloads.push(measured);
         // After each, so that what was measured is kept when a later one fails.
         save(timing, &report)?;
     }
     bar.finish_and_clear();
-    println!("{}", report.terminal());
+    shell::print(report.terminal() + "\n")?;
     if let Some(out) = &timing.out {
-        println!("Every time: {}", out.join("speed.json").display());
+        shell::print(format!(
+            "Every time: {}\n",
+            out.join("speed.json").display()
+        ))?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use super::{
     place::Precision,
     protocol::{Hello, Round},
 };
+use crate::stats::median;
 
 /// Everything that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -204,18 +205,6 @@ impl Report {
     }
 }
 
-/// The middle value, or the mean of the two middle ones.
-pub(crate) fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let upper = *sorted.get(middle)?;
-    if sorted.len() % 2 == 1 {
-        return Some(upper);
-    }
-    Some(f64::midpoint(sorted[middle - 1], upper))
-}
-
 /// `median (least–most)`.
 pub(super) fn spread(values: &[f64]) -> String {
     let Some(median) = median(values) else {
@@ -283,13 +272,6 @@ pub(super) mod tests {
                 participants: vec![ours, torch],
             }],
         }
-    }
-
-    #[test]
-    fn medians_are_of_sorted_values() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(&[]), None);
     }
 
     #[test]

@@ -19,8 +19,10 @@ pub(crate) use equivalence::{Equivalence, equivalence};
 pub(crate) use holm::holm;
 pub(crate) use paired::{Paired, paired_difference};
 pub(crate) use profile::{Profile, TAU_MAX, profile};
-pub(crate) use sample::{Summary, mean, quantile};
-pub(crate) use sensitivity::{AtValue, Sensitivity, Trial, sensitivity};
+pub(crate) use sample::{Summary, mean, median, quantile};
+pub(crate) use sensitivity::{
+    AtValue, Sensitivity, Trial, quantile_of_trials, score_of_trial, sensitivity,
+};
 pub(crate) use target::{Reach, reach};
 
 /// Confidence level of the intervals that are called `…95`.

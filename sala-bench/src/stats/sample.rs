@@ -125,6 +125,11 @@ pub(crate) fn quantile(x: &[f64], p: f64) -> Option<f64> {
     Some(low + share * (high - low))
 }
 
+/// The middle value, or the mean of the two middle ones; nothing for an empty sample.
+pub(crate) fn median(x: &[f64]) -> Option<f64> {
+    quantile(x, 0.5)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::assert_near, *};
@@ -206,5 +211,12 @@ mod tests {
         let summary = Summary::of(&[0.5]).unwrap();
         let text = serde_json::to_string(&summary).unwrap();
         assert_eq!(text, r#"{"n":1,"mean":0.5,"sd":null}"#);
+    }
+
+    #[test]
+    fn medians_are_of_sorted_values() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
     }
 }

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::quantile;
+use super::{mean, quantile};
 
 /// A combination of hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,13 +99,24 @@ fn best(trials: &[&Trial], higher: bool) -> Option<f64> {
     scores.reduce(if higher { f64::max } else { f64::min })
 }
 
-/// A quantile of the scores, diverged ones at the worse end; nothing where it falls on one of those.
 fn share(trials: &[&Trial], p: f64, higher: bool) -> Option<f64> {
+    let scores: Vec<Option<f64>> = trials.iter().map(|t| t.score).collect();
+    quantile_of_trials(&scores, p, higher)
+}
+
+/// The score of a trial from those of its runs: their mean; nothing where one of them has none, because it diverged,
+/// nor without any.
+pub(crate) fn score_of_trial(runs: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let scores: Option<Vec<f64>> = runs.collect();
+    mean(&scores?)
+}
+
+/// A quantile of scores, diverged ones at the worse end; nothing where it falls on one of those.
+pub(crate) fn quantile_of_trials(scores: &[Option<f64>], p: f64, higher: bool) -> Option<f64> {
     // Turned so that worse is larger: what diverged is then infinite.
     let sign = if higher { -1.0 } else { 1.0 };
-    let turned: Vec<f64> = trials
-        .iter()
-        .map(|t| t.score.map_or(f64::INFINITY, |score| sign * score))
+    let turned: Vec<f64> = (scores.iter())
+        .map(|score| score.map_or(f64::INFINITY, |score| sign * score))
         .collect();
     let p = if higher { 1.0 - p } else { p };
     let value = quantile(&turned, p)?;
@@ -115,6 +126,20 @@ fn share(trials: &[&Trial], p: f64, higher: bool) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_median_that_falls_on_what_diverged_is_unknown() {
+        let median = |scores: &[Option<f64>]| quantile_of_trials(scores, 0.5, true);
+        assert_eq!(median(&[None, Some(0.5), Some(0.9)]), Some(0.5));
+        assert_eq!(median(&[None, Some(0.9)]), None);
+        assert_eq!(median(&[Some(0.25), Some(0.75)]), Some(0.5));
+        assert_eq!(
+            score_of_trial([Some(0.25), Some(0.75)].into_iter()),
+            Some(0.5)
+        );
+        assert_eq!(score_of_trial([Some(0.25), None].into_iter()), None);
+        assert_eq!(score_of_trial(std::iter::empty()), None);
+    }
 
     fn trial(lr: f64, rho: f64, score: impl Into<Option<f64>>) -> Trial {
         Trial {

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
-use super::search::Search;
+use super::search::{Search, name_of_trial};
 use crate::{
+    metrics::Metric,
     record::RunRecord,
     spec::{Experiment, Optimizer},
     stats,
@@ -30,38 +31,41 @@ pub(crate) struct Best {
     pub(crate) studies: Vec<Option<f64>>,
     /// Their median, a study without one counting as the worst: what a search of this budget finds.
     pub(crate) median: Option<f64>,
-    /// The best trial of all, the first of equals.
-    pub(crate) chosen: String,
-    pub(crate) score: f64,
+    /// The best trial of all, the first of equals; nothing where every trial diverged.
+    pub(crate) chosen: Option<String>,
+    pub(crate) score: Option<f64>,
 }
 
 impl Found {
-    /// Scores every trial.
-    ///
-    /// # Errors
-    /// When every trial of an optimizer diverged.
+    /// Scores every trial. An optimizer whose every trial diverged is a result too, and no reason to keep back those
+    /// of the others.
     pub(crate) fn new(
         search: &Search,
         experiment: &Experiment,
         trials: &Experiment,
         records: &[RunRecord],
-    ) -> Result<Self> {
+    ) -> Self {
         let mut optimizers = Vec::new();
         for optimizer in &experiment.optimizers {
             let own = trials.optimizers.iter();
-            let own: Vec<_> = own.filter(|t| is_trial_of(t, optimizer)).collect();
+            let is_own = |t: &&Optimizer| name_of_trial(&t.name) == Some(optimizer.name.as_str());
+            let own: Vec<_> = own.filter(is_own).collect();
             if !own.is_empty() {
-                optimizers.push(Best::of(optimizer, &own, search.studies, records)?);
+                optimizers.push(Best::of(optimizer, &own, search.studies, records));
             }
         }
-        Ok(Self { optimizers })
+        Self { optimizers }
     }
 
-    /// The experiment with, for each optimizer that was searched, the values of its best trial.
+    /// The experiment with, for each optimizer that was searched, the values of its best trial; what diverged
+    /// throughout keeps what it had.
     pub(crate) fn tuned(&self, experiment: &Experiment, trials: &Experiment) -> Experiment {
         let mut tuned = experiment.clone();
         for best in &self.optimizers {
-            let chosen = trials.optimizers.iter().find(|t| t.name == best.chosen);
+            let chosen = trials
+                .optimizers
+                .iter()
+                .find(|t| Some(&t.name) == best.chosen.as_ref());
             let place = tuned
                 .optimizers
                 .iter_mut()
@@ -107,6 +111,13 @@ impl Found {
             let (name, lr, decay) = (&trial.name, short(trial.lr), short(trial.weight_decay));
             writeln!(text, "| {name} | {lr} | {decay} | {fields} | {score} |")?;
         }
+        for best in self.optimizers.iter().filter(|best| best.chosen.is_none()) {
+            let name = &best.optimizer;
+            writeln!(
+                text,
+                "\nEvery trial of {name} diverged: tuned.toml has the values that it had before."
+            )?;
+        }
         Ok(text)
     }
 }
@@ -117,7 +128,7 @@ impl Best {
         trials: &[&Optimizer],
         studies: usize,
         records: &[RunRecord],
-    ) -> Result<Self> {
+    ) -> Self {
         let scores: Vec<_> = trials.iter().map(|trial| score(trial, records)).collect();
         let best = |scores: &[Option<f64>]| {
             let mut best: Option<(usize, f64)> = None;
@@ -130,22 +141,21 @@ impl Best {
             }
             best
         };
-        let (place, highest) = best(&scores)
-            .with_context(|| format!("every trial of `{}` diverged", optimizer.name))?;
+        let chosen = best(&scores);
         let per_study = trials.len() / studies;
         let studies: Vec<_> = scores
             .chunks(per_study)
             .map(|s| best(s).map(|(_, b)| b))
             .collect();
-        Ok(Self {
+        Self {
             optimizer: optimizer.name.clone(),
             trials: per_study,
             diverged: scores.iter().filter(|s| s.is_none()).count(),
-            median: median(&studies),
+            median: stats::quantile_of_trials(&studies, 0.5, true),
             studies,
-            chosen: trials[place].name.clone(),
-            score: highest,
-        })
+            chosen: chosen.map(|(place, _)| trials[place].name.clone()),
+            score: chosen.map(|(_, highest)| highest),
+        }
     }
 
     fn row(&self) -> String {
@@ -180,26 +190,10 @@ fn compare(a: Option<f64>, b: Option<f64>) -> std::cmp::Ordering {
     rank(a).total_cmp(&rank(b))
 }
 
-/// The middle one, or the mean of the middle two; nothing when one of them has diverged.
-fn median(studies: &[Option<f64>]) -> Option<f64> {
-    let mut sorted = studies.to_vec();
-    sorted.sort_by(|a, b| compare(*a, *b));
-    let (low, high) = ((sorted.len() - 1) / 2, sorted.len() / 2);
-    Some(f64::midpoint(sorted[low]?, sorted[high]?))
-}
-
 /// Mean validation accuracy of a trial; a trial with a diverged run has none.
 fn score(trial: &Optimizer, records: &[RunRecord]) -> Option<f64> {
     let runs = records.iter().filter(|r| r.optimizer == trial.name);
-    let scores: Option<Vec<f64>> = runs
-        .map(|r| r.validation.and_then(|s| s.accuracy))
-        .collect();
-    stats::mean(&scores?)
-}
-
-fn is_trial_of(trial: &Optimizer, optimizer: &Optimizer) -> bool {
-    let name = trial.name.rsplit_once('.');
-    name.is_some_and(|(name, _)| name == optimizer.name)
+    stats::score_of_trial(runs.map(|r| r.validated(Metric::Accuracy)))
 }
 
 #[cfg(test)]
@@ -242,8 +236,8 @@ mod tests {
             _ => Some(0.5),
         });
         let read = Search::from_toml(SEARCH, "test").unwrap();
-        let found = Found::new(&read, &experiment(), &trials, &records).unwrap();
-        assert_eq!(found.optimizers[0].chosen, "sgd.1");
+        let found = Found::new(&read, &experiment(), &trials, &records);
+        assert_eq!(found.optimizers[0].chosen.as_deref(), Some("sgd.1"));
         assert_eq!(
             (found.optimizers[0].trials, found.optimizers[0].diverged),
             (4, 1)
@@ -277,10 +271,13 @@ mod tests {
         let of = |number: usize, _| Some(accuracies[number]);
         let records = records(&trials, of);
         let read = Search::from_toml(text, "test").unwrap();
-        let found = Found::new(&read, &experiment(), &trials, &records).unwrap();
+        let found = Found::new(&read, &experiment(), &trials, &records);
         let best = &found.optimizers[0];
         assert_eq!(best.studies, [Some(0.5), Some(0.9), Some(0.6)]);
-        assert_eq!((best.median, best.chosen.as_str()), (Some(0.6), "sgd.2"));
+        assert_eq!(
+            (best.median, best.chosen.as_deref()),
+            (Some(0.6), Some("sgd.2"))
+        );
         let table = found.markdown(&trials, &records).unwrap();
         assert!(
             table.contains("| sgd | 3 × 2 | 60.00 | 50.00 | 90.00 |"),
@@ -289,28 +286,30 @@ mod tests {
     }
 
     #[test]
-    fn a_study_that_only_diverged_pulls_the_median_down() {
-        assert_eq!(median(&[None, Some(0.5), Some(0.9)]), Some(0.5));
-        assert_eq!(median(&[None, Some(0.9)]), None);
-        assert_eq!(median(&[Some(0.25), Some(0.75)]), Some(0.5));
-    }
-
-    #[test]
     fn numbers_of_a_table_are_short() {
         let shown = [0.070_527_433_353_222_12, 5e-4, 2.0, 0.0].map(short);
         assert_eq!(shown, ["0.07053", "0.0005", "2", "0"]);
     }
 
+    // Catches a search that ends without a word of all others because one of its optimizers only diverged.
     #[test]
-    fn a_search_whose_every_trial_diverged_chooses_nothing() {
+    fn what_only_diverged_is_said_and_chooses_nothing() {
         let trials = search(SEARCH).unwrap();
         let read = Search::from_toml(SEARCH, "test").unwrap();
-        let records = records(&trials, |_, _| None);
-        let message = Found::new(&read, &experiment(), &trials, &records).unwrap_err();
-        assert!(
-            message
-                .to_string()
-                .contains("every trial of `sgd` diverged")
-        );
+        let mut records = records(&trials, |_, _| Some(0.5));
+        let sgd = |r: &&mut RunRecord| name_of_trial(&r.optimizer) == Some("sgd");
+        for record in records.iter_mut().filter(sgd) {
+            record.failure = Some("clean pass: the loss is not finite".into());
+        }
+        let found = Found::new(&read, &experiment(), &trials, &records);
+        let [sgd, others @ ..] = &found.optimizers[..] else {
+            panic!("optimizers");
+        };
+        assert_eq!((&sgd.chosen, sgd.score, sgd.median), (&None, None, None));
+        assert!(!others.is_empty() && others.iter().all(|best| best.chosen.is_some()));
+        let tuned = found.tuned(&experiment(), &trials);
+        assert_eq!(tuned.optimizers[0], experiment().optimizers[0]);
+        let table = found.markdown(&trials, &records).unwrap();
+        assert!(table.contains("Every trial of sgd diverged"), "{table}");
     }
 }

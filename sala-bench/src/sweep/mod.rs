@@ -34,7 +34,7 @@ use crate::{
 };
 
 use choose::Found;
-pub(crate) use search::{Search, Strategy};
+pub(crate) use search::{Search, Strategy, name_of_trial};
 
 const BASE: &str = "base.toml";
 const SEARCH: &str = "search.toml";
@@ -110,7 +110,7 @@ pub(crate) fn sweep(sweep: &Sweep, out: &Path, fresh: bool, work: &Work) -> Resu
     if outcome == Outcome::Interrupted {
         return Ok(outcome);
     }
-    let found = Found::new(search, experiment, trials, &records)?;
+    let found = Found::new(search, experiment, trials, &records);
     let table = found.markdown(trials, &records)?;
     report::conclude(&dir, &records, &trials.description)?;
     dir.write("search.json", &serde_json::to_vec_pretty(&found)?)?;

@@ -42,6 +42,12 @@ pub(crate) struct Search {
     pub(crate) space: BTreeMap<String, Fields>,
 }
 
+/// The optimizer that a trial is one of, by the name that [`Search::trials`] gives it.
+pub(crate) fn name_of_trial(trial: &str) -> Option<&str> {
+    let (name, number) = trial.rsplit_once('.')?;
+    number.parse::<u32>().is_ok().then_some(name)
+}
+
 fn one() -> usize {
     1
 }

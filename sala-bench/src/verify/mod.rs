@@ -22,14 +22,14 @@ mod report;
 mod task;
 mod trajectories;
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use sala_core::checkpoint::write_atomically;
 use sala_models::kernels::Choice;
 
-use crate::{cli::VerifyArgs, progress, shell, speed::Machine};
+use crate::{cli::VerifyArgs, doctor, progress, shell, speed::Machine};
 use check::Check;
 use report::Report;
 use task::Task;
@@ -73,18 +73,23 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<()> {
             "--only {only}: no check has a name with that in it"
         );
     }
+    if let Some(path) = &args.out {
+        check_place(path)?;
+    }
     let checks = run(tasks);
     let report = Report {
         machine: Machine::with(args.device),
         seconds: start.elapsed().as_secs_f64(),
         checks,
     };
+    // Minutes of work are shown before anything can go wrong with the file, and kept even if nobody can be shown.
+    let shown = shell::print(report.terminal());
     if let Some(path) = &args.out {
         let json = serde_json::to_string_pretty(&report)? + "\n";
         write_atomically(path, json.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    shell::print(report.terminal().as_bytes())?;
+    shown?;
     let (failed, all) = (report.failures().count(), report.checks.len());
     ensure!(
         failed == 0,
@@ -92,6 +97,25 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<()> {
         args.device
     );
     Ok(())
+}
+
+/// Makes sure that the report can be written, before it takes minutes to make it.
+fn check_place(path: &Path) -> Result<()> {
+    let said = || format!("--out {}", path.display());
+    ensure!(
+        !path.is_dir(),
+        "{}: a file is wanted, and that is a folder",
+        said()
+    );
+    let absolute = std::path::absolute(path).with_context(said)?;
+    let folder = absolute.parent().with_context(said)?;
+    ensure!(
+        folder.is_dir(),
+        "{}: there is no folder {}",
+        said(),
+        folder.display()
+    );
+    doctor::writable(folder).with_context(said).map(|_| ())
 }
 
 fn tasks(device: &Device) -> Vec<Task> {

@@ -75,7 +75,7 @@ impl Random {
 }
 
 /// IDX files of `n` images of 8×8 pixels: a bright row says the class, the rest is noise.
-fn write_images(folder: &Path, part: &str, n: u32) {
+pub(crate) fn write_images(folder: &Path, part: &str, n: u32) {
     let mut noise = Random(u64::from(n));
     let (mut images, mut labels) = (Vec::new(), Vec::new());
     for i in 0..n {

@@ -89,6 +89,48 @@ fn solutions_are_measured_once_and_shown_in_tables_and_figures() {
     assert_ne!(other, table);
 }
 
+// Catches a run that diverged and takes the solutions of all others along.
+#[test]
+fn a_run_that_diverged_is_shown_and_the_others_are_measured() {
+    let place = Place::new(&EXPERIMENT.replace("[24]", "[6]"));
+    let words = [
+        "--optimizers",
+        "sala,sgd",
+        "--epochs",
+        "1",
+        "--save-models",
+        "--set",
+        "optimizers.sala.lr=1e30",
+        "--set",
+        "optimizers.sala.clip_norm=1e30",
+    ];
+    succeed(&mut place.compare("out", &words));
+    let (table, log) = succeed(&mut measure(&place, &["--no-figures"]));
+    assert!(
+        log.contains("sala-seed0 diverged and has no solution"),
+        "{log}"
+    );
+    assert!(
+        log.contains("1/2 sgd-seed0") && log.contains("2/2 sgd-seed1"),
+        "{log}"
+    );
+    let sala = table
+        .lines()
+        .find(|l| l.contains("│ sala") || l.contains("sala "))
+        .unwrap();
+    assert!(sala.contains("2 diverged"), "{table}");
+    let text = fs::read(place.path("out/sharpness/sharpness.json")).unwrap();
+    let json: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(json["solutions"].as_array().unwrap().len(), 2);
+    assert_eq!(json["diverged"].as_array().unwrap().len(), 2);
+    // What is missing of a later run is known before an earlier one is measured.
+    fs::remove_file(place.path("out/models/sgd-seed1.safetensors")).unwrap();
+    fs::remove_dir_all(place.path("out/sharpness")).unwrap();
+    let said = fail(&mut measure(&place, &["--no-figures"]));
+    assert!(said.contains("no weights of sgd-seed1"), "{said}");
+    assert!(!place.path("out/sharpness").exists());
+}
+
 #[test]
 fn what_cannot_be_measured_is_told_with_a_way_out() {
     let place = Place::new(EXPERIMENT);

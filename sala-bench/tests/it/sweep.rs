@@ -69,6 +69,21 @@ fn a_search_reports_the_median_over_studies_and_never_reads_the_test_part() {
     assert_eq!(again, table);
 }
 
+// Catches a search that ends in an error, before anything is written, because one of its optimizers only diverged.
+#[test]
+fn an_optimizer_that_only_diverged_keeps_nothing_back() {
+    let place = place();
+    let search = format!("{SEARCH}\n[space.sgd]\nlr = [1e18, 1e19]\n");
+    fs::write(place.path("search.toml"), search).unwrap();
+    let (table, _) = succeed(&mut sweep(&place, "out"));
+    assert!(table.contains("Every trial of sgd diverged"), "{table}");
+    let found = fs::read(place.path("out/search.json")).unwrap();
+    let found: Value = serde_json::from_slice(&found).unwrap();
+    assert_eq!(found["optimizers"][0]["chosen"], Value::Null);
+    assert!(found["optimizers"][1]["chosen"].is_string());
+    assert!(place.path("out/tuned.toml").is_file());
+}
+
 #[test]
 fn processes_share_a_sweep_and_one_that_is_killed_is_replaced() {
     let place = place();

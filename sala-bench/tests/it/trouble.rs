@@ -10,6 +10,7 @@ use std::{
 use crate::{
     EXPERIMENT, Place,
     common::{fail, succeed, wait_for},
+    kill::write_images,
 };
 
 /// One run, saved after every step.
@@ -54,6 +55,65 @@ fn with_small_files(command: &Command, blocks_of_512: u32) -> Command {
     limited.args(command.get_args());
     limited.current_dir(command.get_current_dir().unwrap());
     limited
+}
+
+// Catches `println!`, which panics where nobody reads on and where a disk is full.
+#[test]
+fn a_reader_who_has_gone_is_no_error_and_a_full_disk_is_one() {
+    let place = Place::new(EXPERIMENT);
+    let words = ["--epochs", "1", "--optimizers", "sgd", "--seeds", "0"];
+    let shell = |command: &Command, script: &str| {
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-c", script, "bash"])
+            .arg(command.get_program());
+        shell
+            .args(command.get_args())
+            .current_dir(command.get_current_dir().unwrap());
+        shell
+    };
+    let data = ["data", "info", "--experiment", "experiment.toml"];
+    for command in [
+        place.compare("out", &words),
+        place.command(&["report", "out"]),
+        place.command(&["presets"]),
+        place.command(&data),
+    ] {
+        let gone = "set -o pipefail; \"$@\" 2> said | true; code=$?; cat said >&2; exit $code";
+        let (_, said) = succeed(&mut shell(&command, gone));
+        assert!(!said.contains("panicked"), "{said}");
+        if Path::new("/dev/full").exists() {
+            let said = fail(&mut shell(&command, "exec \"$@\" > /dev/full"));
+            says(&said, &["cannot write to standard output"]);
+        }
+    }
+    let nobody = "set -o pipefail; \"$@\" --fresh 2>&1 > /dev/null | true";
+    succeed(&mut shell(&place.compare("out", &words), nobody));
+}
+
+// Catches pairs whose runs were scored on different test parts, which is known only when a run has ended.
+#[test]
+fn a_run_on_another_test_part_is_not_recorded_beside_the_others() {
+    let place = Place::new(&EXPERIMENT.replace("source = \"embedded\"", "source = \"images\""));
+    let images = place.path("images");
+    fs::create_dir(&images).unwrap();
+    write_images(&images, "train", 4800);
+    write_images(&images, "t10k", 64);
+    let words = ["--epochs", "1", "--optimizers", "sgd", "--jobs", "1"];
+    succeed(&mut place.compare("out", &words));
+    fs::remove_file(place.path("out/runs/sgd-seed1.jsonl")).unwrap();
+    write_images(&images, "t10k", 72);
+    let said = fail(&mut place.compare("out", &words));
+    says(
+        &said,
+        &[
+            "test part is another one than that of the run sgd-seed0",
+            "--fresh",
+        ],
+    );
+    assert!(!place.path("out/runs/sgd-seed1.jsonl").exists());
+    write_images(&images, "t10k", 64);
+    succeed(&mut place.compare("out", &words));
 }
 
 #[test]

@@ -30,6 +30,19 @@ fn verify_checks_an_operation_and_keeps_every_number() {
 }
 
 #[test]
+fn verify_looks_whether_its_report_can_be_written_before_it_begins() {
+    let place = Place::new("");
+    for (out, words) in [
+        ("nowhere/v.json", "there is no folder"),
+        (".", "that is a folder"),
+    ] {
+        let said = fail(&mut place.command(&["verify", "--only", "relu", "--out", out]));
+        assert!(said.contains(words), "{said}");
+        assert!(!said.contains('…'), "{said}");
+    }
+}
+
+#[test]
 fn verify_says_what_it_cannot_do() {
     let place = Place::new(EXPERIMENT);
     let text = fail(&mut place.command(&["verify", "--only", "nonsense"]));

@@ -22,8 +22,9 @@ use crate::{
         batches::{Batch, channel_stats},
         feed::Feed,
     },
-    registry,
-    speed::{self, Machine},
+    registry, shell,
+    speed::Machine,
+    stats,
 };
 
 /// Pairs of steps before the first that is counted.
@@ -104,7 +105,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
             }
         }
     }
-    println!("{}", report.text());
+    shell::print(report.text() + "\n")?;
     if let Some(out) = &args.out {
         let path = out.join("input-pipeline.json");
         let save = || -> Result<()> {
@@ -116,7 +117,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
             )?)
         };
         save().with_context(|| format!("cannot write {}", path.display()))?;
-        println!("Every time: {}", path.display());
+        shell::print(format!("Every time: {}\n", path.display()))?;
     }
     Ok(())
 }
@@ -195,11 +196,11 @@ impl Report {
     fn slower_percent(&self) -> f64 {
         let pairs = self.with_ms.iter().zip(&self.without_ms);
         let slower: Vec<f64> = pairs.map(|(with, without)| with / without - 1.0).collect();
-        100.0 * speed::median(&slower).unwrap_or(f64::NAN)
+        100.0 * stats::median(&slower).unwrap_or(f64::NAN)
     }
 
     fn text(&self) -> String {
-        let median = |values: &[f64]| speed::median(values).unwrap_or(f64::NAN);
+        let median = |values: &[f64]| stats::median(values).unwrap_or(f64::NAN);
         format!(
             "{} pairs of steps, medians: {:.2} ms on a batch that is there, {:.2} ms with batches made beside it: \
              {:+.2} % (median of the pairs).\nA batch is made in {:.2} ms and was waited for {:.3} ms, {} thread(s).",

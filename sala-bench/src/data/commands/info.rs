@@ -10,6 +10,7 @@ use super::InfoArgs;
 use crate::{
     data::{self, Source, Split, batches::channel_stats, files},
     hex::hex,
+    shell,
 };
 
 /// Checksums of what `datasets/fetch.sh` brings.
@@ -73,9 +74,9 @@ pub(super) fn info(args: &InfoArgs) -> Result<()> {
         files,
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&info)?);
+        shell::print(serde_json::to_string_pretty(&info)? + "\n")?;
     } else {
-        println!("{}", info.text());
+        shell::print(info.text() + "\n")?;
     }
     Ok(())
 }

@@ -9,12 +9,15 @@ use sala_core::checkpoint::write_atomically;
 use sala_models::Rng;
 
 use super::{PreviewArgs, feed};
-use crate::data::{
-    self, Source,
-    batches::{ChannelStats, channel_stats},
-    set::picture,
+use crate::{
+    data::{
+        self, Source,
+        batches::{ChannelStats, channel_stats},
+        set::picture,
+    },
+    shell,
+    spec::Augmentation,
 };
-use crate::spec::Augmentation;
 
 /// Pixels between images.
 const GAP: u32 = 4;
@@ -64,12 +67,11 @@ pub(super) fn preview(args: &PreviewArgs) -> Result<()> {
     } else {
         names.join(", ")
     };
-    println!(
-        "{}: {n} images of {}, as they are and in {columns} epochs of {names}",
+    shell::print(format!(
+        "{}: {n} images of {}, as they are and in {columns} epochs of {names}\n",
         args.out.display(),
         train.title()
-    );
-    Ok(())
+    ))
 }
 
 /// Back to bytes.

@@ -4,6 +4,7 @@ pub(crate) mod batches;
 mod corpus;
 mod images;
 pub(crate) mod labels;
+mod overlap;
 mod parts;
 pub(crate) mod table;
 pub(crate) mod texts;
@@ -16,6 +17,7 @@ use sala_models::transformer::Tokens;
 use sha2::{Digest, Sha256};
 
 pub(crate) use images::{Images, Preprocessing};
+pub(crate) use overlap::{Overlap, overlaps};
 pub(crate) use parts::{Parts, load_images, load_language, load_texts};
 pub(crate) use texts::{Blocks, Texts};
 

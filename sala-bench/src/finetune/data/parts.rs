@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Blocks, Examples, Images, Preprocessing, Texts, corpus,
     labels::Labels,
+    overlap::check_files,
     table::{self, Columns},
     tokenizer::TextTokenizer,
 };
@@ -135,6 +136,7 @@ fn split<T>(
     model: &[String],
     read: impl Fn(&Path, Role) -> Result<Vec<Named<T>>>,
 ) -> Result<Split<T>> {
+    check_files(data)?;
     let mut named = Vec::new();
     for path in &data.train {
         named.extend(read(path, Role::Train)?);
@@ -235,6 +237,7 @@ pub(crate) fn load_images(
 
 /// Running text in blocks. Shares are cut from the end of the text, the test part's last.
 pub(crate) fn load_language(data: &Data, tokenizer: &TextTokenizer, padding: u32) -> Result<Parts> {
+    check_files(data)?;
     let read = |paths: &[PathBuf]| corpus::read(paths, tokenizer);
     let mut train = read(&data.train)?;
     let mut part = |part: &Part, field: &str| match part {

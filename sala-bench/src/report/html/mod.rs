@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
     Report,
-    compare::Verdict,
+    compare::{Difference, Verdict},
     grid::Grid,
     plot::Style,
     tables::{self, Show},
@@ -191,7 +191,9 @@ fn search(workload: &Workload, id: &str) -> Markup {
 /// What the intervals say, in a few words.
 fn verdicts(workload: &Workload) -> Markup {
     let show = Show(workload.metric);
-    let Some(comparison) = workload.to_base().filter(|c| !c.differences.is_empty()) else {
+    let diverged = diverged(workload);
+    let found = (workload.to_base()).filter(|c| !c.differences.is_empty() || !diverged.is_empty());
+    let Some(comparison) = found else {
         return html! {};
     };
     let of = |wanted: &[Verdict]| {
@@ -200,13 +202,13 @@ fn verdicts(workload: &Workload) -> Markup {
             .iter()
             .filter(|d| wanted.contains(&d.verdict));
         found
-            .map(|d| format!("{} ({})", d.optimizer, show.difference(d)))
+            .map(|d| format!("{} ({}{})", d.optimizer, show.difference(d), unadjusted(d)))
             .collect::<Vec<_>>()
     };
     let base = &comparison.reference;
     let within = comparison
         .margin
-        .map(|m| format!("±{}", show.number(m)))
+        .map(|m| format!("±{}{}", show.number(m), show.unit_of_differences()))
         .unwrap_or_default();
     let kinds = [
         (format!("Better than {base}"), of(&[Verdict::Better])),
@@ -229,6 +231,11 @@ fn verdicts(workload: &Workload) -> Markup {
             ),
             of(&[Verdict::Undecided]),
         ),
+        (
+            "Not judged, because the part that is compared chose what it scores".into(),
+            of(&[Verdict::NotGiven]),
+        ),
+        ("Without a mean, because a run diverged".into(), diverged),
     ];
     let n = comparison
         .differences
@@ -240,7 +247,7 @@ fn verdicts(workload: &Workload) -> Markup {
         div.verdicts {
             p { strong { "What " (n) " seeds say" } ", at the 5 % level with Holm's correction; differences"
                 @if !show.unit_of_differences().is_empty() { " in" (show.unit_of_differences()) }
-                " with 95 % intervals:" }
+                " with 95 % intervals, which are of one difference each and not adjusted:" }
             ul {
                 @for (words, names) in kinds.iter().filter(|(_, names)| !names.is_empty()) {
                     li { (words) ": " (names.join(", ")) }
@@ -248,6 +255,27 @@ fn verdicts(workload: &Workload) -> Markup {
             }
         }
     }
+}
+
+/// Why an interval that leaves zero out is no verdict: it is of one difference, and the verdict is of all.
+fn unadjusted(difference: &Difference) -> String {
+    let excludes_zero = |(low, high): (f64, f64)| low > 0.0 || high < 0.0;
+    let apart = difference.paired.ci95.is_some_and(excludes_zero);
+    match (difference.paired.p, difference.p_holm) {
+        (Some(p), Some(holm)) if apart && difference.verdict == Verdict::Undecided => format!(
+            "; p {} alone, {} with Holm's correction",
+            tables::p_value(p),
+            tables::p_value(holm)
+        ),
+        _ => String::new(),
+    }
+}
+
+/// The optimizers of which a run diverged, and how many.
+fn diverged(workload: &Workload) -> Vec<String> {
+    let rows = workload.rows.iter().filter(|r| r.failed > 0);
+    rows.map(|r| format!("{} ({} of {} runs)", r.optimizer, r.failed, r.runs))
+        .collect()
 }
 
 fn legend(workload: &Workload) -> Markup {

@@ -7,6 +7,10 @@ use super::{Caption, Scale, Style, WIDTH, at, frame::Frame, short, svg};
 const ROW: f64 = 34.0;
 const TOP: f64 = 30.0;
 
+/// Width of a letter of the words beside an interval, mostly digits, and what is left free before them.
+const LETTER: f64 = 7.0;
+const ROOM: f64 = 12.0;
+
 /// A figure of intervals.
 #[derive(Debug, Clone)]
 pub(crate) struct Forest {
@@ -46,9 +50,10 @@ impl Forest {
         let Some(x) = Scale::over(values, 0.04) else {
             return html! {};
         };
+        let longest = self.rows.iter().map(|row| row.words.chars().count()).max();
         let frame = Frame {
             left: 100.0,
-            right: WIDTH - 132.0,
+            right: WIDTH - ROOM - LETTER * longest.unwrap_or(0) as f64,
             top: TOP,
             bottom,
             x,
@@ -119,5 +124,43 @@ impl Interval {
             }
             text.value x=(at(WIDTH - 2.0)) y=(at(y + 4.0)) text-anchor="end" { (self.words) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Catches numbers that are written over the interval that they belong to.
+    #[test]
+    fn the_words_have_room_beside_the_widest_interval() {
+        let words = "-12.34 [-123.45, +123.45]";
+        let forest = Forest {
+            caption: Caption {
+                id: "f".into(),
+                title: "t".into(),
+                description: "d".into(),
+            },
+            x_label: "difference".into(),
+            rows: vec![Interval {
+                name: "sala".into(),
+                style: Style(0),
+                mean: -12.34,
+                first: Some((-123.45, 123.45)),
+                second: None,
+                single: Vec::new(),
+                words: words.into(),
+            }],
+            margin: None,
+        };
+        let drawing = forest.draw().into_string();
+        let (_, interval) = drawing.split_once("class=\"interval\" d=\"").unwrap();
+        let (_, end) = interval.split('"').next().unwrap().split_once('H').unwrap();
+        // Digits of 12.5 units are about 7 wide in every usual font.
+        let words_begin = WIDTH - 2.0 - 7.0 * words.len() as f64;
+        assert!(
+            end.parse::<f64>().unwrap() < words_begin,
+            "{end} and {words_begin}"
+        );
     }
 }

@@ -229,6 +229,9 @@ fn a_model_learns_is_compared_saved_and_predicts() {
         (Some("good"), Some("bad"))
     );
     assert_eq!(said[0]["text"], "brave calm fine");
+    // The empty line between them has no prediction, and the next one keeps its number.
+    assert_eq!((&said[0]["line"], &said[1]["line"]), (&json!(1), &json!(3)));
+    predictions_come_as_the_lines_do(&place, model);
     let probabilities = said[0]["probabilities"].as_object().unwrap();
     let sum: f64 = probabilities.values().map(|p| p.as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-6);
@@ -247,6 +250,103 @@ fn a_model_learns_is_compared_saved_and_predicts() {
     assert!(
         (share - wanted).abs() < 1e-12,
         "predict says what the test part was scored by: {share} and {wanted}"
+    );
+}
+
+fn predictions_come_as_the_lines_do(place: &Place, model: &str) {
+    let many = "rude grim\nbrave calm fine\n\n".repeat(40);
+    place.write("many.txt", &many);
+    // Sixteen texts at once: they are sorted among themselves, and come out as they went in.
+    let words = format!("predict --model {model} --input many.txt --batch-size 1 --format csv");
+    let (csv, _) = succeed(&mut place.command(&words));
+    assert!(csv.starts_with("text,label,bad,good,line\n"), "{csv}");
+    let lines: Vec<&str> = many.lines().collect();
+    let not_empty = (1..).filter(|line| line % 3 != 0);
+    for (row, place) in csv.lines().skip(1).zip(not_empty) {
+        let cells: Vec<&str> = row.split(',').collect();
+        assert_eq!(cells[0], lines[place - 1]);
+        assert_eq!(cells[4], place.to_string());
+        assert_eq!(cells[1], if place % 3 == 1 { "bad" } else { "good" });
+    }
+    assert_eq!(csv.lines().count(), 81);
+}
+
+// Catches runs that are paired although the data behind the same path were replaced between them, and numbers
+// that are credited to a program that did not make them.
+#[test]
+fn complete_runs_belong_to_their_data_and_to_the_program_that_made_them() {
+    let place = reviews();
+    let words = "--optimizers adamw,sam --seeds 1 --epochs 1 --keep none";
+    succeed(&mut place.finetune("out", words));
+    let environment = fs::read_to_string(place.path("out/environment.json")).unwrap();
+    let earlier = environment.replace("\"commit\": \"", "\"commit\": \"earlier-");
+    place.write("out/environment.json", &earlier);
+    let record = place.path("out/runs/adamw-seed0.jsonl");
+    let text = fs::read_to_string(&record).unwrap();
+    let program = place.runs("out")[&("adamw".into(), 0)]["program"].clone();
+    let by_another = text.replace(program.as_str().unwrap(), "0.0.1 earlier");
+    assert_ne!(by_another, text);
+    fs::write(&record, by_another).unwrap();
+    fs::remove_file(place.path("out/runs/sam-seed0.jsonl")).unwrap();
+
+    let (table, said) = succeed(&mut place.finetune("out", words));
+    assert!(
+        said.contains("made by another version of the program"),
+        "{said}"
+    );
+    assert!(
+        table.contains("made by different versions of the program (0.0.1 earlier made 1, "),
+        "{table}"
+    );
+    let kept = fs::read_to_string(place.path("out/environment.json")).unwrap();
+    assert_eq!(kept, earlier);
+
+    place.texts("train.csv", 240, 7);
+    for file in ["out/runs/sam-seed0.jsonl", "nothing"] {
+        let message = fail(&mut place.finetune("out", words));
+        for wanted in ["was made of other data", "adamw-seed0", "--fresh"] {
+            assert!(message.contains(wanted), "{wanted} in {message}");
+        }
+        let _ = fs::remove_file(place.path(file));
+    }
+    succeed(&mut place.finetune("out", &format!("{words} --fresh")));
+}
+
+// Catches a test part that was trained on, and scores of an epoch that the same part chose.
+#[test]
+fn parts_that_share_examples_or_choose_and_judge_are_told_of() {
+    let place = reviews();
+    let train = fs::read_to_string(place.path("train.csv")).unwrap();
+    // Longer than those that are trained on, and each with another beginning.
+    let text = |i: usize| {
+        (0..12)
+            .map(|k| WORDS[(i + k) % 16])
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let row = |i: usize| format!("{},{}\n", text(i), ["good", "bad"][i % 2]);
+    let other: String = (0..14).map(row).collect();
+    let other = format!("review,verdict\n{other}");
+    place.write("other.csv", &other);
+    let shared: Vec<&str> = other.lines().chain(train.lines().skip(1).take(7)).collect();
+    place.write("test.csv", &shared.join("\n"));
+    let words = "--validation other.csv --epochs 1 --keep none";
+    let (_, said) = succeed(&mut place.finetune("out", &format!("{words} --test test.csv")));
+    assert!(
+        said.contains("7 of 21 examples of the test part are in the training part too"),
+        "{said}"
+    );
+    assert!(
+        said.contains("14 of 21 examples of the test part are in the validation part too"),
+        "{said}"
+    );
+    assert!(!said.contains("examples of the validation part"), "{said}");
+    let chosen = format!("{words} --early-stopping 1 --optimizers adamw,sam --seeds 2");
+    let (table, said) = succeed(&mut place.finetune("chosen", &chosen));
+    assert!(said.contains("--test 0.2 keeps a part"), "{said}");
+    assert!(
+        table.contains("not given") && table.contains("no verdict is given"),
+        "{table}"
     );
 }
 
@@ -415,6 +515,22 @@ fn mistakes_are_named_before_anything_runs() {
     says("--test odd.csv", &["odd.csv", "label `mixed`", "bad, good"]);
     place.write("empty.csv", "review,verdict\n");
     says("--validation empty.csv", &["empty.csv has no rows"]);
+    // The same file under another name is the same file.
+    let train = fs::read_to_string(place.path("train.csv")).unwrap();
+    place.write("copy.csv", &train);
+    says(
+        "--test ./train.csv",
+        &["data.test: ./train.csv is the file of data.train"],
+    );
+    says(
+        "--validation copy.csv",
+        &["data.validation: copy.csv is the file of data.train"],
+    );
+    says(
+        "--set hiden_size=3",
+        &["no `hiden_size`", "did you mean `hidden_size`?"],
+    );
+    says("--set foo=3", &["config.json has no `foo`"]);
     says("--max-length 99", &["24 tokens", "99"]);
     says("--validation 0.0001", &["data.validation", "240 examples"]);
     says("--freeze no.such.name", &["`no.such.name`"]);
