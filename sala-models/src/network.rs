@@ -32,17 +32,28 @@ pub trait Network: Send + Sync {
 /// Refuses an input that is not of the dtype of a network's weights. Those of f32 also take half precision, which is
 /// computed in f32.
 pub(crate) fn check_dtype(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<()> {
-    let (dtype, of_weights) = (x.dtype(), weight.dtype());
-    let single = of_weights == DType::F32;
-    if dtype == of_weights || (single && matches!(dtype, DType::BF16 | DType::F16)) {
+    match (weight.dtype(), x.dtype()) {
+        (DType::F32, DType::F32 | DType::BF16 | DType::F16) => Ok(()),
+        (DType::F32, _) => Err(refuse_dtype(op, "of dtype F32, BF16 or F16", x, weight)),
+        _ => check_same_dtype(op, x, weight),
+    }
+}
+
+/// As [`check_dtype`], for a network that puts parameters beside its input.
+pub(crate) fn check_same_dtype(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<()> {
+    if x.dtype() == weight.dtype() {
         return Ok(());
     }
-    let halves = if single { ", BF16 or F16" } else { "" };
-    Err(Error::Argument {
+    let wanted = format!("of dtype {:?}", weight.dtype());
+    Err(refuse_dtype(op, &wanted, x, weight))
+}
+
+fn refuse_dtype(op: &'static str, wanted: &str, x: &Tensor, weight: &Tensor) -> candle_core::Error {
+    Error::Argument {
         op,
         argument: "x",
-        wanted: format!("of dtype {of_weights:?}{halves}, for weights of {of_weights:?}"),
-        got: format!("{dtype:?}"),
+        wanted: format!("{wanted}, for weights of {:?}", weight.dtype()),
+        got: format!("{:?}", x.dtype()),
     }
-    .into())
+    .into()
 }

@@ -204,15 +204,13 @@ impl SimpleBackend for VarStore {
         device: &Device,
     ) -> candle_core::Result<Tensor> {
         self.check_device(name, device)?;
-        let known = Self::get(self, name);
-        let var = match known {
-            Some(var) => var,
-            None => {
-                // Without the lock, since threads share the work: one that waits for the others may be given work that
-                // asks this store for a variable. Two that draw the same one draw the same values.
-                let new = init::variable(init, (&shape, dtype), name, self.rng, &self.device)?;
-                self.lock().entry(name.to_owned()).or_insert(new).clone()
-            }
+        let var = if let Some(var) = Self::get(self, name) {
+            var
+        } else {
+            // Without the lock, since threads share the work: one that waits for the others may be given work that asks
+            // this store for a variable. Two that draw the same one draw the same values.
+            let new = init::variable(init, (&shape, dtype), name, self.rng, &self.device)?;
+            self.lock().entry(name.to_owned()).or_insert(new).clone()
         };
         check_same(name, &var, &shape, dtype)?;
         Ok(var.as_tensor().clone())

@@ -415,8 +415,8 @@ impl BatchNorm {
         let share = share(mode);
         let new_mean = moved(&self.running_mean, mean, share, 1.0)?;
         let new_var = moved(&self.running_var, var, share, unbiased)?;
-        // x − x is 0 for a finite x, and NaN for any other.
-        let zeros = ((&new_mean - &new_mean)? + (&new_var - &new_var)?)?;
+        // 0 x is 0 for a finite x, and NaN for any other.
+        let zeros = (new_mean.affine(0.0, 0.0)? + new_var.affine(0.0, 0.0)?)?;
         let finite = zeros.eq(0.0)?;
         for (running, new) in [(&self.running_mean, new_mean), (&self.running_var, new_var)] {
             running.set(&finite.where_cond(&new, &running.as_detached_tensor())?)?;

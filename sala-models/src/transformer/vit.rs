@@ -19,7 +19,7 @@ use crate::{
         graph::reshaped,
         parts::{broadcast_sum, prepend},
     },
-    network::check_dtype,
+    network::check_same_dtype,
     ops::{Conv2d, Conv2dConfig, Dropout, ImageFormat, LayerNorm, Linear},
 };
 
@@ -292,7 +292,7 @@ impl Network for Vit {
             }
             .into());
         }
-        check_dtype("Vit", x, self.projection.weight())?;
+        check_same_dtype("Vit", x, self.projection.weight())?;
         let images = self.format.from_channels_first(x)?;
         let mut x = self.dropout.forward(&self.tokens(&images)?, mode)?;
         for layer in &self.layers {
