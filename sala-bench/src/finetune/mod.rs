@@ -92,6 +92,12 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
             "Model:   {} (best on the validation part)\n",
             folder.display()
         ))?;
+        if model.differs_in_transformers() {
+            progress::say(
+                "transformers loads this folder as a classifier by the first token, which this one by the mean is not; \
+                 docs/finetuning.md has the lines that load it as it is",
+            );
+        }
     }
     Ok(outcome)
 }

@@ -94,6 +94,11 @@ impl Model {
         self.task
     }
 
+    /// Whether `transformers` makes another model of what is saved.
+    pub(crate) fn differs_in_transformers(&self) -> bool {
+        self.config.differs_in_transformers(self.task)
+    }
+
     /// The commit of the hub that it is from, if it is.
     pub(crate) fn commit(&self) -> Option<&str> {
         self.snapshot.commit()

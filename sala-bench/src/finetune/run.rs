@@ -189,12 +189,13 @@ impl Workload for Pretrained<'_> {
         parts: &Vec<Batch>,
         step: u64,
     ) -> Result<StepReport> {
-        let draw = step * self.trainer.spec.training.accumulate as u64;
-        let loss = |batch: &Batch, pass: Pass, draw: u64| {
-            objective::loss(&self.network, &batch.take(pass)?, mode(pass, draw))
+        let most = self.trainer.spec.training.accumulate;
+        let loss = |batch: &Batch, pass: Pass, index: usize| {
+            let mode = mode(pass, step).part(index, most);
+            objective::loss(&self.network, &batch.take(pass)?, mode)
         };
         if let [batch] = &parts[..] {
-            let whole = |pass: Pass| loss(batch, pass, draw);
+            let whole = |pass: Pass| loss(batch, pass, 0);
             let mut objective = Differentiated::by(sala_models::backward, whole);
             return Ok(optimizer.step(&mut objective)?);
         }
@@ -203,7 +204,7 @@ impl Workload for Pretrained<'_> {
         let mut part = |index: usize, pass: Pass| {
             let batch = &parts[index];
             let weight = (batch.counted * parts.len()) as f64 / counted as f64;
-            loss(batch, pass, draw + index as u64)? * weight
+            loss(batch, pass, index)? * weight
         };
         let mut objective = MicroBatches::new(&self.params, parts.len(), &mut part)
             .differentiated_by(sala_models::backward);

@@ -173,6 +173,10 @@ fn a_model_learns_is_compared_saved_and_predicts() {
     );
     assert!(progress.contains("[ 8/8]"), "{progress}");
     assert!(
+        progress.contains("transformers loads this folder as a classifier by the first token"),
+        "{progress}"
+    );
+    assert!(
         progress.contains("sala, seed 1: epoch 6/6, loss 0."),
         "{progress}"
     );
