@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, hash_map::Entry},
+    sync::{Mutex, PoisonError},
 };
 
 use candle_core::{
@@ -29,6 +30,9 @@ unsafe impl DeviceRepr for Arguments {}
 
 type Kernel = (&'static str, &'static str);
 
+/// Threads that find the kernels missing would each have them compiled for the card, which takes seconds.
+static LOADING: Mutex<()> = Mutex::new(());
+
 thread_local! {
     /// Kernels that were found before: to look for one by its name takes as long as to launch it.
     static KERNELS: RefCell<HashMap<(DeviceId, Kernel), CudaFunction>> = RefCell::default();
@@ -53,6 +57,7 @@ pub(super) fn launch(
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(place) => {
                 let name = format!("{}_{}", kernel.0, kernel.1);
+                let _loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
                 let function = device.get_or_load_custom_func(&name, "sala_operations", PTX)?;
                 place.insert(function.into_cuda_function())
             }
