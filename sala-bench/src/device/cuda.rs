@@ -141,7 +141,6 @@ mod tests {
     // On a machine without a card it catches a message that does not say what is missing; with one, a device
     // that does not compute.
     #[test]
-    #[expect(clippy::print_stderr, reason = "tests tell what they left out")]
     fn a_card_computes_or_what_is_missing_is_said() {
         match open(0) {
             Ok(device) => {
