@@ -95,26 +95,3 @@ pub(crate) fn store_bits(store: &VarStore) -> BTreeMap<String, Bits> {
     let all = store.all().into_iter();
     all.map(|(name, var)| (name, bits(&var))).collect()
 }
-
-/// Puts tensors in two shards by turns, with an index that says so.
-pub(crate) fn write_shards(folder: &Path, tensors: &Tensors) {
-    let mut parts = [Tensors::new(), Tensors::new()];
-    let mut map = serde_json::Map::new();
-    for (i, (name, t)) in tensors.iter().enumerate() {
-        parts[i % 2].insert(name.clone(), t.clone());
-        map.insert(name.clone(), shard(i % 2).into());
-    }
-    for (i, part) in parts.iter().enumerate() {
-        write(&folder.join(shard(i)), part);
-    }
-    let index = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": map});
-    fs::write(index_of(folder), index.to_string()).unwrap();
-}
-
-pub(crate) fn shard(i: usize) -> String {
-    format!("model-0000{}-of-00002.safetensors", i + 1)
-}
-
-pub(crate) fn index_of(folder: &Path) -> PathBuf {
-    folder.join("model.safetensors.index.json")
-}

@@ -22,6 +22,12 @@ mod folders;
 mod forms;
 mod gradcheck;
 mod graph;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_refusals;
+#[cfg(feature = "hub")]
+mod hub_server;
 mod images;
 mod layers;
 mod model_build;

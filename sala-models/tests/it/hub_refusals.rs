@@ -3,8 +3,8 @@
 use sala_models::pretrained::{HubError, Snapshot};
 
 use crate::{
-    client::{assert_all, client, files, refused, with_storage},
-    server::{ID, MAIN, Response, Server, hub},
+    hub::{assert_all, client, files, refused, with_storage},
+    hub_server::{ID, MAIN, Response, Server, hub},
 };
 
 #[test]

@@ -17,8 +17,9 @@ use sala_models::{
 };
 
 use crate::{
-    folders::{CLASSIFY, build, folder, published, store_bits, write_shards},
-    server::{Files, ID, MAIN, OTHER, Request, Response, Server, hub},
+    folders::{CLASSIFY, build, folder, published, store_bits},
+    hub_server::{Files, ID, MAIN, OTHER, Request, Response, Server, hub},
+    weight_files::write_shards,
 };
 
 /// A small BERT with a tokenizer, and files that nobody needs.
