@@ -1,5 +1,6 @@
 //! The parameters that an optimizer trains: named, ordered, each variable once.
 
+mod masters;
 mod settings;
 
 use std::{
@@ -12,8 +13,7 @@ use candle_nn::VarMap;
 
 use crate::{
     error::{Error, Result, check},
-    kernels::{self, Guard},
-    state::{State, StateReader},
+    kernels::{self},
 };
 
 /// Last parts of names under which layers keep statistics in a `VarMap` beside what is trained.
@@ -360,81 +360,6 @@ impl ParamSet {
         self.publish()
     }
 
-    /// Brings the model's variables up to date with their master copies.
-    pub(crate) fn publish(&self) -> Result<()> {
-        self.publish_under(None)
-    }
-
-    /// As [`ParamSet::publish`], of copies that were updated under a guard.
-    pub(crate) fn publish_under(&self, guard: Option<&Guard>) -> Result<()> {
-        let params = self.params.iter();
-        let published: Vec<_> = params
-            .filter_map(|p| p.published.as_ref().map(|to| (to, &p.var)))
-            .collect();
-        let to = published.iter().map(|(to, _)| to.as_tensor());
-        kernels::run_under(guard, to, |kernels| {
-            for (to, master) in &published {
-                kernels.of(to).assign(to, master)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Adds the master copies, if there are any, to a state.
-    pub(crate) fn save_masters(&self, state: &mut State) -> Result<()> {
-        for param in self.params.iter().filter(|p| p.published.is_some()) {
-            state.set_tensor(format!("master.{}", param.name), &param.var)?;
-        }
-        Ok(())
-    }
-
-    /// Reads what [`ParamSet::save_masters`] wrote, maybe in a run of another precision;
-    /// [`ParamSet::assign_masters`] puts it to use. Where this set has master copies and the other had none,
-    /// they are taken from the model's variables; where the other had some that this set has not, they are the
-    /// weights.
-    pub(crate) fn read_masters(&self, reader: &mut StateReader) -> Result<Vec<Option<Tensor>>> {
-        let read = |p: &Param| reader.optional_tensor(&format!("master.{}", p.name), &p.var);
-        let mut masters = self.params.iter().map(read).collect::<Result<Vec<_>>>()?;
-        let own = |p: &Param| p.published.is_some();
-        let wanted = self.params.iter().filter(|p| own(p)).count();
-        let both = self.params.iter().zip(&masters);
-        let found = both.filter(|(p, m)| own(p) && m.is_some()).count();
-        if found != 0 && found != wanted {
-            return Err(Error::State {
-                owner: "ParamSet".into(),
-                problem: format!("master copies of {found} of {wanted} parameters"),
-            });
-        }
-        if found == 0 {
-            for (param, master) in self.params.iter().zip(&mut masters) {
-                if let Some(model_var) = &param.published {
-                    *master = Some(model_var.to_dtype(param.var.dtype())?.detach());
-                }
-            }
-        }
-        Ok(masters)
-    }
-
-    pub(crate) fn assign_masters(&self, masters: &[Option<Tensor>]) -> Result<()> {
-        for (param, master) in self.params.iter().zip(masters) {
-            if let Some(master) = master {
-                param.var.set(master)?;
-            }
-        }
-        self.publish()
-    }
-
-    /// Takes the master copies from the model's variables, which have been changed from outside.
-    pub(crate) fn renew_masters(&self) -> Result<()> {
-        for param in self.params.iter() {
-            if let Some(model_var) = &param.published {
-                let values = model_var.to_dtype(param.var.dtype())?.detach();
-                param.var.set(&values)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Drops the gradients of frozen variables, so that no base can step them.
     pub(crate) fn drop_frozen(&self, grads: &mut GradStore) {
         for param in self.frozen.iter() {
@@ -538,22 +463,6 @@ mod tests {
         assert!(
             message.contains("`w` is on Cuda") && message.contains("Cpu"),
             "{message}"
-        );
-    }
-
-    #[test]
-    fn a_master_copy_is_published_rounded() {
-        let w = Var::new(&[1f32], &Device::Cpu).unwrap();
-        let half = Var::from_tensor(&w.to_dtype(DType::BF16).unwrap()).unwrap();
-        let params = ParamSet::new([("w", half.clone())]).unwrap();
-        let params = params.with_f32_masters().unwrap();
-        // 1 + 2⁻¹⁰ is between bf16's 1 and 1 + 2⁻⁷.
-        let value = Tensor::new(&[1.0f32 + 2f32.powi(-10)], &Device::Cpu).unwrap();
-        params.assign(std::slice::from_ref(&value)).unwrap();
-        assert_eq!(crate::testing::values(&half), [1.0]);
-        assert_eq!(
-            params.vars()[0].to_vec1::<f32>().unwrap(),
-            [1.0 + 2f32.powi(-10)]
         );
     }
 

@@ -1,21 +1,16 @@
 //! Settings of single parameters, given by rules over names.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use candle_core::{DType, Var};
-
-use super::{Param, ParamSet, is_half};
-use crate::{
-    error::{Error, Result, check},
-    kernels,
-};
+use super::{Param, ParamSet};
+use crate::error::{Result, check};
 
 impl ParamSet {
     /// Multiplies the learning rate of the parameters whose name fulfils `rule` by `scale` ≥ 0, on top
     /// of what [`ParamSet::with_layerwise_lr_decay`] does.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad scale, [`Error::NoMatch`] when no parameter is matched.
+    /// [`Error::Config`](crate::Error::Config) for a bad scale, [`Error::NoMatch`](crate::Error::NoMatch) when no parameter is matched.
     pub fn with_lr_scale(mut self, scale: f64, rule: impl Fn(&str) -> bool) -> Result<Self> {
         check::non_negative("ParamSet", "lr_scale", scale)?;
         self.set("lr_scale", |p| rule(&p.name), |p| p.lr_scale *= scale)?;
@@ -27,7 +22,7 @@ impl ParamSet {
     /// without one, such as a head, keep their rate.
     ///
     /// # Errors
-    /// [`Error::Config`] when `decay` is outside (0, 1], [`Error::NoMatch`] when nothing has a layer.
+    /// [`Error::Config`](crate::Error::Config) when `decay` is outside (0, 1], [`Error::NoMatch`](crate::Error::NoMatch) when nothing has a layer.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Var};
@@ -64,7 +59,7 @@ impl ParamSet {
     /// Gives the parameters whose name fulfils `rule` a weight decay of their own, ≥ 0.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad value, [`Error::NoMatch`] when no parameter is matched.
+    /// [`Error::Config`](crate::Error::Config) for a bad value, [`Error::NoMatch`](crate::Error::NoMatch) when no parameter is matched.
     pub fn with_weight_decay(mut self, decay: f64, rule: impl Fn(&str) -> bool) -> Result<Self> {
         check::non_negative("ParamSet", "weight_decay", decay)?;
         let decay = Some(decay);
@@ -115,7 +110,7 @@ impl ParamSet {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad scale, [`Error::NoMatch`] when no parameter is matched.
+    /// [`Error::Config`](crate::Error::Config) for a bad scale, [`Error::NoMatch`](crate::Error::NoMatch) when no parameter is matched.
     pub fn with_rho_scale(mut self, scale: f64, rule: impl Fn(&str) -> bool) -> Result<Self> {
         check::non_negative("ParamSet", "rho_scale", scale)?;
         self.set("rho_scale", |p| rule(&p.name), |p| p.rho_scale = scale)?;
@@ -126,107 +121,20 @@ impl ParamSet {
     /// their magnitudes, whatever the method's default is.
     ///
     /// # Errors
-    /// [`Error::NoMatch`] when no parameter is matched.
+    /// [`Error::NoMatch`](crate::Error::NoMatch) when no parameter is matched.
     pub fn with_adaptive(mut self, adaptive: bool, rule: impl Fn(&str) -> bool) -> Result<Self> {
         let adaptive = Some(adaptive);
         self.set("adaptive", |p| rule(&p.name), |p| p.adaptive = adaptive)?;
         Ok(self)
     }
-
-    /// Keeps an f32 copy of every bf16 and f16 parameter, which the optimizer works on; the model's
-    /// variable receives its rounded value after each change. Without it an update that is smaller
-    /// than half the distance of two half-precision numbers is lost.
-    ///
-    /// Make it the last rule, before a base is built from the set. The masters are part of the
-    /// optimizer's state. Whoever changes the model's variables afterwards calls
-    /// [`Minimizer::weights_replaced`](crate::Minimizer::weights_replaced).
-    ///
-    /// # Errors
-    /// Those of converting tensors.
-    ///
-    /// ```
-    /// # use candle_core::{DType, Device, Var};
-    /// # use sala_core::ParamSet;
-    /// let w = Var::ones(3, DType::BF16, &Device::Cpu)?;
-    /// let params = ParamSet::new([("w", w)])?.with_f32_masters()?;
-    /// let w = params.iter().next().unwrap();
-    /// assert_eq!((w.var().dtype(), w.model_var().dtype()), (DType::F32, DType::BF16));
-    /// # Ok::<(), sala_core::Error>(())
-    /// ```
-    pub fn with_f32_masters(self) -> Result<Self> {
-        self.with_masters(|param| {
-            let value = kernels::cast(&param.var, DType::F32)?.detach();
-            Ok(Var::from_tensor(&value)?)
-        })
-    }
-
-    /// The same with these variables as masters, such as published weights that half precision would round: a bf16 or
-    /// f16 parameter without a master gets the one of its name, and takes its value, rounded. Other names are passed
-    /// over.
-    ///
-    /// # Errors
-    /// [`Error::Master`] when there is none of a parameter's name, or it has another shape or
-    /// device, or is not f32; no variable has changed then. Those of converting tensors.
-    ///
-    /// ```
-    /// # use candle_core::{DType, Device, Var};
-    /// # use sala_core::ParamSet;
-    /// let w = Var::zeros(1, DType::BF16, &Device::Cpu)?;
-    /// let published = Var::new(&[1.001f32], &Device::Cpu)?;
-    /// let params = ParamSet::new([("w", w.clone())])?.with_f32_masters_of([("w", published)])?;
-    /// assert_eq!(params.vars()[0].to_vec1::<f32>()?, [1.001]);
-    /// assert_eq!(w.to_dtype(DType::F32)?.to_vec1::<f32>()?, [1.0]);
-    /// # Ok::<(), sala_core::Error>(())
-    /// ```
-    pub fn with_f32_masters_of<N: Into<String>>(
-        self,
-        masters: impl IntoIterator<Item = (N, Var)>,
-    ) -> Result<Self> {
-        let masters = masters.into_iter().map(|(name, var)| (name.into(), var));
-        let masters: HashMap<String, Var> = masters.collect();
-        let params = self.with_masters(|param| fitting(param, masters.get(&param.name)))?;
-        params.publish()?;
-        Ok(params)
-    }
-
-    /// Gives each parameter of half precision that has no master the one that `master` makes.
-    fn with_masters(mut self, master: impl Fn(&Param) -> Result<Var>) -> Result<Self> {
-        for param in Arc::make_mut(&mut self.params) {
-            if is_half(param.var.dtype()) && param.published.is_none() {
-                let master = master(param)?;
-                param.published = Some(std::mem::replace(&mut param.var, master));
-            }
-        }
-        Ok(self)
-    }
-}
-
-/// The variable that was given as a parameter's master, if it can be that.
-fn fitting(param: &Param, master: Option<&Var>) -> Result<Var> {
-    let kind = |dtype: DType, var: &Var| {
-        format!(
-            "{dtype:?} {:?} on {:?}",
-            var.dims(),
-            var.device().location()
-        )
-    };
-    let wanted = kind(DType::F32, &param.var);
-    let got = master.map(|var| kind(var.dtype(), var));
-    match master {
-        Some(master) if got.as_ref() == Some(&wanted) => Ok(master.clone()),
-        _ => Err(Error::Master {
-            name: param.name.clone(),
-            wanted,
-            got: got.unwrap_or_else(|| "none".into()),
-        }),
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device, Var};
 
     use super::*;
+    use crate::Error;
 
     fn var(len: usize) -> Var {
         Var::zeros(len, DType::F32, &Device::Cpu).unwrap()
@@ -277,47 +185,5 @@ mod tests {
             (scales(&changed), scales(&params)),
             (vec![0.5, 0.25], vec![1.0, 1.0])
         );
-    }
-
-    #[test]
-    fn masters_that_are_given_must_fit_and_are_kept_to_the_last_bit() {
-        let half = |len: usize| Var::zeros(len, DType::BF16, &Device::Cpu).unwrap();
-        let (w, b, whole) = (half(2), half(2), var(2));
-        let named = || [("w", w.clone()), ("b", b.clone()), ("whole", whole.clone())];
-        let params = || ParamSet::new(named()).unwrap();
-        let ones = |len: usize, dtype| Var::ones(len, dtype, &Device::Cpu).unwrap();
-        let wrong = [
-            (vec![("w", ones(2, DType::F32))], "`b`", "got none"),
-            (
-                vec![("w", ones(2, DType::F32)), ("b", ones(3, DType::F32))],
-                "`b`",
-                "got F32 [3]",
-            ),
-            (
-                vec![("b", ones(2, DType::F32)), ("w", ones(2, DType::F64))],
-                "`w`",
-                "got F64 [2]",
-            ),
-        ];
-        for (masters, name, got) in wrong {
-            let error = params()
-                .with_f32_masters_of(masters)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(name) && error.contains(got), "{error}");
-            let changed = w.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
-            assert_eq!(changed, [0.0, 0.0]);
-        }
-        let fine = Var::new(&[1.0f32 + 2f32.powi(-20), -3.0], &Device::Cpu).unwrap();
-        let masters = [
-            ("w", fine.clone()),
-            ("b", ones(2, DType::F32)),
-            ("other", var(1)),
-        ];
-        let params = params().with_f32_masters_of(masters).unwrap();
-        let of = |name: &str| params.iter().find(|p| p.name() == name).unwrap();
-        assert_eq!(of("w").var().id(), fine.id());
-        assert_eq!(crate::testing::values(of("w").model_var()), [1.0, -3.0]);
-        assert_eq!(of("whole").var().id(), whole.id());
     }
 }

@@ -20,6 +20,7 @@ mod methods;
 mod oracle;
 mod order;
 mod precision;
+mod refused;
 mod replaced;
 mod resume;
 mod settings;
