@@ -95,3 +95,13 @@ pub(crate) fn store_bits(store: &VarStore) -> BTreeMap<String, Bits> {
     let all = store.all().into_iter();
     all.map(|(name, var)| (name, bits(&var))).collect()
 }
+
+/// The names of a folder's files, sorted.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

@@ -17,7 +17,7 @@ use sala_models::{
 };
 
 use crate::{
-    folders::{CLASSIFY, build, folder, published, store_bits},
+    folders::{CLASSIFY, build, folder, names, published, store_bits},
     hub_server::{Files, ID, MAIN, OTHER, Request, Response, Server, hub},
     weight_files::write_shards,
 };
@@ -66,15 +66,6 @@ pub(crate) fn assert_all(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "no {part:?} in: {text}");
     }
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 #[test]

@@ -22,11 +22,8 @@ mod folders;
 mod forms;
 mod gradcheck;
 mod graph;
-#[cfg(feature = "hub")]
 mod hub;
-#[cfg(feature = "hub")]
 mod hub_refusals;
-#[cfg(feature = "hub")]
 mod hub_server;
 mod images;
 mod layers;

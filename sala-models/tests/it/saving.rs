@@ -12,7 +12,7 @@ use sala_models::{
 use serde_json::json;
 
 use crate::folders::{
-    CLASSIFY, MODELS, bits, build, config, folder, published, read, store_bits, task, write,
+    CLASSIFY, MODELS, bits, build, config, folder, names, published, read, store_bits, task, write,
 };
 
 /// A published model in memory.
@@ -25,15 +25,6 @@ fn loaded(model: &str, dtype: DType) -> (ModelConfig, VarStore) {
         .load(&store, &LoadOptions::of(&config, task))
         .unwrap();
     (config, store)
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 #[test]
