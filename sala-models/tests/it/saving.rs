@@ -1,6 +1,6 @@
 //! Networks into folders that `transformers` loads: bit by bit, and never half.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use candle_core::DType;
 use candle_nn::Init;

@@ -201,11 +201,14 @@ impl<A: Copy> Direction<A> {
 
 /// Whether cuDNN says that it cannot do what it was asked, and not that something went wrong. Its versions differ in how
 /// many words they have for that.
-fn is_unsupported(CudnnError(status): CudnnError) -> bool {
+fn is_unsupported(error: CudnnError) -> bool {
+    says(error, &["NOT_SUPPORTED", "ARCH_MISMATCH"])
+}
+
+/// Whether one of these words is in the name of an error.
+fn says(CudnnError(status): CudnnError, words: &[&str]) -> bool {
     let name = format!("{status:?}");
-    ["NOT_SUPPORTED", "BAD_PARAM", "ARCH_MISMATCH"]
-        .iter()
-        .any(|word| name.contains(word))
+    words.iter().any(|word| name.contains(word))
 }
 
 fn filter_shape(geometry: &Geometry) -> Shape {
@@ -399,7 +402,10 @@ macro_rules! find {
                     asked
                 };
                 match asked {
-                    Err(error) if !is_unsupported(error) => return Err(Error::wrap(error)),
+                    // A shape that it does not know may be a bad parameter too.
+                    Err(error) if !is_unsupported(error) && !says(error, &["BAD_PARAM"]) => {
+                        return Err(Error::wrap(error));
+                    }
                     _ => {}
                 }
                 let fits = results.iter().filter(|r| {
