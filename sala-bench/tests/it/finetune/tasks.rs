@@ -111,3 +111,27 @@ fn a_language_model_learns_which_word_follows() {
         .collect();
     assert!(said[0] < said[1], "the usual order is likelier: {said:?}");
 }
+
+// Catches parts of a batch that drop the same places: all blocks are alike and the weights stand still, so the loss of an
+// epoch is that of its masks, and those of parts are those of as many batches.
+#[test]
+fn parts_of_a_batch_have_masks_of_their_own() {
+    let place = Place::new();
+    let gpt2 = json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 24,
+        "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16, "resid_pdrop": 0.5});
+    place.model("gpt2", &gpt2, Task::CausalLm);
+    fs::write(place.path("gpt2/tokenizer.json"), tokenizer(&WORDS, false)).unwrap();
+    place.write("same.txt", &vec![WORDS.join(" "); 40].join(" "));
+    let loss = |out: &str, batches: &str| {
+        succeed(&mut place.command(&format!(
+            "finetune --model gpt2 --task causal-lm --train same.txt --max-length 16 --epochs 1 --lr 1e-12 \
+             {batches} --out {out}"
+        )));
+        let lines = fs::read_to_string(place.path(out).join("runs/adamw-seed0.jsonl")).unwrap();
+        let epoch: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        epoch["train_loss"].as_f64().unwrap()
+    };
+    let parts = loss("parts", "--batch-size 2 --accumulate 2");
+    let batches = loss("batches", "--batch-size 1");
+    assert!((parts - batches).abs() < 1e-5, "{parts} and {batches}");
+}
