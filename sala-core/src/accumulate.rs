@@ -12,7 +12,7 @@
 
 use std::fmt;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 
 use crate::{
     kernels,
@@ -86,6 +86,18 @@ where
         self
     }
 
+    /// Gives the first part's gradients storage of their own, in f32 for half precision: the sum grows there.
+    fn own(&self, total: &mut Evaluation) -> crate::Result<()> {
+        let vars = self.params.iter().map(Param::model_var);
+        let (vars, gradients): (Vec<_>, Vec<_>) = vars
+            .filter_map(|var| Some((var, total.grads.get(var)?.detach())))
+            .unzip();
+        for (var, own) in vars.into_iter().zip(vector::scaled(&gradients, 1.0)?) {
+            total.grads.insert(var, own);
+        }
+        Ok(())
+    }
+
     /// Adds a part's gradients into those of the first, which become the sum.
     fn add(&self, total: &mut Evaluation, part: &Evaluation) -> crate::Result<()> {
         let mut sums = Vec::with_capacity(self.params.len());
@@ -97,7 +109,7 @@ where
                 continue;
             };
             sums.push((param.model_var(), sum));
-            parts.push(kernels::wide(&part)?);
+            parts.push(part);
         }
         let (vars, mut sums): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
         vector::accumulate(&mut sums, &parts, 1.0)?;
@@ -128,13 +140,7 @@ where
             candle_core::bail!("an objective of 0 micro-batches has no loss");
         }
         let mut total = self.evaluate_micro_batch(0, pass)?;
-        for param in &self.params {
-            // Storage of its own, in f32 for half precision: the sum grows in place.
-            if let Some(gradient) = total.grads.get(param.model_var()) {
-                let own = kernels::wide(&gradient.force_contiguous()?)?.detach();
-                total.grads.insert(param.model_var(), own);
-            }
-        }
+        self.own(&mut total).map_err(Error::wrap)?;
         total.loss = wide_loss(&total.loss)?;
         for index in 1..self.count {
             let part = self.evaluate_micro_batch(index, pass)?;

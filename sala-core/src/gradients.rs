@@ -35,7 +35,6 @@ impl Unread {
         }
         let mut gradients = Gradients::collect(params, pass, store)?;
         if (scale - 1.0).abs() > 0.0 {
-            gradients.widen()?;
             gradients.multiply(1.0 / scale)?;
         }
         let squares = vector::squared_norms(&gradients.tensors)?;
@@ -47,8 +46,8 @@ impl Unread {
         })
     }
 
-    /// The gradients in the order of the parameters, in a precision to compute with.
-    pub(crate) fn tensors(&mut self) -> Result<&[Tensor]> {
+    /// The gradients in the order of the parameters, from now on in a precision to compute with.
+    pub(crate) fn widen(&mut self) -> Result<&[Tensor]> {
         self.gradients.widen()?;
         Ok(&self.gradients.tensors)
     }
@@ -58,11 +57,10 @@ impl Unread {
     pub(crate) fn read(self, params: &ParamSet, others: Vec<Scalar>) -> Result<Read> {
         let Self {
             pass,
-            mut gradients,
+            gradients,
             loss,
             squares,
         } = self;
-        gradients.widen()?;
         let mut scalars = numbers(loss, squares);
         scalars.extend(others);
         let mut numbers = vector::read_scalars(scalars)?;
@@ -88,7 +86,6 @@ impl Unread {
             return Ok(Err(self));
         };
         if let Some(clip @ Clip::Value(_)) = clip {
-            self.gradients.widen()?;
             self.gradients.clip(clip)?;
         }
         Ok(Ok(Guarded {
@@ -179,7 +176,8 @@ pub(crate) struct Read {
 /// One gradient for each trainable parameter, of its shape, all of them finite; f32 or f64.
 #[derive(Debug)]
 pub struct Gradients {
-    /// Half precision until they are read: updates on a card take them as they are.
+    /// On a card they may be of half precision until [`Gradients::widen`]: updates and perturbations
+    /// read them as they are.
     tensors: Vec<Tensor>,
     /// As the objective returned them, for the model's variables.
     store: GradStore,
@@ -252,17 +250,14 @@ impl Gradients {
         Ok(same && kernels::read_half(first)?)
     }
 
-    fn widen(&mut self) -> Result<()> {
-        for tensor in &mut self.tensors {
-            *tensor = kernels::wide(tensor)?;
-        }
+    /// Brings them to a precision to compute with, before others than this crate's kernels see them.
+    pub(crate) fn widen(&mut self) -> Result<()> {
+        self.tensors = vector::widened(std::mem::take(&mut self.tensors))?;
         Ok(())
     }
 
     fn multiply(&mut self, factor: f64) -> Result<()> {
-        for tensor in &mut self.tensors {
-            *tensor = (&*tensor * factor)?;
-        }
+        self.tensors = vector::scaled(&self.tensors, factor)?;
         self.changed = true;
         Ok(())
     }
@@ -280,9 +275,7 @@ impl Gradients {
         dot: f64,
     ) -> Result<()> {
         vector::check_shapes(self.tensors.iter(), other)?;
-        for (tensor, other) in self.tensors.iter_mut().zip(other) {
-            *tensor = ((&*tensor * a)? + (other * b)?)?;
-        }
+        self.tensors = vector::combined((a, &self.tensors), (b, other))?;
         let square = (a * self.norm).powi(2) + (b * other_norm).powi(2) + 2.0 * a * b * dot;
         // The three terms can cancel to a rounding error below zero.
         self.norm = square.max(0.0).sqrt();
@@ -307,9 +300,7 @@ impl Gradients {
                 _ => Ok(()),
             },
             Clip::Value(max) => {
-                for tensor in &mut self.tensors {
-                    *tensor = tensor.clamp(-max, max)?;
-                }
+                self.tensors = vector::clamped(&self.tensors, max)?;
                 self.changed = true;
                 Ok(())
             }

@@ -37,17 +37,13 @@ impl Memory {
     /// # Errors
     /// [`Error::Direction`] when x is not of the number and shapes of m, and those of candle's operations.
     pub fn blend(&mut self, a: f64, b: f64, x: &[Tensor]) -> Result<()> {
-        if let Some(m) = &self.tensors {
-            vector::check_shapes(m.iter(), x)?;
-        }
-        let new = match &self.tensors {
-            None => x.iter().map(|x| x * b).collect::<candle_core::Result<_>>(),
+        self.tensors = Some(match &self.tensors {
+            None => vector::scaled(x, b)?,
             Some(m) => {
-                let blend = |(m, x): (&Tensor, &Tensor)| (m * a)? + (x * b)?;
-                m.iter().zip(x).map(blend).collect()
+                vector::check_shapes(m.iter(), x)?;
+                vector::combined((a, m), (b, x))?
             }
-        }?;
-        self.tensors = Some(new);
+        });
         Ok(())
     }
 

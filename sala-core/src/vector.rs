@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::{
     error::{Error, Result},
     kernels::{self, Scalar},
+    params::is_half,
 };
 
 /// Checks that there is one tensor for each of `like`, of its shape: what follows would take the first ones
@@ -55,11 +56,11 @@ pub(crate) fn dots(xs: &[Tensor], ys: &[Tensor]) -> Result<Vec<Scalar>> {
     })
 }
 
-/// sumᵢ ← sumᵢ + factor · xᵢ.
+/// sumᵢ ← sumᵢ + factor · xᵢ, with xᵢ of the sum's precision or half of it.
 pub(crate) fn accumulate(sums: &mut [Tensor], xs: &[Tensor], factor: f64) -> Result<()> {
     kernels::run(xs, |kernels| {
         for (sum, x) in sums.iter_mut().zip(xs) {
-            kernels.of(x).accumulate(sum, x, factor)?;
+            kernels.of(sum).accumulate(sum, x, factor)?;
         }
         Ok(())
     })
@@ -178,10 +179,45 @@ pub(crate) fn dot(xs: &[Tensor], ys: &[Tensor]) -> Result<f64> {
     Ok(read_scalars(dots(xs, ys)?)?.iter().sum())
 }
 
-/// factor · xᵢ, in storage of its own.
+/// factor · xᵢ, in storage of its own; f32 for half precision.
 pub(crate) fn scaled(xs: &[Tensor], factor: f64) -> Result<Vec<Tensor>> {
-    let scale = |x: &Tensor| Ok((x * factor)?);
-    xs.iter().map(scale).collect()
+    kernels::run(xs, |kernels| {
+        let scale = |x| Ok(kernels.of(x).combine((factor, x), None)?);
+        xs.iter().map(scale).collect()
+    })
+}
+
+/// a xᵢ + b yᵢ; f32 for half precision.
+pub(crate) fn combined(
+    (a, xs): (f64, &[Tensor]),
+    (b, ys): (f64, &[Tensor]),
+) -> Result<Vec<Tensor>> {
+    kernels::run(xs, |kernels| {
+        let combine = |(x, y)| Ok(kernels.of(x).combine((a, x), Some((b, y)))?);
+        xs.iter().zip(ys).map(combine).collect()
+    })
+}
+
+/// The elements of xᵢ, none of them further from 0 than the limit; f32 for half precision.
+pub(crate) fn clamped(xs: &[Tensor], limit: f64) -> Result<Vec<Tensor>> {
+    kernels::run(xs, |kernels| {
+        let clamp = |x| Ok(kernels.of(x).clamp(x, limit)?);
+        xs.iter().map(clamp).collect()
+    })
+}
+
+/// xᵢ in a precision to compute with: f32 for half precision, else as it is.
+pub(crate) fn widened(xs: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    if xs.iter().any(|x| is_half(x.dtype())) {
+        return kernels::run(&xs, |kernels| {
+            let widen = |x: &Tensor| match is_half(x.dtype()) {
+                true => Ok(kernels.of(x).combine((1.0, x), None)?),
+                false => Ok(x.clone()),
+            };
+            xs.iter().map(widen).collect()
+        });
+    }
+    Ok(xs)
 }
 
 /// ‖x‖₂ over all tensors, read on the host.

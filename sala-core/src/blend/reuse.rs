@@ -15,6 +15,7 @@ use crate::{
     error::{Result, check},
     gradients::Gradients,
     memory::Memory,
+    vector,
 };
 
 /// g', and between ascents g with the last ascent's orthogonal part.
@@ -55,9 +56,7 @@ impl Blend for Reuse {
         gradients: &mut Gradients,
     ) -> Result<()> {
         let c = dot / (direction.norm.powi(2) + EPS);
-        let orthogonal = |(perturbed, g): (&Tensor, &Tensor)| perturbed - (g * c)?;
-        let pairs = gradients.tensors().iter().zip(&direction.tensors);
-        let v = pairs.map(orthogonal).collect::<candle_core::Result<_>>()?;
+        let v = vector::combined((1.0, gradients.tensors()), (-c, &direction.tensors))?;
         self.orthogonal.set(v);
         Ok(())
     }

@@ -71,7 +71,7 @@ enum Stage {
 }
 
 /// The sum over the micro-batches so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tally {
     count: usize,
     loss: f64,
@@ -264,7 +264,11 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         evaluation: Evaluation,
     ) -> Result<Outcome> {
         let mut unread = Unread::collect(params, pass, evaluation)?;
-        let Some(ascent) = self.perturbation.ascent(params, unread.tensors()?)? else {
+        let gradients = match self.perturbation.reads_gradients() {
+            true => unread.widen()?,
+            false => &[],
+        };
+        let Some(ascent) = self.perturbation.ascent(params, gradients)? else {
             return Err(Error::Order {
                 problem: "a perturbation that takes a direction pass must give a direction",
             });
@@ -281,7 +285,7 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         } = unread.read(params, others)?;
         let Checked {
             loss,
-            gradients,
+            mut gradients,
             squares,
         } = checked;
         let along = others.split_off(weights);
@@ -291,6 +295,7 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         let direction = Direction {
             norm: gradients.norm(),
             tensors: if keep {
+                gradients.widen()?;
                 gradients.into_tensors()
             } else {
                 Vec::new()
@@ -310,12 +315,13 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         if let Some(addition) = self.blend.addition() {
             vector::check_shapes(params.tensors(), addition)?;
             others.extend(vector::squared_norms(addition)?);
-            others.extend(vector::dots(addition, unread.tensors()?)?);
+            others.extend(vector::dots(addition, unread.widen()?)?);
         }
         let numbers = (None, 1.0, false);
         if others.is_empty() && self.perturbation.memory().is_none() {
             return self.finish(params, numbers, Taken::Unread(unread), None, None);
         }
+        unread.widen()?;
         let Read {
             mut checked,
             others,
@@ -352,8 +358,9 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             let taken = Taken::Unread(unread);
             return self.finish(params, numbers, taken, None, Some(displaced));
         }
+        let gradients = unread.widen()?;
         let dots = if self.blend.keeps_direction() {
-            vector::dots(&direction.tensors, unread.tensors()?)?
+            vector::dots(&direction.tensors, gradients)?
         } else {
             Vec::new()
         };
@@ -384,7 +391,8 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             return self.add(numbers, checked, displaced);
         }
         if self.perturbation.memory().is_some() {
-            let checked = taken.check(params)?;
+            let mut checked = taken.check(params)?;
+            checked.gradients.widen()?;
             let descent = checked.gradients.tensors();
             self.perturbation.remember(at_weights.as_deref(), descent)?;
             taken = Taken::Checked(checked);
@@ -409,10 +417,7 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
             self.saved = displaced.put_back()?;
         }
         let gradients = checked.gradients.tensors();
-        let mut tally = match self.tally.take() {
-            Some(tally) => tally,
-            None => Tally::new(gradients)?,
-        };
+        let mut tally = self.tally.take().unwrap_or_default();
         let share = 1.0 / self.micro_batches as f64;
         tally.add(share, (loss, evaluations), gradients)?;
         if tally.count < self.micro_batches {
@@ -515,16 +520,6 @@ fn outstanding() -> Error {
 }
 
 impl Tally {
-    fn new(like: &[Tensor]) -> Result<Self> {
-        let zeros = like.iter().map(Tensor::zeros_like);
-        Ok(Self {
-            count: 0,
-            loss: 0.0,
-            evaluations: 0.0,
-            sum: zeros.collect::<candle_core::Result<_>>()?,
-        })
-    }
-
     fn add(
         &mut self,
         share: f64,
@@ -534,6 +529,10 @@ impl Tally {
         self.count += 1;
         self.loss += share * loss;
         self.evaluations += share * evaluations;
+        if self.count == 1 {
+            self.sum = vector::scaled(gradients, share)?;
+            return Ok(());
+        }
         vector::accumulate(&mut self.sum, gradients, share)
     }
 }

@@ -80,8 +80,20 @@ impl Kernels for Composed {
     }
 
     fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()> {
-        *sum = (&*sum + (x * factor)?)?;
+        *sum = (&*sum + (x.to_dtype(sum.dtype())? * factor)?)?;
         Ok(())
+    }
+
+    fn combine(&self, (a, x): (f64, &Tensor), by: Option<(f64, &Tensor)>) -> Result<Tensor> {
+        let ax = (wide(x)? * a)?;
+        match by {
+            Some((b, y)) => ax + (wide(y)? * b)?,
+            None => Ok(ax),
+        }
+    }
+
+    fn clamp(&self, x: &Tensor, limit: f64) -> Result<Tensor> {
+        wide(x)?.clamp(-limit, limit)
     }
 
     fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)> {

@@ -14,6 +14,7 @@ use super::{
     access::{Element, exchange, read, read_some, separate, write, write_some},
     decay,
     loops::{self, Real, Update, drive},
+    wide,
 };
 use crate::base::{ParamsAdam, ParamsSgd};
 
@@ -130,10 +131,31 @@ impl<T: Element + Real> Kernels for Cpu<T> {
     }
 
     fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()> {
-        let x = separate(x, &[sum])?;
+        let x = separate(&wide(x)?, &[sum])?;
         let rule = loops::Accumulate(T::of(factor));
         write::<T, _>(sum, |sum| read(&x, |x| Ok(drive(rule, (sum, x)))))?;
         Ok(())
+    }
+
+    fn combine(&self, (a, x): (f64, &Tensor), by: Option<(f64, &Tensor)>) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let result = x.zeros_like()?;
+        let rule = loops::Combine(T::of(a), T::of(by.map_or(0.0, |(b, _)| b)));
+        let y = by.map(|(_, y)| separate(y, &[&result])).transpose()?;
+        write::<T, _>(&result, |to| {
+            read(&x, |x| {
+                read_some(y.as_ref(), |y| Ok(drive(rule, ((to, x), y))))
+            })
+        })?;
+        Ok(result)
+    }
+
+    fn clamp(&self, x: &Tensor, limit: f64) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let result = x.zeros_like()?;
+        let rule = loops::Clamp(T::of(limit));
+        write::<T, _>(&result, |to| read(&x, |x| Ok(drive(rule, (to, x)))))?;
+        Ok(result)
     }
 
     fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)> {

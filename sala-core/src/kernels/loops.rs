@@ -16,7 +16,7 @@
     reason = "what is not inlined is not compiled for the chosen instruction set"
 )]
 
-use std::ops::{Add, Div, Mul, Sub};
+use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use super::Fast;
 
@@ -36,6 +36,8 @@ pub(super) trait Real:
     + Sub<Output = Self>
     + Mul<Output = Self>
     + Div<Output = Self>
+    + Neg<Output = Self>
+    + PartialOrd
 {
     fn of(x: f64) -> Self;
     fn wide(self) -> f64;
@@ -392,6 +394,47 @@ impl<T: Real> Rule<(&mut [T], &[T])> for Accumulate<T> {
     fn run(self, (sum, x): (&mut [T], &[T])) -> f64 {
         for (sum, &x) in sum.iter_mut().zip(x) {
             *sum = *sum + x * self.0;
+        }
+        0.0
+    }
+}
+
+/// result ← a x + b y, or a x.
+#[derive(Clone, Copy)]
+pub(super) struct Combine<T>(pub(super) T, pub(super) T);
+
+/// Where the result goes, x, and y if there is one.
+impl<T: Real> Rule<((&mut [T], &[T]), Option<&[T]>)> for Combine<T> {
+    #[inline(always)]
+    fn run(self, ((result, x), y): ((&mut [T], &[T]), Option<&[T]>)) -> f64 {
+        let Self(a, b) = self;
+        match y {
+            Some(y) => {
+                for ((result, &x), &y) in result.iter_mut().zip(x).zip(y) {
+                    *result = x * a + y * b;
+                }
+            }
+            None => {
+                for (result, &x) in result.iter_mut().zip(x) {
+                    *result = x * a;
+                }
+            }
+        }
+        0.0
+    }
+}
+
+/// result ← min(max(x, −limit), limit).
+#[derive(Clone, Copy)]
+pub(super) struct Clamp<T>(pub(super) T);
+
+/// Where the result goes, and x.
+impl<T: Real> Rule<(&mut [T], &[T])> for Clamp<T> {
+    #[inline(always)]
+    fn run(self, (result, x): (&mut [T], &[T])) -> f64 {
+        for (result, &x) in result.iter_mut().zip(x) {
+            let at_least = if x < -self.0 { -self.0 } else { x };
+            *result = if at_least > self.0 { self.0 } else { at_least };
         }
         0.0
     }

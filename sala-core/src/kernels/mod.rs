@@ -21,6 +21,7 @@
 //! | perturb | w, ε | w + ε | 12 |
 //! | restore | | | 0 |
 //! | copy | source | destination | 8 |
+//! | combine, clamp: a x / a x + b y | x / x, y | a new tensor | 8 / 12 |
 //! | a step that starts from φ | the step's | the step's | 0 more |
 //! | pull within a step | φ | φ | 8 more |
 //! | pull alone, with return | φ, θ | φ / φ, θ | 12 / 16 |
@@ -139,8 +140,14 @@ pub(crate) trait Kernels: Sync {
     /// Σ xᵢ yᵢ.
     fn dot(&self, x: &Tensor, y: &Tensor) -> Result<Scalar>;
 
-    /// sum ← sum + factor · x.
+    /// sum ← sum + factor · x, with x of the sum's precision or half of it.
     fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()>;
+
+    /// a x + b y, or a x, in storage of its own; f32 for half precision.
+    fn combine(&self, ax: (f64, &Tensor), by: Option<(f64, &Tensor)>) -> Result<Tensor>;
+
+    /// min(max(x, −limit), limit), in storage of its own; f32 for half precision.
+    fn clamp(&self, x: &Tensor, limit: f64) -> Result<Tensor>;
 
     /// T² g and Σ (Tᵢ gᵢ)² with T = |w| + η.
     fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)>;

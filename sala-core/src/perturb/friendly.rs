@@ -18,6 +18,7 @@ use crate::{
     error::{Result, check},
     memory::Memory,
     params::ParamSet,
+    vector,
 };
 
 /// Ascent along the gradient less the mean of past gradients.
@@ -57,14 +58,8 @@ impl Perturbation for Friendly {
         let own = 1.0 - self.sigma * (1.0 - self.lambda);
         let past = self.sigma * self.lambda;
         let directions = match self.mean.tensors() {
-            None => gradients
-                .iter()
-                .map(|g| g * own)
-                .collect::<candle_core::Result<_>>(),
-            Some(mean) => {
-                let difference = |(g, m): (&Tensor, &Tensor)| (g * own)? - (m * past)?;
-                gradients.iter().zip(mean).map(difference).collect()
-            }
+            None => vector::scaled(gradients, own),
+            Some(mean) => vector::combined((own, gradients), (-past, mean)),
         }?;
         Ok(Some(Ascent::along(directions)?))
     }

@@ -10,6 +10,10 @@ use crate::{error::Result, params::ParamSet};
 pub struct L2;
 
 impl Perturbation for L2 {
+    fn reads_gradients(&self) -> bool {
+        false
+    }
+
     fn ascent(&self, _: &ParamSet, _: &[Tensor]) -> Result<Option<Ascent>> {
         Ok(Some(Ascent::gradient()))
     }

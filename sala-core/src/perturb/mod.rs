@@ -46,8 +46,14 @@ pub trait Perturbation {
         true
     }
 
+    /// Whether [`Perturbation::ascent`] looks at the gradients themselves. One that goes along them, whatever they
+    /// are, does not: then they need not be brought to f32 first.
+    fn reads_gradients(&self) -> bool {
+        self.needs_direction()
+    }
+
     /// The direction at the current weights, from the gradients there (one f32 or f64 tensor for each
-    /// parameter, in order; empty if the perturbation does not need them). `None`: stay. A direction that
+    /// parameter, in order; empty if the perturbation does not read them). `None`: stay. A direction that
     /// does not have one tensor for each parameter, of its shape, is an error of the step
     /// ([`Error::Direction`](crate::Error::Direction)).
     ///
@@ -86,6 +92,10 @@ impl<P: Perturbation + ?Sized> Perturbation for Box<P> {
 
     fn needs_direction(&self) -> bool {
         (**self).needs_direction()
+    }
+
+    fn reads_gradients(&self) -> bool {
+        (**self).reads_gradients()
     }
 
     fn ascent(&self, params: &ParamSet, gradients: &[Tensor]) -> Result<Option<Ascent>> {

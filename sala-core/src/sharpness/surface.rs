@@ -256,7 +256,9 @@ impl<'a> Surface<'a> {
     pub(super) fn gradient_here(&mut self, part: Option<usize>) -> Result<Checked> {
         let evaluation = self.evaluate(part)?;
         let unread = Unread::collect(&self.params, Pass::Probe, evaluation)?;
-        Taken::Unread(unread).check(&self.params)
+        let mut checked = Taken::Unread(unread).check(&self.params)?;
+        checked.gradients.widen()?;
+        Ok(checked)
     }
 
     /// What the objective returns where the parameters are.

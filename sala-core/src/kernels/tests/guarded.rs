@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Clip, Descend, Evaluation, Minimizer, ParamsLookahead, Pass,
+    Clip, Descend, Evaluation, MicroBatches, Minimizer, ParamsLookahead, ParamsSam, Pass, Sam,
     kernels::{Guard, batch::emulated::log, run_under},
     slow::Lookahead,
 };
@@ -160,5 +160,93 @@ fn masters_are_updated_by_gradients_of_half_precision() {
             "receive",
         ];
         assert_eq!(log::take(), wanted);
+    });
+}
+
+/// Two weights of bf16 with f32 masters, and a loss of them.
+fn two_weights() -> (ParamSet, impl FnMut(Pass) -> candle_core::Result<Tensor>) {
+    let (a, b) = (var(40, 0.1, DType::BF16), var(7, 0.5, DType::BF16));
+    let params = ParamSet::new([("a", a.clone()), ("b", b.clone())]).unwrap();
+    let loss = move |_: Pass| a.sqr()?.sum_all()? + b.sqr()?.sum_all()?;
+    (params.with_f32_masters().unwrap(), loss)
+}
+
+/// What the steps of an optimizer launch, but for the sums and the norms.
+fn launches(step: impl FnOnce()) -> Vec<String> {
+    log::take();
+    step();
+    let mut launched = log::take();
+    launched.retain(|name| !["total", "receive"].contains(&name.as_str()));
+    launched
+}
+
+// Catches gradients that are written once more, in f32, to climb along them, and a launch for each tensor.
+#[test]
+fn an_ascent_goes_along_gradients_of_half_precision() {
+    with_choice(Choice::Emulated, || {
+        let (params, mut loss) = two_weights();
+        let base = Sgd::new(&params, ParamsSgd::default()).unwrap();
+        let mut sam = Sam::new(params, base, ParamsSam::default()).unwrap();
+        sam.step(&mut loss).unwrap();
+        let wanted = [
+            "squared_norm_bf16",
+            "offset_f32",
+            "round_bf16",
+            "squared_norm_bf16",
+            "round_bf16",
+            "judge",
+            "sgd_f32",
+            "round_bf16",
+        ];
+        let got = launches(|| {
+            sam.step(&mut loss).unwrap();
+        });
+        assert_eq!(got, wanted);
+    });
+}
+
+// Catches a launch for each tensor, and one to widen gradients before the one that works on them.
+#[test]
+fn what_becomes_of_gradients_before_an_update_is_one_launch_for_all() {
+    with_choice(Choice::Emulated, || {
+        let (params, mut loss) = two_weights();
+        let descend = |clip: Option<Clip>| {
+            let base = Sgd::new(&params, ParamsSgd::default()).unwrap();
+            let optimizer = Descend::new(params.clone(), base);
+            match clip {
+                Some(clip) => optimizer.with_clip(clip).unwrap(),
+                None => optimizer,
+            }
+        };
+        let update = ["judge", "sgd_f32", "round_bf16"];
+        let clipped = launches(|| {
+            let mut optimizer = descend(Some(Clip::Value(0.1)));
+            optimizer.step(&mut loss).unwrap();
+        });
+        let mut wanted = vec!["squared_norm_bf16", "judge", "clamp_f32"];
+        wanted.extend(&update[1..]);
+        assert_eq!(clipped, wanted);
+
+        let scaled = launches(|| {
+            let mut optimizer = descend(None);
+            let loss = loss(Pass::Clean).unwrap();
+            optimizer.begin().unwrap();
+            let evaluation = Evaluation::of_scaled_loss(loss, 8.0).unwrap();
+            let _ = optimizer.first_step(evaluation).unwrap();
+        });
+        let mut wanted = vec!["combine_f32", "squared_norm_f32"];
+        wanted.extend(update);
+        assert_eq!(scaled, wanted);
+
+        let in_parts = launches(|| {
+            let mut loss = |_: usize, pass: Pass| loss(pass);
+            let mut parts = MicroBatches::new(&params, 3, &mut loss);
+            descend(None).step(&mut parts).unwrap();
+        });
+        // A copy of the first part, to which the others are added, and the mean.
+        let mut wanted = vec!["combine_f32", "accumulate_f32", "accumulate_f32"];
+        wanted.extend(["combine_f32", "squared_norm_f32"]);
+        wanted.extend(update);
+        assert_eq!(in_parts, wanted);
     });
 }

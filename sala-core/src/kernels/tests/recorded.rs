@@ -153,6 +153,21 @@ fn gradients_of_half_precision_are_read_as_they_are() {
             let (got, wanted) = (step(&gradient), step(&wide));
             assert_same_bits("SGD", &got.0, &wanted.0);
             assert_same_bits("Adam", &got.1, &wanted.1);
+            let others = |g: &Tensor| {
+                let (w, mut sum) = (weights(dtype), wave(16_384 + 7, 0.3, DType::F32));
+                let (direction, _) = batch.adaptive(&w, g, 0.01).unwrap();
+                batch.accumulate(&mut sum, g, 0.5).unwrap();
+                batch.perturb(&w, &mut None, g, 0.2).unwrap();
+                let combined = batch.combine((0.3, g), Some((0.7, &sum))).unwrap();
+                let clamped = batch.clamp(g, 0.4).unwrap();
+                batch.finish().unwrap();
+                let w = w.as_detached_tensor();
+                [direction, sum, w, combined, clamped]
+            };
+            let names = ["adaptive", "sum", "perturbed", "combined", "clamped"];
+            for ((name, got), wanted) in names.iter().zip(others(&gradient)).zip(others(&wide)) {
+                assert_same_bits(name, &got, &wanted);
+            }
         }
         let batch = Batch::emulated();
         let error = batch.sgd(

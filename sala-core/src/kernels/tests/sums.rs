@@ -72,3 +72,19 @@ fn products_sums_and_adaptive_directions_are_the_composed_ones() {
         assert!((number(sum) - wanted).abs() <= allowed * wanted.max(1e-12));
     });
 }
+
+// Catches factors that change places, a second tensor that is left out, and a limit on one side only.
+#[test]
+fn combinations_and_clamped_values_are_the_composed_ones() {
+    for_all(|form, len, dtype| {
+        let kernels = form.kernels(dtype);
+        let (x, y) = (form.wave(len, 0.2, dtype), form.wide(len, 1.1, dtype));
+        for by in [None, Some((-1.7, &y))] {
+            let got = kernels.combine((0.3, &x), by).unwrap();
+            let wanted = Composed.combine((0.3, &x), by).unwrap();
+            assert_same_bits("combined", &got, &wanted);
+        }
+        let got = kernels.clamp(&x, 0.4).unwrap();
+        assert_same_bits("clamped", &got, &Composed.clamp(&x, 0.4).unwrap());
+    });
+}

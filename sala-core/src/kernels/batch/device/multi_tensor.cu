@@ -116,6 +116,10 @@ INLINE void run_judge(const double *numbers, uint64_t count, double limit, Verdi
     EVERY_TYPE(KERNEL, assign, Assign)                                                                       \
     EVERY_TYPE(KERNEL, swap, Swap)                                                                           \
     EVERY_TYPE(KERNEL, pull, Pull)                                                                           \
+    KERNEL(combine_f32, Combine<float>)                                                                      \
+    KERNEL(combine_f64, Combine<double>)                                                                     \
+    KERNEL(clamp_f32, Clamp<float>)                                                                          \
+    KERNEL(clamp_f64, Clamp<double>)                                                                         \
     KERNEL(round_bf16, Round<Bf16>)                                                                          \
     KERNEL(round_f16, Round<F16>)
 

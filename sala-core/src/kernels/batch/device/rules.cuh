@@ -91,6 +91,7 @@ template <class T, class S, int W> INLINE Pack<T, W> widened(const Pack<S, W> &p
     return result;
 }
 
+// What may be of half precision where the rule computes in f32: operand 1, whatever the rule.
 template <class T, int W> INLINE Pack<T, W> load_gradient(const Job &job, uint64_t at) {
     if (job.flags & BF16_GRADIENT) return widened<T>(load<W>(array<const Bf16>(job, 1) + at));
     if (job.flags & F16_GRADIENT) return widened<T>(load<W>(array<const F16>(job, 1) + at));
@@ -158,28 +159,58 @@ template <class S> struct Dot : LoadsAlone {
     }
 };
 
-// sum, x: sum <- sum + factor x.
+// sum, x as a gradient: sum <- sum + factor x.
 template <class S> struct Accumulate : Stores {
     using T = typename Computed<S>::Type;
 
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
         const T factor = (T)job.by[0];
         S *to = array<S>(job, 0) + at;
-        Pack<S, W> sum = load<W>(to), x = load<W>(array<const S>(job, 1) + at);
-        for (int i = 0; i < W; i++) narrow(wide(sum.at[i]) + wide(x.at[i]) * factor, sum.at[i]);
+        Pack<S, W> sum = load<W>(to);
+        const Pack<T, W> x = load_gradient<T, W>(job, at);
+        for (int i = 0; i < W; i++) narrow(wide(sum.at[i]) + x.at[i] * factor, sum.at[i]);
         store(to, sum);
         return 0.0;
     }
 };
 
-// Weights, direction, gradient: T^2 g, and the sum of (T g)^2, with T = |w| + eta.
+// Result, x as a gradient, y if there is one: a x + b y or a x.
+template <class T> struct Combine : Stores {
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
+        const T a = (T)job.by[0], b = (T)job.by[1];
+        const T *other = array<T>(job, 2);
+        const Pack<T, W> x = load_gradient<T, W>(job, at);
+        Pack<T, W> y = {}, result;
+        if (other) y = load<W>(other + at);
+        for (int i = 0; i < W; i++) result.at[i] = other ? x.at[i] * a + y.at[i] * b : x.at[i] * a;
+        store(array<T>(job, 0) + at, result);
+        return 0.0;
+    }
+};
+
+// Result, x as a gradient: x, but neither below -limit nor above limit.
+template <class T> struct Clamp : Stores {
+    template <int W> static INLINE double run(const Job &job, uint64_t at) {
+        const T limit = (T)job.by[0];
+        Pack<T, W> x = load_gradient<T, W>(job, at);
+        for (int i = 0; i < W; i++) {
+            T at_least = x.at[i] < -limit ? -limit : x.at[i];
+            x.at[i] = at_least > limit ? limit : at_least;
+        }
+        store(array<T>(job, 0) + at, x);
+        return 0.0;
+    }
+};
+
+// Weights, gradient, direction: T^2 g, and the sum of (T g)^2, with T = |w| + eta.
 template <class S> struct Adaptive : Stores {
     using T = typename Computed<S>::Type;
 
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
         const T eta = (T)job.by[0];
         Pack<S, W> w = load<W>(array<const S>(job, 0) + at);
-        Pack<T, W> g = load<W>(array<const T>(job, 2) + at), d = {};
+        const Pack<T, W> g = load_gradient<T, W>(job, at);
+        Pack<T, W> d = {};
         double sum = 0.0;
         for (int i = 0; i < W; i++) {
             T magnitude = wide(w.at[i]);
@@ -188,19 +219,19 @@ template <class S> struct Adaptive : Stores {
             d.at[i] = magnitude * scaled;
             sum += (double)scaled * (double)scaled;
         }
-        store(array<T>(job, 1) + at, d);
+        store(array<T>(job, 2) + at, d);
         return sum;
     }
 };
 
-// New weights, weights, direction: w + scale d.
+// New weights, direction as a gradient, weights: w + scale d.
 template <class S> struct Offset : Stores {
     using T = typename Computed<S>::Type;
 
     template <int W> static INLINE double run(const Job &job, uint64_t at) {
         const T scale = (T)job.by[0];
-        Pack<S, W> w = load<W>(array<const S>(job, 1) + at);
-        Pack<T, W> d = load<W>(array<const T>(job, 2) + at);
+        Pack<S, W> w = load<W>(array<const S>(job, 2) + at);
+        const Pack<T, W> d = load_gradient<T, W>(job, at);
         for (int i = 0; i < W; i++) narrow(wide(w.at[i]) + d.at[i] * scale, w.at[i]);
         store(array<S>(job, 0) + at, w);
         return 0.0;
