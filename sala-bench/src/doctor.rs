@@ -57,6 +57,8 @@ struct Kernels {
     /// `auto` or `composed`.
     choice: String,
     convolutions: String,
+    /// How cuDNN's algorithms are chosen.
+    cudnn: String,
 }
 
 /// A thing and what was found of it.
@@ -174,8 +176,8 @@ impl Findings {
         line(
             "kernels",
             format!(
-                "{}, convolutions {}",
-                self.kernels.choice, self.kernels.convolutions
+                "{}, convolutions {}, cuDNN's algorithms by {}",
+                self.kernels.choice, self.kernels.convolutions, self.kernels.cudnn
             ),
         );
         let founds = [("device", &self.devices), ("data", &self.data)];
@@ -222,9 +224,11 @@ impl Kernels {
         };
         let choice = sala_models::kernels::choice().map(|c| format!("{c:?}").to_lowercase());
         let precision = sala_models::kernels::conv_precision();
+        let search = sala_models::kernels::conv_search();
         Self {
             choice: say(choice),
             convolutions: say(precision.map(|p| format!("{p:?}").to_lowercase())),
+            cudnn: say(search.map(|s| format!("{s:?}").to_lowercase())),
         }
     }
 }

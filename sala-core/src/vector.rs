@@ -208,16 +208,18 @@ pub(crate) fn clamped(xs: &[Tensor], limit: f64) -> Result<Vec<Tensor>> {
 
 /// xᵢ in a precision to compute with: f32 for half precision, else as it is.
 pub(crate) fn widened(xs: Vec<Tensor>) -> Result<Vec<Tensor>> {
-    if xs.iter().any(|x| is_half(x.dtype())) {
-        return kernels::run(&xs, |kernels| {
-            let widen = |x: &Tensor| match is_half(x.dtype()) {
-                true => Ok(kernels.of(x).combine((1.0, x), None)?),
-                false => Ok(x.clone()),
-            };
-            xs.iter().map(widen).collect()
-        });
+    if !xs.iter().any(|x| is_half(x.dtype())) {
+        return Ok(xs);
     }
-    Ok(xs)
+    kernels::run(&xs, |kernels| {
+        let widen = |x: &Tensor| {
+            if is_half(x.dtype()) {
+                return Ok(kernels.of(x).combine((1.0, x), None)?);
+            }
+            Ok(x.clone())
+        };
+        xs.iter().map(widen).collect()
+    })
 }
 
 /// ‖x‖₂ over all tensors, read on the host.

@@ -47,7 +47,7 @@ Records go to runs/NAME-FINGERPRINT. Ctrl-C keeps what is complete; the same com
 
 Exit codes: 0 done, 1 an error (what, where and a way out on standard error), 2 a wrong command line,
 130 interrupted. Environment: RUST_LOG=debug shows what the optimizers do, step by step; NO_COLOR turns colours
-off; SALA_KERNELS, SALA_CONV, RAYON_NUM_THREADS and CANDLE_NUM_THREADS as `sala-bench doctor` shows them.";
+off; SALA_KERNELS, SALA_CONV, SALA_CUDNN, RAYON_NUM_THREADS and CANDLE_NUM_THREADS as `sala-bench doctor` shows them.";
 
 const TRAIN_EXAMPLES: &str = "\
 Examples:

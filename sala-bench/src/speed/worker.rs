@@ -9,7 +9,11 @@ use anyhow::Result;
 use candle_core::Tensor;
 use candle_nn::Optimizer;
 use sala_core::{Descend, Differentiated, Minimizer, ParamSet, ParamsSgd, Pass, Sgd};
-use sala_models::{Mode, ops::cross_entropy};
+use sala_models::{
+    Mode,
+    kernels::{ConvSearch, conv_search},
+    ops::cross_entropy,
+};
 
 use super::{
     machine::peak_mib,
@@ -35,7 +39,7 @@ fn rounds(workload: Workload, place: Place) -> Result<()> {
         training.step()?;
     }
     let hello = Hello {
-        version: format!("candle {}", env!("CANDLE_VERSION")),
+        version: version(&training.place)?,
         parameters: training.built.store.num_parameters(),
         start_mib,
     };
@@ -45,6 +49,18 @@ fn rounds(workload: Workload, place: Place) -> Result<()> {
         }
         training.round(workload.repeats(training.place.device.is_cpu()))
     })
+}
+
+/// What computes, and what its convolutions were told.
+fn version(place: &Place) -> Result<String> {
+    let candle = format!("candle {}", env!("CANDLE_VERSION"));
+    let measured = conv_search()? == ConvSearch::Benchmark && place.device.is_cuda();
+    let told = if measured {
+        ", cuDNN's algorithms measured"
+    } else {
+        ""
+    };
+    Ok(candle + told)
 }
 
 struct Training {

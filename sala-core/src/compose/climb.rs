@@ -264,9 +264,10 @@ impl<P: Perturbation, D: Blend> Climb<P, D> {
         evaluation: Evaluation,
     ) -> Result<Outcome> {
         let mut unread = Unread::collect(params, pass, evaluation)?;
-        let gradients = match self.perturbation.reads_gradients() {
-            true => unread.widen()?,
-            false => &[],
+        let gradients = if self.perturbation.reads_gradients() {
+            unread.widen()?
+        } else {
+            &[]
         };
         let Some(ascent) = self.perturbation.ascent(params, gradients)? else {
             return Err(Error::Order {

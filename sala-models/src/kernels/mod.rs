@@ -55,6 +55,7 @@ use std::{cell::Cell, sync::OnceLock};
 
 use candle_core::{DType, Result, Tensor};
 
+pub use self::card::conv::search::{ConvSearch, conv_search};
 pub use self::conv::precision::{ConvPrecision, conv_precision, with_conv_precision};
 pub use self::graph::backward;
 use crate::Error;
@@ -111,9 +112,13 @@ pub fn choice() -> crate::Result<Choice> {
     if let Some(choice) = FORCED.get() {
         return Ok(choice);
     }
-    let value = VALUE
-        .get_or_init(|| std::env::var_os("SALA_KERNELS").map(|v| v.to_string_lossy().into_owned()));
-    Choice::parse(value.as_deref())
+    Choice::parse(variable("SALA_KERNELS", &VALUE))
+}
+
+/// The value of an environment variable, which is read once.
+fn variable(name: &str, value: &'static OnceLock<Option<String>>) -> Option<&'static str> {
+    let read = || std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
+    value.get_or_init(read).as_deref()
 }
 
 /// Runs `work` with this choice, whatever the environment says, on the calling thread: to compare

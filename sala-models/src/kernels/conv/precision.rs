@@ -4,7 +4,7 @@ use std::{cell::Cell, sync::OnceLock};
 
 use candle_core::DType;
 
-use crate::Error;
+use crate::{Error, kernels::variable};
 
 /// What fast convolutions may give up for speed. It concerns 3 × 3 kernels with a stride of 1 on the CPU,
 /// in f32; f64 is always exact.
@@ -80,9 +80,7 @@ pub fn conv_precision() -> crate::Result<ConvPrecision> {
     if let Some(precision) = FORCED.get() {
         return Ok(precision);
     }
-    let value = VALUE
-        .get_or_init(|| std::env::var_os("SALA_CONV").map(|v| v.to_string_lossy().into_owned()));
-    ConvPrecision::parse(value.as_deref())
+    ConvPrecision::parse(variable("SALA_CONV", &VALUE))
 }
 
 /// Runs `work` with this precision, whatever the environment says, on the calling thread: for tests and

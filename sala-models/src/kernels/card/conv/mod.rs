@@ -4,6 +4,7 @@
 #[cfg(feature = "cudnn")]
 mod cudnn;
 mod gathered;
+pub(crate) mod search;
 
 use std::sync::OnceLock;
 
