@@ -274,7 +274,6 @@ impl Gradients {
         (b, other, other_norm): (f64, &[Tensor], f64),
         dot: f64,
     ) -> Result<()> {
-        vector::check_shapes(self.tensors.iter(), other)?;
         self.tensors = vector::combined((a, &self.tensors), (b, other))?;
         let square = (a * self.norm).powi(2) + (b * other_norm).powi(2) + 2.0 * a * b * dot;
         // The three terms can cancel to a rounding error below zero.

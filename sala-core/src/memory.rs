@@ -39,10 +39,7 @@ impl Memory {
     pub fn blend(&mut self, a: f64, b: f64, x: &[Tensor]) -> Result<()> {
         self.tensors = Some(match &self.tensors {
             None => vector::scaled(x, b)?,
-            Some(m) => {
-                vector::check_shapes(m.iter(), x)?;
-                vector::combined((a, m), (b, x))?
-            }
+            Some(m) => vector::combined((a, m), (b, x))?,
         });
         Ok(())
     }

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     error::{Error, Result},
-    kernels::{self, Scalar},
+    kernels::{self, Kernels, Scalar},
     params::is_half,
 };
 
@@ -181,45 +181,59 @@ pub(crate) fn dot(xs: &[Tensor], ys: &[Tensor]) -> Result<f64> {
 
 /// factor · xᵢ, in storage of its own; f32 for half precision.
 pub(crate) fn scaled(xs: &[Tensor], factor: f64) -> Result<Vec<Tensor>> {
-    kernels::run(xs, |kernels| {
-        let scale = |x| Ok(kernels.of(x).combine((factor, x), None)?);
-        xs.iter().map(scale).collect()
+    each(xs, |kernels, i, result| {
+        kernels.combine(result, (factor, &xs[i]), None)
     })
 }
 
-/// a xᵢ + b yᵢ; f32 for half precision.
+/// a xᵢ + b yᵢ, for as many y as x; f32 for half precision.
 pub(crate) fn combined(
     (a, xs): (f64, &[Tensor]),
     (b, ys): (f64, &[Tensor]),
 ) -> Result<Vec<Tensor>> {
-    kernels::run(xs, |kernels| {
-        let combine = |(x, y)| Ok(kernels.of(x).combine((a, x), Some((b, y)))?);
-        xs.iter().zip(ys).map(combine).collect()
+    check_shapes(xs.iter(), ys)?;
+    each(xs, |kernels, i, result| {
+        kernels.combine(result, (a, &xs[i]), Some((b, &ys[i])))
     })
 }
 
 /// The elements of xᵢ, none of them further from 0 than the limit; f32 for half precision.
 pub(crate) fn clamped(xs: &[Tensor], limit: f64) -> Result<Vec<Tensor>> {
-    kernels::run(xs, |kernels| {
-        let clamp = |x| Ok(kernels.of(x).clamp(x, limit)?);
-        xs.iter().map(clamp).collect()
+    each(xs, |kernels, i, result| {
+        kernels.clamp(result, &xs[i], limit)
     })
+}
+
+/// A result for each tensor, written by an update that is given its number.
+fn each(
+    xs: &[Tensor],
+    update: impl Fn(&dyn Kernels, usize, &mut Tensor) -> candle_core::Result<()> + Sync,
+) -> Result<Vec<Tensor>> {
+    let mut results = kernels::all_like(xs)?;
+    kernels::run(xs, |kernels| {
+        for (i, (x, result)) in xs.iter().zip(&mut results).enumerate() {
+            update(kernels.of(x), i, result)?;
+        }
+        Ok(())
+    })?;
+    Ok(results)
 }
 
 /// xᵢ in a precision to compute with: f32 for half precision, else as it is.
 pub(crate) fn widened(xs: Vec<Tensor>) -> Result<Vec<Tensor>> {
-    if !xs.iter().any(|x| is_half(x.dtype())) {
+    let (half, wide): (Vec<_>, Vec<_>) = xs.iter().cloned().partition(|x| is_half(x.dtype()));
+    if half.is_empty() {
         return Ok(xs);
     }
-    kernels::run(&xs, |kernels| {
-        let widen = |x: &Tensor| {
-            if is_half(x.dtype()) {
-                return Ok(kernels.of(x).combine((1.0, x), None)?);
-            }
-            Ok(x.clone())
-        };
-        xs.iter().map(widen).collect()
-    })
+    let (mut widened, mut wide) = (scaled(&half, 1.0)?.into_iter(), wide.into_iter());
+    let in_order = xs.iter().filter_map(|x| {
+        if is_half(x.dtype()) {
+            widened.next()
+        } else {
+            wide.next()
+        }
+    });
+    Ok(in_order.collect())
 }
 
 /// ‖x‖₂ over all tensors, read on the host.

@@ -84,23 +84,37 @@ impl Kernels for Composed {
         Ok(())
     }
 
-    fn combine(&self, (a, x): (f64, &Tensor), by: Option<(f64, &Tensor)>) -> Result<Tensor> {
+    fn combine(
+        &self,
+        result: &mut Tensor,
+        (a, x): (f64, &Tensor),
+        by: Option<(f64, &Tensor)>,
+    ) -> Result<()> {
         let ax = (wide(x)? * a)?;
-        match by {
-            Some((b, y)) => ax + (wide(y)? * b)?,
-            None => Ok(ax),
-        }
+        *result = match by {
+            Some((b, y)) => (ax + (wide(y)? * b)?)?,
+            None => ax,
+        };
+        Ok(())
     }
 
-    fn clamp(&self, x: &Tensor, limit: f64) -> Result<Tensor> {
-        wide(x)?.clamp(-limit, limit)
+    fn clamp(&self, result: &mut Tensor, x: &Tensor, limit: f64) -> Result<()> {
+        *result = wide(x)?.clamp(-limit, limit)?;
+        Ok(())
     }
 
-    fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)> {
+    fn adaptive(
+        &self,
+        direction: &mut Tensor,
+        weights: &Var,
+        gradient: &Tensor,
+        eta: f64,
+    ) -> Result<Scalar> {
         let magnitude = (wide(&weights.as_detached_tensor())?.abs()? + eta)?;
         let scaled = (&magnitude * gradient)?;
         let square = self.squared_norm(&scaled)?;
-        Ok(((magnitude * scaled)?, square))
+        *direction = (magnitude * scaled)?;
+        Ok(square)
     }
 
     fn perturb(

@@ -137,37 +137,45 @@ impl<T: Element + Real> Kernels for Cpu<T> {
         Ok(())
     }
 
-    fn combine(&self, (a, x): (f64, &Tensor), by: Option<(f64, &Tensor)>) -> Result<Tensor> {
-        let x = x.contiguous()?;
-        let result = x.zeros_like()?;
+    fn combine(
+        &self,
+        result: &mut Tensor,
+        (a, x): (f64, &Tensor),
+        by: Option<(f64, &Tensor)>,
+    ) -> Result<()> {
         let rule = loops::Combine(T::of(a), T::of(by.map_or(0.0, |(b, _)| b)));
-        let y = by.map(|(_, y)| separate(y, &[&result])).transpose()?;
-        write::<T, _>(&result, |to| {
+        let x = separate(x, &[result])?;
+        let y = by.map(|(_, y)| separate(y, &[result])).transpose()?;
+        write::<T, _>(result, |to| {
             read(&x, |x| {
                 read_some(y.as_ref(), |y| Ok(drive(rule, ((to, x), y))))
             })
         })?;
-        Ok(result)
+        Ok(())
     }
 
-    fn clamp(&self, x: &Tensor, limit: f64) -> Result<Tensor> {
-        let x = x.contiguous()?;
-        let result = x.zeros_like()?;
+    fn clamp(&self, result: &mut Tensor, x: &Tensor, limit: f64) -> Result<()> {
+        let x = separate(x, &[result])?;
         let rule = loops::Clamp(T::of(limit));
-        write::<T, _>(&result, |to| read(&x, |x| Ok(drive(rule, (to, x)))))?;
-        Ok(result)
+        write::<T, _>(result, |to| read(&x, |x| Ok(drive(rule, (to, x)))))?;
+        Ok(())
     }
 
-    fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)> {
-        let direction = gradient.contiguous()?.zeros_like()?;
-        let gradient = separate(gradient, &[&direction])?;
+    fn adaptive(
+        &self,
+        direction: &mut Tensor,
+        weights: &Var,
+        gradient: &Tensor,
+        eta: f64,
+    ) -> Result<Scalar> {
+        let gradient = separate(gradient, &[direction])?;
         let rule = loops::Adaptive(T::of(eta));
-        let sum = write::<T, _>(&direction, |d| {
+        let sum = write::<T, _>(direction, |d| {
             read(weights, |w| {
                 read(&gradient, |g| Ok(drive(rule, ((d, w), g))))
             })
         })?;
-        Ok((direction, Scalar::Host(sum)))
+        Ok(Scalar::Host(sum))
     }
 
     fn perturb(

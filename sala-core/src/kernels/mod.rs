@@ -21,7 +21,7 @@
 //! | perturb | w, ε | w + ε | 12 |
 //! | restore | | | 0 |
 //! | copy | source | destination | 8 |
-//! | combine, clamp: a x / a x + b y | x / x, y | a new tensor | 8 / 12 |
+//! | a x or a clamped x / a x + b y | x / x, y | a new tensor | 8 / 12 |
 //! | a step that starts from φ | the step's | the step's | 0 more |
 //! | pull within a step | φ | φ | 8 more |
 //! | pull alone, with return | φ, θ | φ / φ, θ | 12 / 16 |
@@ -143,14 +143,25 @@ pub(crate) trait Kernels: Sync {
     /// sum ← sum + factor · x, with x of the sum's precision or half of it.
     fn accumulate(&self, sum: &mut Tensor, x: &Tensor, factor: f64) -> Result<()>;
 
-    /// a x + b y, or a x, in storage of its own; f32 for half precision.
-    fn combine(&self, ax: (f64, &Tensor), by: Option<(f64, &Tensor)>) -> Result<Tensor>;
+    /// result ← a x + b y, or a x; `result` is [`like`] x.
+    fn combine(
+        &self,
+        result: &mut Tensor,
+        ax: (f64, &Tensor),
+        by: Option<(f64, &Tensor)>,
+    ) -> Result<()>;
 
-    /// min(max(x, −limit), limit), in storage of its own; f32 for half precision.
-    fn clamp(&self, x: &Tensor, limit: f64) -> Result<Tensor>;
+    /// result ← min(max(x, −limit), limit); `result` is [`like`] x.
+    fn clamp(&self, result: &mut Tensor, x: &Tensor, limit: f64) -> Result<()>;
 
-    /// T² g and Σ (Tᵢ gᵢ)² with T = |w| + η.
-    fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)>;
+    /// direction ← T² g and Σ (Tᵢ gᵢ)² with T = |w| + η; `direction` is [`like`] w.
+    fn adaptive(
+        &self,
+        direction: &mut Tensor,
+        weights: &Var,
+        gradient: &Tensor,
+        eta: f64,
+    ) -> Result<Scalar>;
 
     /// saved ← w, then w ← w + scale · direction.
     fn perturb(
@@ -193,6 +204,28 @@ pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
         return Tensor::zeros(x.shape(), dtype, x.device());
     }
     x.to_dtype(dtype)
+}
+
+/// A tensor of the shape of `x`, of the precision that it is computed in, for an update to write, all of it.
+///
+/// Made before [`run`], which works on a thread of rayon's: an allocator that keeps memory for each thread would not
+/// find there what was freed here.
+pub(crate) fn like(x: &Tensor) -> Result<Tensor> {
+    #[cfg(test)]
+    if x.device().is_cpu() {
+        // What nobody writes is seen.
+        let unwritten = Tensor::full(f64::NAN, x.shape(), x.device())?;
+        return unwritten.to_dtype(wide_dtype(x.dtype()));
+    }
+    // SAFETY: an update writes each element before anything reads it, on a card by a launch that is queued later on the same
+    // stream. One that fails leaves its result to nobody.
+    unsafe { Tensor::empty(x.shape(), wide_dtype(x.dtype()), x.device()) }
+}
+
+/// As [`like`], of each.
+pub(crate) fn all_like(xs: &[Tensor]) -> crate::Result<Vec<Tensor>> {
+    let like = |x| Ok(like(x)?);
+    xs.iter().map(like).collect()
 }
 
 /// The precision that tensors of this type are computed in.

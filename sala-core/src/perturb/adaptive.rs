@@ -57,19 +57,22 @@ impl Perturbation for Adaptive {
     }
 
     fn ascent(&self, params: &ParamSet, gradients: &[Tensor]) -> Result<Option<Ascent>> {
-        let scaled = kernels::run(gradients, |kernels| {
-            let direction = |(param, g): (&Param, &Tensor)| {
+        let pairs = || params.iter().zip(gradients);
+        let direction = |(param, g): (&Param, &Tensor)| {
+            let scales = self.scales(param);
+            Ok(if scales { kernels::like(g)? } else { g.clone() })
+        };
+        let mut directions = pairs().map(direction).collect::<Result<Vec<_>>>()?;
+        let squares = kernels::run(gradients, |kernels| {
+            let scale = |((param, g), direction): ((&Param, &Tensor), &mut Tensor)| {
                 let kernels = kernels.of(param.var());
                 if self.scales(param) {
-                    kernels.adaptive(param.var(), g, self.eta)
-                } else {
-                    Ok((g.clone(), kernels.squared_norm(g)?))
+                    return Ok(kernels.adaptive(direction, param.var(), g, self.eta)?);
                 }
+                Ok(kernels.squared_norm(g)?)
             };
-            let pairs = params.iter().zip(gradients).map(direction);
-            Ok(pairs.collect::<candle_core::Result<Vec<_>>>()?)
+            pairs().zip(&mut directions).map(scale).collect()
         })?;
-        let (directions, squares) = scaled.into_iter().unzip();
         Ok(Some(Ascent::normalised(directions, squares)))
     }
 }

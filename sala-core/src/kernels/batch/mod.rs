@@ -32,7 +32,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var, bail};
+use candle_core::{DType, Device, Error, Result, Tensor, Var, bail};
 
 use super::{Beside, Fast, Kernels, Pull, Scalar, cast, decay, wide_dtype};
 use crate::base::{ParamsAdam, ParamsSgd};
@@ -119,7 +119,7 @@ impl Batch {
     /// Has the card decide whether all numbers are finite and, taking those after the first one as squared norms, by
     /// which factor the norm of all comes down to `limit`.
     pub(super) fn judge(&self, numbers: &Tensor, limit: f64) -> Result<Judged> {
-        let verdict = self.empty(2, DType::F64)?;
+        let verdict = self.empty(2)?;
         let count = numbers.elem_count();
         let mut pages = self.card.pages(count)?;
         let arguments = [
@@ -186,7 +186,7 @@ impl Batch {
             self.card.launch(&name, blocks, &arguments)?;
         }
         if kernel.sums {
-            let totals = self.empty(jobs.len(), DType::F64)?;
+            let totals = self.empty(jobs.len())?;
             let count = u32::try_from(jobs.len()).map_err(Error::wrap)?;
             let arguments = [partial_at, firsts_at, place(&totals)?.start];
             self.card.launch("total", count, &arguments)?;
@@ -198,30 +198,20 @@ impl Batch {
 
     /// A sum for each block. Blocks that obey a verdict may leave theirs as it is.
     fn partial_sums(&self, blocks: usize) -> Result<Tensor> {
-        self.unwritten(blocks, DType::F64)
-    }
-
-    /// A tensor of the shape of `x`, in the precision that it is computed in, for the kernels to write.
-    fn like(&self, x: &Tensor) -> Result<Tensor> {
-        self.unwritten(x.shape(), wide_dtype(x.dtype()))
-    }
-
-    /// What a launch is going to write, all of it, unless it obeys a verdict and leaves it as it is.
-    fn unwritten(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
         if self.verdict == 0 {
-            return self.empty(shape, dtype);
+            return self.empty(blocks);
         }
-        Tensor::zeros(shape, dtype, &self.device)
+        Tensor::zeros(blocks, DType::F64, &self.device)
     }
 
-    /// Elements that a kernel is going to write, all of them.
-    fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+    /// f64 numbers that a kernel is going to write, all of them.
+    fn empty(&self, len: usize) -> Result<Tensor> {
         if self.device.is_cpu() {
             // What nobody writes is seen.
-            return Tensor::full(f64::NAN, shape, &self.device)?.to_dtype(dtype);
+            return Tensor::full(f64::NAN, len, &self.device);
         }
         // SAFETY: as promised, each is written before it is read, by a kernel that is queued later on the same stream.
-        unsafe { Tensor::empty(shape, dtype, &self.device) }
+        unsafe { Tensor::empty(len, DType::F64, &self.device) }
     }
 
     /// Runs what is recorded if work on these storages must wait for it.
@@ -486,35 +476,46 @@ impl Kernels for Batch {
         Ok(())
     }
 
-    fn combine(&self, (a, x): (f64, &Tensor), by: Option<(f64, &Tensor)>) -> Result<Tensor> {
-        let result = self.like(x)?;
+    fn combine(
+        &self,
+        result: &mut Tensor,
+        (a, x): (f64, &Tensor),
+        by: Option<(f64, &Tensor)>,
+    ) -> Result<()> {
         let mut job = Job::default();
-        let x = self.gradient(x, &result, &mut job)?;
+        let x = self.gradient(x, result, &mut job)?;
         job.by[..2].copy_from_slice(&[a, by.map_or(0.0, |(b, _)| b)]);
-        let y = by.map(|(_, y)| self.operand(y, result.dtype(), &result));
+        let y = by.map(|(_, y)| self.operand(y, result.dtype(), result));
         let y = y.transpose()?;
-        let operands = [Some(&result), Some(&x), y.as_ref()];
+        let operands = [Some(&*result), Some(&x), y.as_ref()];
         self.record(("combine", false), &operands, &[0], job)?;
-        Ok(result)
+        Ok(())
     }
 
-    fn clamp(&self, x: &Tensor, limit: f64) -> Result<Tensor> {
-        let result = self.like(x)?;
+    fn clamp(&self, result: &mut Tensor, x: &Tensor, limit: f64) -> Result<()> {
         let mut job = Job::default();
-        let x = self.gradient(x, &result, &mut job)?;
+        let x = self.gradient(x, result, &mut job)?;
         job.by[0] = limit;
-        self.record(("clamp", false), &[Some(&result), Some(&x)], &[0], job)?;
-        Ok(result)
+        self.record(("clamp", false), &[Some(&*result), Some(&x)], &[0], job)?;
+        Ok(())
     }
 
-    fn adaptive(&self, weights: &Var, gradient: &Tensor, eta: f64) -> Result<(Tensor, Scalar)> {
-        let direction = self.like(weights)?;
+    fn adaptive(
+        &self,
+        direction: &mut Tensor,
+        weights: &Var,
+        gradient: &Tensor,
+        eta: f64,
+    ) -> Result<Scalar> {
         let mut job = Job::default();
         let gradient = self.gradient(gradient, weights, &mut job)?;
         job.by[0] = eta;
-        let operands = [Some(weights.as_tensor()), Some(&gradient), Some(&direction)];
-        let sum = self.record(("adaptive", true), &operands, &[2], job)?;
-        Ok((direction, sum))
+        let operands = [
+            Some(weights.as_tensor()),
+            Some(&gradient),
+            Some(&*direction),
+        ];
+        self.record(("adaptive", true), &operands, &[2], job)
     }
 
     /// Exchanges the memory at once; what is recorded has the addresses of before.

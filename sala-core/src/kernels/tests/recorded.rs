@@ -1,7 +1,7 @@
 //! Updates that are recorded first and launched together.
 
 use super::*;
-use crate::kernels::run;
+use crate::kernels::{like, run};
 
 fn named(numbers: &[f64]) -> Tensor {
     Tensor::new(numbers, &Device::Cpu).unwrap()
@@ -155,11 +155,13 @@ fn gradients_of_half_precision_are_read_as_they_are() {
             assert_same_bits("Adam", &got.1, &wanted.1);
             let others = |g: &Tensor| {
                 let (w, mut sum) = (weights(dtype), wave(16_384 + 7, 0.3, DType::F32));
-                let (direction, _) = batch.adaptive(&w, g, 0.01).unwrap();
+                let [mut direction, mut combined, mut clamped] = [0; 3].map(|_| like(g).unwrap());
+                batch.adaptive(&mut direction, &w, g, 0.01).unwrap();
                 batch.accumulate(&mut sum, g, 0.5).unwrap();
                 batch.perturb(&w, &mut None, g, 0.2).unwrap();
-                let combined = batch.combine((0.3, g), Some((0.7, &sum))).unwrap();
-                let clamped = batch.clamp(g, 0.4).unwrap();
+                let by = Some((0.7, &sum));
+                batch.combine(&mut combined, (0.3, g), by).unwrap();
+                batch.clamp(&mut clamped, g, 0.4).unwrap();
                 batch.finish().unwrap();
                 let w = w.as_detached_tensor();
                 [direction, sum, w, combined, clamped]
