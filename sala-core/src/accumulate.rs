@@ -186,3 +186,42 @@ where
         Ok((self.loss)(index, pass)?.detach())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var, backprop::GradStore};
+
+    use super::*;
+    use crate::testing::values;
+
+    /// Every gradient of two elements is the same tensor, as where a sum hands its own on to its terms.
+    fn sharing(loss: &Tensor) -> Result<GradStore> {
+        let mut store = loss.backward()?;
+        let ids: Vec<_> = store.get_ids().copied().collect();
+        let pairs = ids.into_iter().filter_map(|id| {
+            let gradient = store.get_id(id).filter(|g| g.dims() == [2])?;
+            Some((id, gradient.clone()))
+        });
+        let pairs: Vec<_> = pairs.collect();
+        for (id, _) in &pairs {
+            store.insert_id(*id, pairs[0].1.clone());
+        }
+        Ok(store)
+    }
+
+    // Catches sums that grow in memory which another gradient has, too.
+    #[test]
+    fn gradients_that_share_memory_are_added_up_apart() {
+        let var = || Var::zeros(2, DType::F64, &Device::Cpu).unwrap();
+        let (a, b) = (var(), var());
+        let params = ParamSet::new([("a", a.clone()), ("b", b.clone())]).unwrap();
+        let mut loss = |_: usize, _: Pass| (a.as_tensor() + b.as_tensor())?.sum_all();
+        let parts = MicroBatches::new(&params, 3, &mut loss);
+        let total = parts.differentiated_by(sharing).evaluate(Pass::Clean);
+        let total = total.unwrap();
+        for var in [&a, &b] {
+            // The sum over the parts; the mean is taken where the factor of the loss is.
+            assert_eq!(values(total.grads.get(var).unwrap()), [3.0, 3.0]);
+        }
+    }
+}

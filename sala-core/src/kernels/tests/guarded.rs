@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::{
-    Clip, Descend, Evaluation, MicroBatches, Minimizer, ParamsLookahead, ParamsSam, Pass, Sam,
+    Clip, Descend, Evaluation, Gsam, MicroBatches, Minimizer, ParamsGsam, ParamsLookahead,
+    ParamsSam, Pass, Sam,
     kernels::{Guard, batch::emulated::log, run_under},
     slow::Lookahead,
 };
@@ -201,6 +202,25 @@ fn an_ascent_goes_along_gradients_of_half_precision() {
         let got = launches(|| {
             sam.step(&mut loss).unwrap();
         });
+        assert_eq!(got, wanted);
+    });
+}
+
+// Catches a product of gradients of which one is rounded to the other's precision.
+#[test]
+fn a_blend_of_gradients_of_half_precision_is_computed_in_f32() {
+    with_choice(Choice::Emulated, || {
+        let (params, mut loss) = two_weights();
+        let base = Sgd::new(&params, ParamsSgd::default()).unwrap();
+        let mut gsam = Gsam::new(params, base, ParamsGsam::default()).unwrap();
+        let mut got = launches(|| {
+            gsam.step(&mut loss).unwrap();
+        });
+        got.retain(|name| !name.starts_with("round"));
+        // The gradient at the weights is kept, so it is widened; then the other one is, for their product and their sum.
+        let mut wanted = vec!["squared_norm_bf16", "offset_f32", "combine_f32"];
+        wanted.extend(["squared_norm_bf16", "combine_f32", "dot_f32", "combine_f32"]);
+        wanted.push("sgd_f32");
         assert_eq!(got, wanted);
     });
 }
