@@ -221,19 +221,18 @@ fn each(
 
 /// xᵢ in a precision to compute with: f32 for half precision, else as it is.
 pub(crate) fn widened(xs: Vec<Tensor>) -> Result<Vec<Tensor>> {
-    let (half, wide): (Vec<_>, Vec<_>) = xs.iter().cloned().partition(|x| is_half(x.dtype()));
+    let half: Vec<_> = xs.iter().filter(|x| is_half(x.dtype())).cloned().collect();
     if half.is_empty() {
         return Ok(xs);
     }
-    let (mut widened, mut wide) = (scaled(&half, 1.0)?.into_iter(), wide.into_iter());
-    let in_order = xs.iter().filter_map(|x| {
+    let mut wide = scaled(&half, 1.0)?.into_iter();
+    let widen = |x: Tensor| {
         if is_half(x.dtype()) {
-            widened.next()
-        } else {
-            wide.next()
+            return wide.next().unwrap_or(x);
         }
-    });
-    Ok(in_order.collect())
+        x
+    };
+    Ok(xs.into_iter().map(widen).collect())
 }
 
 /// ‖x‖₂ over all tensors, read on the host.
