@@ -12,9 +12,10 @@
 //! mean         y[b] = Σ_t c[b, t] x[b, t] / N_b        dx[b, t] = dy[b] / N_b · c[b, t]       N_b = max(1, Σ_t c[b, t])
 //! ```
 //!
-//! candle computes them; as operations of the graph here they hand their gradients on.
+//! candle computes them; as operations of the graph here they hand their gradients on. Sums of half precision are taken in
+//! f32 and rounded once.
 
-use candle_core::{Result, Shape, Tensor};
+use candle_core::{DType, Result, Shape, Tensor};
 
 use super::{
     card::{self, Card, rows::swap_rows},
@@ -25,6 +26,21 @@ use super::{
 /// Whether operations like `x`'s are those of the graph here.
 fn in_graph(x: &Tensor) -> Result<bool> {
     Ok(card::serving(x)?.is_some() || fast(x)?)
+}
+
+/// `x` as it is added up: candle's sums are of the elements' type, and in half precision they soon stand still.
+fn summable(x: &Tensor) -> Result<Tensor> {
+    match x.dtype() {
+        DType::BF16 | DType::F16 => x.to_dtype(DType::F32),
+        _ => Ok(x.clone()),
+    }
+}
+
+/// What candle differentiates, in f32 for half precision: it adds up the gradients of what is repeated, too.
+fn composed(tensors: &[&Tensor], f: impl FnOnce(&[&Tensor]) -> Result<Tensor>) -> Result<Tensor> {
+    let wide = tensors.iter().map(|x| summable(x));
+    let wide = wide.collect::<Result<Vec<_>>>()?;
+    f(&wide.iter().collect::<Vec<_>>())?.to_dtype(tensors[0].dtype())
 }
 
 /// `len` elements of dimension `dim`, from `start` on.
@@ -135,7 +151,7 @@ pub(crate) fn broadcast_sum(tensors: &[&Tensor]) -> Result<Tensor> {
         candle_core::bail!("broadcast_sum: no tensors");
     };
     if !in_graph(first)? {
-        return sum(tensors);
+        return composed(tensors, sum);
     }
     let tensors = tensors.iter().map(|t| t.contiguous());
     let tensors = tensors.collect::<Result<Vec<_>>>()?;
@@ -179,7 +195,8 @@ fn unrepeated(dy: &Tensor, input: &Input) -> Result<Tensor> {
     let more = dy.rank() - shape.rank();
     let repeats = |d: &usize| *d < more || shape.dims()[d - more] < dy.dims()[*d];
     let dims: Vec<usize> = (0..dy.rank()).filter(repeats).collect();
-    dy.sum_keepdim(dims)?
+    let sum = summable(dy)?.sum_keepdim(dims)?;
+    sum.to_dtype(dy.dtype())?
         .reshape(Shape::clone(shape))?
         .contiguous()
 }
@@ -187,7 +204,7 @@ fn unrepeated(dy: &Tensor, input: &Input) -> Result<Tensor> {
 /// `first (1, 1, H)` in front of each of `rest (B, T, H)`.
 pub(crate) fn prepend(first: &Tensor, rest: &Tensor) -> Result<Tensor> {
     if !in_graph(rest)? {
-        return Prepend::of(first, rest);
+        return composed(&[first, rest], |x| Prepend::of(x[0], x[1]));
     }
     graph::apply(Prepend, &[&first.contiguous()?, &rest.contiguous()?])
 }
@@ -213,7 +230,8 @@ impl Operation for Prepend {
 
     fn backward(&self, inputs: &[Input], _: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let length = inputs[1].value.dim(1)?;
-        let first = dy.narrow(1, 0, 1)?.sum_keepdim(0)?;
+        let first = summable(&dy.narrow(1, 0, 1)?)?.sum_keepdim(0)?;
+        let first = first.to_dtype(dy.dtype())?;
         let rest = dy.narrow(1, 1, length)?.force_contiguous()?;
         Ok(vec![Some(first.contiguous()?), Some(rest)])
     }
@@ -235,15 +253,20 @@ struct TokenMean {
 
 impl TokenMean {
     fn of(&self, hidden: &Tensor) -> Result<Tensor> {
-        let Some(counts) = &self.counts else {
-            return hidden.mean(1);
+        let x = summable(hidden)?;
+        let mean = match &self.counts {
+            None => x.mean(1)?,
+            Some(counts) => {
+                let counted = x.broadcast_mul(&summable(counts)?.unsqueeze(2)?)?;
+                counted.sum(1)?.broadcast_div(&Self::total(counts)?)?
+            }
         };
-        let sum = hidden.broadcast_mul(&counts.unsqueeze(2)?)?.sum(1)?;
-        sum.broadcast_div(&Self::total(counts)?)
+        mean.to_dtype(hidden.dtype())
     }
 
+    /// N, f32 for half precision.
     fn total(counts: &Tensor) -> Result<Tensor> {
-        counts.sum_keepdim(1)?.maximum(1.0)
+        summable(counts)?.sum_keepdim(1)?.maximum(1.0)
     }
 }
 
@@ -264,7 +287,8 @@ impl Operation for TokenMean {
                 each.broadcast_as(shape)?.contiguous()?
             }
             Some(counts) => {
-                let each = dy.broadcast_div(&Self::total(counts)?)?.unsqueeze(1)?;
+                let each = summable(dy)?.broadcast_div(&Self::total(counts)?)?;
+                let each = each.to_dtype(dy.dtype())?.unsqueeze(1)?;
                 each.broadcast_mul(&counts.unsqueeze(2)?)?
             }
         };
@@ -399,7 +423,7 @@ impl Operation for Swap {
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Var};
-    use sala_core::testing::SCALAR;
+    use sala_core::testing::{SCALAR, values};
 
     use super::*;
     use crate::{
@@ -470,5 +494,58 @@ mod tests {
         assert!(scale(&wave(&[2, 4, 3], 0.3), &factors).is_err());
         let counts = Tensor::new(&[[1f64, 1.0, 0.0, 1.0], [0.0; 4]], &Device::Cpu).unwrap();
         check(&[&[2, 4, 3]], |x| token_mean(x[0], Some(counts.clone())));
+    }
+
+    /// Sums over 3000 elements of this type: gradients of what is repeated, and means.
+    fn check_sums(dtype: DType) {
+        const LEN: usize = 3000;
+        let near = |what: &str, got: &Tensor, wanted: f64| {
+            for got in values(got) {
+                let close = (got - wanted).abs() <= wanted / 256.0;
+                assert!(close, "{what} in {dtype:?}: {got}, not {wanted}");
+            }
+        };
+        let gradient = |y: &Tensor, of: &Var| {
+            let loss = y.to_dtype(DType::F32).unwrap().sum_all().unwrap();
+            backward(&loss).unwrap().get(of).unwrap().clone()
+        };
+        let ones = |shape: &[usize]| Var::ones(shape, dtype, &Device::Cpu).unwrap();
+        let (row, rows) = (ones(&[1, 1, 2]), ones(&[LEN, 1, 2]));
+        let sum = broadcast_sum(&[&row, &rows]).unwrap();
+        near("gradient of a term", &gradient(&sum, &row), LEN as f64);
+        let prepended = prepend(&row, &rows).unwrap();
+        near(
+            "gradient of the first",
+            &gradient(&prepended, &row),
+            LEN as f64,
+        );
+        // 1 in the first half and 3 in the second.
+        let half = ones(&[1, LEN / 2, 2]).as_detached_tensor();
+        let hidden = Tensor::cat(&[half.clone(), (half * 3.0).unwrap()], 1).unwrap();
+        for counts in [None, Some(ones(&[1, LEN]).as_detached_tensor())] {
+            let hidden = Var::from_tensor(&hidden).unwrap();
+            let mean = token_mean(&hidden, counts).unwrap();
+            near("mean", &mean, 2.0);
+            near(
+                "gradient of a mean",
+                &gradient(&mean, &hidden),
+                1.0 / LEN as f64,
+            );
+        }
+    }
+
+    // Catches sums that are taken in half precision: of ones, bf16's stands still at 256 and f16's at 2048.
+    #[test]
+    fn sums_of_half_precision_do_not_stand_still() {
+        for form in [
+            Choice::Composed,
+            #[cfg(sala_emulated)]
+            Choice::Emulated,
+        ] {
+            with_choice(form, || {
+                check_sums(DType::BF16);
+                check_sums(DType::F16);
+            });
+        }
     }
 }
