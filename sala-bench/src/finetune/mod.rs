@@ -15,10 +15,13 @@ use std::{path::Path, sync::Mutex};
 
 use anyhow::Result;
 use candle_core::{DType, Device};
+use sala_models::VarStore;
+use sha2::Digest;
 
 pub(crate) use predict::predict;
 
 use crate::{
+    hex::hex,
     progress,
     record::{Access, RunDir},
     registry, report,
@@ -35,7 +38,8 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
     let device = spec.device.open()?;
     spec.precision.apply();
     let (model, parts) = prepare(spec)?;
-    progress::say(&check(spec, &model)?);
+    let (said, start) = check(spec, &model)?;
+    progress::say(&said);
     for words in overlaps(&parts).into_iter().map(Overlap::words) {
         progress::say(&format!("Warning: {words}"));
     }
@@ -57,7 +61,7 @@ pub(crate) fn finetune(spec: &FineTune, out: &Path, fresh: bool, work: &Work) ->
         parts: &parts,
         device,
         lengths: parts.train.lengths(),
-        data: parts.fingerprint(),
+        data: made_of(&parts, &start)?,
         dir: &dir,
         keep: match spec.training.keep {
             Keep::Best | Keep::None if work.running.save_models => Keep::All,
@@ -131,17 +135,30 @@ fn prepare(spec: &FineTune) -> Result<(Model, Parts)> {
 }
 
 /// Makes a network and the optimizers once, so that what does not fit is known before anything runs; says what
-/// was loaded.
-fn check(spec: &FineTune, model: &Model) -> Result<String> {
+/// was loaded. Yields the network, too.
+fn check(spec: &FineTune, model: &Model) -> Result<(String, VarStore)> {
     let (store, _, report) = model.network(0, &Device::Cpu, DType::F32)?;
     let params = groups::params(&store, &spec.training)?;
     for optimizer in &spec.optimizers {
         registry::optimizer(optimizer, params.clone())?;
     }
     let (trained, all) = (params.num_elements(), store.num_parameters());
-    Ok(format!(
-        "{report}; {trained} of {all} parameters are trained"
-    ))
+    let said = format!("{report}; {trained} of {all} parameters are trained");
+    Ok((said, store))
+}
+
+/// A fingerprint of what runs are made of: the examples as the network sees them, and the network before its first step,
+/// whose weights may be replaced in their folder as data may be in theirs.
+fn made_of(parts: &Parts, start: &VarStore) -> Result<String> {
+    let mut hash = parts.hash();
+    for (name, var) in start.all() {
+        hash.update(name);
+        for values in var.flatten_all()?.to_vec1::<f32>()?.chunks(4096) {
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            hash.update(&bytes);
+        }
+    }
+    Ok(hex(&hash.finalize()))
 }
 
 fn title(spec: &FineTune, model: &Model, parts: &Parts) -> String {

@@ -182,7 +182,7 @@ pub(crate) fn run_missing(
     Ok((records, Outcome::Complete))
 }
 
-/// Makes sure that complete runs were made of the data that are there now: differences are paired, and a pair
+/// Makes sure that complete runs were made of what is there now: differences are paired, and a pair
 /// shares its data.
 fn check_data(dir: &RunDir, data: &str, complete: &[RunRecord]) -> Result<()> {
     let other = |r: &&RunRecord| r.data.as_deref().is_some_and(|there| there != data);
@@ -190,8 +190,8 @@ fn check_data(dir: &RunDir, data: &str, complete: &[RunRecord]) -> Result<()> {
         return Ok(());
     };
     bail!(
-        "{} was made of other data: the fingerprint of its run {} is {}, that of the data as they are now {data}; put \
-         the data of then back, or begin anew: the command that began them, with --fresh or another --out",
+        "{} was made of other data, or from other weights: the fingerprint of its run {} is {}, that of what is there now \
+         {data}; put back what was there then, or begin anew: the command that began them, with --fresh or another --out",
         dir.path().display(),
         run_name(&record.optimizer, record.seed),
         record.data.as_deref().unwrap_or_default(),

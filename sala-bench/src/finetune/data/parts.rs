@@ -20,7 +20,6 @@ use crate::{
         split::hold_out,
     },
     finetune::spec::{Data, Part},
-    hex::hex,
 };
 
 /// The examples of a fine-tuning.
@@ -32,8 +31,8 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// SHA-256 of all examples as the network sees them, with their targets.
-    pub(crate) fn fingerprint(&self) -> String {
+    /// SHA-256 of all examples as the network sees them, with their targets, to be gone on with.
+    pub(crate) fn hash(&self) -> Sha256 {
         let parts = [
             Some(&self.train),
             Some(&self.validation),
@@ -43,7 +42,7 @@ impl Parts {
         for part in parts.into_iter().flatten() {
             part.add_to(&mut hash);
         }
-        hex(&hash.finalize())
+        hash
     }
 }
 

@@ -275,7 +275,7 @@ fn predictions_come_as_the_lines_do(place: &Place, model: &str) {
     assert_eq!(csv.lines().count(), 81);
 }
 
-// Catches runs that are paired although the data behind the same path were replaced between them, and numbers
+// Catches runs that are paired although data or weights behind the same path were replaced between them, and numbers
 // that are credited to a program that did not make them.
 #[test]
 fn complete_runs_belong_to_their_data_and_to_the_program_that_made_them() {
@@ -314,6 +314,16 @@ fn complete_runs_belong_to_their_data_and_to_the_program_that_made_them() {
         let _ = fs::remove_file(place.path(file));
     }
     succeed(&mut place.finetune("out", &format!("{words} --fresh")));
+
+    // Other weights under the same name.
+    let (weights, other) = (place.path("bert/model.safetensors"), place.path("other"));
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    bytes[8 + usize::try_from(header).unwrap()] ^= 1;
+    fs::write(&other, bytes).unwrap();
+    fs::rename(&other, &weights).unwrap();
+    let message = fail(&mut place.finetune("out", words));
+    assert!(message.contains("or from other weights"), "{message}");
 }
 
 // Catches a test part that was trained on, and scores of an epoch that the same part chose.
