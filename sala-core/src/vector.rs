@@ -209,7 +209,8 @@ fn each(
     xs: &[Tensor],
     update: impl Fn(&dyn Kernels, usize, &mut Tensor) -> candle_core::Result<()> + Sync,
 ) -> Result<Vec<Tensor>> {
-    let mut results = kernels::all_like(xs)?;
+    let results = xs.iter().map(kernels::like);
+    let mut results = results.collect::<candle_core::Result<Vec<_>>>()?;
     kernels::run(xs, |kernels| {
         for (i, (x, result)) in xs.iter().zip(&mut results).enumerate() {
             update(kernels.of(x), i, result)?;

@@ -222,12 +222,6 @@ pub(crate) fn like(x: &Tensor) -> Result<Tensor> {
     unsafe { Tensor::empty(x.shape(), wide_dtype(x.dtype()), x.device()) }
 }
 
-/// As [`like`], of each.
-pub(crate) fn all_like(xs: &[Tensor]) -> crate::Result<Vec<Tensor>> {
-    let like = |x| Ok(like(x)?);
-    xs.iter().map(like).collect()
-}
-
 /// The precision that tensors of this type are computed in.
 fn wide_dtype(dtype: DType) -> DType {
     if is_half(dtype) { DType::F32 } else { dtype }

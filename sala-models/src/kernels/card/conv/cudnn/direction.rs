@@ -125,15 +125,16 @@ impl<A: Copy + fmt::Debug> Direction<A> {
         }
     }
 
-    /// Puts the algorithms in the order of the time that they take, and leaves out those that do not run.
+    /// Puts the algorithms in the order of the time that they take. Those that do not run come last: there may have been no
+    /// memory for them.
     fn sort(&self, card: &Card, make: impl Fn(&Fit<A>) -> Result<Option<Tensor>>) -> Result<()> {
         let mut timed = Vec::new();
         for fit in self.fits.borrow().iter() {
             // The first time loads what the others run.
-            if make(fit)?.is_some() {
-                let time = || make(fit).map(drop);
-                timed.push((measure::milliseconds(card, time)?, *fit));
-            }
+            let runs = make(fit)?.is_some();
+            let time = || make(fit).map(drop);
+            let ms = runs.then(|| measure::milliseconds(card, time));
+            timed.push((ms.transpose()?.unwrap_or(f32::INFINITY), *fit));
         }
         timed.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         let times: Vec<_> = timed.iter().map(|(ms, fit)| (fit.algorithm, *ms)).collect();
